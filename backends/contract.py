@@ -1,0 +1,358 @@
+"""What crosses the border between the daemon and an engine child, and what an engine must be able to do.
+
+Frames are msgspec structs, frozen and tagged; times are seconds, of the monotonic clock where they are points in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Priority = Literal["interactive", "normal", "background"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
+Want = Literal["none", "last", "all", "embed"]
+
+Floats = NDArray[np.float32]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is drawn. The neutral value of each field switches that stage off.
+
+    The stages and their order are llama.cpp's sampler chain: logit bias, penalties, DRY, top-k, typical, top-p,
+    min-p, temperature, then the draw (or mirostat, which replaces all truncation).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    seed: int | None = None
+    logit_bias: dict[int, float] = {}
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """A language that the output must stay inside; `text` is the schema, expression or grammar."""
+
+    kind: GrammarKind
+    text: str
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One request to an engine.
+
+    `tokens` is the whole prompt, shape (prompt,). `n` sequences are forked from it. `deadline` counts seconds from
+    submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
+    """
+
+    id: int
+    kind: Literal["generate", "embed"] = "generate"
+    tokens: list[int]
+    sampling: Sampling = Sampling()
+    grammar: Grammar | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    priority: Priority = "normal"
+    deadline: float | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    ignore_eos: bool = False
+    adapter: str | None = None
+    conversation: str | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Stop this job at the next step."""
+
+    job: int
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the ids of `text`; `special` lets control tokens written in it count as such."""
+
+    id: int
+    text: str
+    special: bool
+    add_bos: bool
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the text of `tokens`."""
+
+    id: int
+    tokens: list[int]
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first frame to a child: which file to open, and how.
+
+    `n_ctx` is the longest sequence to serve, in tokens; `prove` asks for the self-test of untried settings.
+    """
+
+    backend: str
+    path: str
+    n_ctx: int
+    n_seq: int = 16
+    threads: int = 0
+    kv_type: str = "f16"
+    extra_bufts: bool = True
+    gpu_layers: int = -1
+    prove: bool = False
+    step_seconds: float = 0.15
+
+
+class Alternative(msgspec.Struct, frozen=True, array_like=True):
+    """One candidate token with its log-probability (natural log, of the unmodified distribution)."""
+
+    id: int
+    piece: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """The chosen (or given) token's log-probability, None for a prompt's first token, and the best alternatives."""
+
+    id: int
+    piece: bytes
+    logprob: float | None
+    top: list[Alternative]
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """One sampled token: `text` is what became certain with it, valid UTF-8 and free of stop strings, often ''."""
+
+    job: int
+    index: int
+    id: int
+    text: str
+    logprob: TokenLogprob | None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one sequence took. Counts are tokens; `*_s` are seconds; `first_token_at` is monotonic time or None."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    first_token_at: float | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A sequence has ended; `text` is the last held-back text, `stop` the stop string that ended it."""
+
+    job: int
+    index: int
+    reason: FinishReason
+    text: str = ""
+    stop: str | None = None
+    usage: Usage
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A job that ends in an error; see `errors.rebuild`."""
+
+    job: int
+    kind: str
+    message: str
+    hint: str
+    numbers: tuple[int, ...] = ()
+
+
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to an `embed` job: float32 bytes of a unit vector of shape (width,)."""
+
+    job: int
+    vector: bytes
+    usage: Usage
+
+
+class PromptLogprobs(msgspec.Struct, frozen=True, tag=True):
+    """Log-probabilities of the next prompt tokens of a job, in order."""
+
+    job: int
+    tokens: list[TokenLogprob]
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """How many of a job's prompt tokens are in the cache now."""
+
+    job: int
+    done: int
+    total: int
+
+
+class Share(msgspec.Struct, frozen=True, array_like=True):
+    """One job's part of a step: tokens prefilled, tokens decoded, context length after it."""
+
+    job: int
+    prefilled: int
+    decoded: int
+    context: int
+
+
+class StepRecord(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Who used one engine step: t0 and t1 monotonic seconds, CPU seconds of the child, and each job's share."""
+
+    t0: float
+    t1: float
+    cpu_s: float
+    threads: int
+    shares: list[Share]
+
+
+Event = Token | Finish | Rejected | Embedding | PromptLogprobs | Progress
+
+
+class Output(msgspec.Struct, frozen=True, tag=True):
+    """All that one turn of the step loop produced; `record` is None where no engine step ran."""
+
+    events: list[Event]
+    record: StepRecord | None
+
+
+class Ids(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Tokenize."""
+
+    id: int
+    tokens: list[int]
+
+
+class Text(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Detokenize."""
+
+    id: int
+    text: str
+
+
+class Stage(msgspec.Struct, frozen=True, tag=True):
+    """Loading has reached `name`, `fraction` of it done (0 to 1)."""
+
+    name: str
+    fraction: float
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded engine is. Bytes are as allocated; `n_ctx` is served, `n_ctx_train` what the model was made for."""
+
+    backend: str
+    version: str
+    architecture: str
+    description: str
+    n_ctx: int
+    n_ctx_train: int
+    n_vocab: int
+    n_embd: int
+    n_seq: int
+    weight_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    chat_template: str | None
+    bos: str
+    eos: str
+    add_bos: bool
+    fim: dict[str, int]
+    capabilities: frozenset[str]
+    settings: dict[str, str | int | bool]
+    notes: tuple[str, ...] = ()
+    load_stages: dict[str, float] = {}
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Loading ended well; jobs are taken from now on."""
+
+    info: EngineInfo
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    """Loading ended in an error that the child could name; the child exits after it."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+ToChild = Load | Job | Cancel | Tokenize | Detokenize
+FromChild = Stage | Ready | LoadFailed | Output | Ids | Text
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, the same for every engine that runs the file."""
+
+    n_vocab: int
+    eog: frozenset[int]
+
+    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]: ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` adds to the text; b'' for control tokens."""
+
+    def raw_piece(self, token: int) -> bytes:
+        """The bytes of `token` with control tokens spelt out, as `<|im_end|>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Tokens of one sequence to run in a step: `tokens` at positions `pos`, `pos + 1`, ... of sequence `seq`."""
+
+    seq: int
+    tokens: Sequence[int]
+    pos: int
+    want: Want
+
+
+class Engine(Protocol):
+    """A loaded model that runs batches. Sequences are numbered 0 to `info().n_seq - 1`.
+
+    Not thread-safe: one thread calls `step` and the sequence calls; `tokenizer` may be used from any thread.
+    """
+
+    tokenizer: Tokenizer
+
+    def info(self) -> EngineInfo: ...
+
+    def step(self, batch: Sequence[Slice]) -> list[Floats | None]:
+        """Run one batch; return for each slice what it wanted.
+
+        `last`: logits of shape (1, n_vocab); `all`: (len(tokens), n_vocab), row i predicting the token after
+        tokens[i]; `embed`: the sum of the slice's embeddings, (1, n_embd); `none`: None. The arrays are views that
+        the next step overwrites. Raises CacheFull when the cells do not hold the batch; nothing has changed then.
+        """
+
+    def trim(self, seq: int, pos: int) -> bool:
+        """Forget positions from `pos` on; False where the model cannot (recurrent state), the sequence unchanged."""
+
+    def fork(self, source: int, target: int) -> None:
+        """Let `target` share all of `source`; the cells are not copied."""
+
+    def drop(self, seq: int) -> None:
+        """Forget a whole sequence."""
+
+    def set_threads(self, threads: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CacheFull(Exception):
+    """The KV cells do not hold the batch; make room and step again."""

@@ -1,0 +1,181 @@
+"""What a person or program asks, and what an answer consists of, whatever the dialect it came in.
+
+Frozen values that pass between the stages of `turn`; the API modules translate to and from JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from backends.contract import FinishReason, Grammar, Priority, Sampling, TokenLogprob
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model made; `arguments` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is its JSON schema."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. `tool_call_id` and `name` belong to the role `tool`."""
+
+    role: Role
+    content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`none`: never call; `auto`: as the model likes; `required`: at least one; `name` set: this one."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """One request, in any dialect. Exactly one of `messages`, `prompt`, `prompt_tokens` is given.
+
+    `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
+    `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
+    """
+
+    kind: Literal["chat", "completion", "embedding"]
+    model: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    prompt_tokens: tuple[int, ...] | None = None
+    suffix: str | None = None
+    echo: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    sampling: Sampling = Sampling()
+    grammar: Grammar | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    ignore_eos: bool = False
+    think: bool | None = None
+    priority: Priority = "normal"
+    deadline: float | None = None
+    backend: str | None = None
+    n_ctx: int | None = None
+    keep_alive: float | None = None
+    conversation: str | None = None
+    app: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: the first piece of call `index` carries id and name, later ones only arguments."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text of choice `index`."""
+
+    index: int
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing to say yet: `stage` is what is being waited for, `fraction` how far it is (0 to 1, None unknown)."""
+
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine that serves is known."""
+
+    model: str
+    backend: str
+    reason: str
+    n_ctx: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScored:
+    """Log-probabilities of the prompt's tokens, in order, for `echo` and `prompt_logprobs`."""
+
+    tokens: tuple[TokenLogprob, ...]
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceDone:
+    """Choice `index` has ended. `reason` is the engine's, or `tool_calls`."""
+
+    index: int
+    reason: FinishReason | Literal["tool_calls"]
+    stop: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A unit vector of shape (width,)."""
+
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Milliseconds and tokens per second of one request. `ttft_ms` includes queue, load and restore."""
+
+    queue_ms: float
+    load_ms: float
+    restore_ms: float
+    ttft_ms: float | None
+    prefill_ms: float
+    decode_ms: float
+    prefill_tps: float | None
+    decode_tps: float | None
+    total_ms: float
+    cached: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The last event: what it took. `energy` is None until something on this device can say."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    timings: Timings
+    energy: dict[str, Any] | None = None
+
+
+TurnEvent = Waiting | Started | Delta | PromptScored | ChoiceDone | Embedded | Summary

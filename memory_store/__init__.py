@@ -1,0 +1,1 @@
+"""The local memory: one SQLite file. Knows nothing of engines or the daemon."""
