@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -61,6 +61,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `tokens` is the whole prompt, shape (prompt,). `n` sequences are forked from it. `deadline` counts seconds from
     submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
+    `markers` are control tokens that stay visible in the text; all others are hidden.
     """
 
     id: int
@@ -76,6 +77,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     ignore_eos: bool = False
+    markers: tuple[str, ...] = ()
     adapter: str | None = None
     conversation: str | None = None
 
@@ -254,7 +256,10 @@ class Stage(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded engine is. Bytes are as allocated; `n_ctx` is served, `n_ctx_train` what the model was made for."""
+    """What a loaded engine is. Bytes are as allocated; `n_ctx` is served, `n_ctx_train` what the model was made for.
+
+    `n_batch` is the most tokens in a step, `max_rows` the most positions of a step whose logits or states are read.
+    """
 
     backend: str
     version: str
@@ -265,6 +270,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_vocab: int
     n_embd: int
     n_seq: int
+    n_batch: int
+    max_rows: int
     weight_bytes: int
     kv_bytes: int
     compute_bytes: int
@@ -273,6 +280,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos: str
     add_bos: bool
     fim: dict[str, int]
+    control_tokens: frozenset[str]
     capabilities: frozenset[str]
     settings: dict[str, str | int | bool]
     notes: tuple[str, ...] = ()
@@ -280,9 +288,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Loading ended well; jobs are taken from now on."""
+    """Loading ended well; jobs are taken from now on. `rss` is the child's resident memory in bytes."""
 
     info: EngineInfo
+    rss: int
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -298,8 +307,12 @@ FromChild = Stage | Ready | LoadFailed | Output | Ids | Text
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, the same for every engine that runs the file."""
+    """Text to ids and back, the same for every engine that runs the file.
 
+    `pointer` is llama.cpp's own vocabulary where there is one: its DRY sampler reads it.
+    """
+
+    pointer: Any
     n_vocab: int
     eog: frozenset[int]
 

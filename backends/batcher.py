@@ -1,0 +1,239 @@
+"""The step loop: continuous batching with chunked prefill, priorities and cancellation, for any `contract.Engine`.
+
+Jobs enter as prepared sequences, events and step records leave through `emit`. Each `turn` is one engine step at most:
+every decoding sequence gets its token, and prefill gets the tokens that the measured step costs leave room for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from backends.cells import Cells
+from backends.contract import (
+    CacheFull,
+    Embedding,
+    Engine,
+    Event,
+    FinishReason,
+    Floats,
+    Progress,
+    PromptLogprobs,
+    Share,
+    Slice,
+    StepRecord,
+)
+from backends.prefill import plan_prefill, urgency
+from backends.sampling import logprobs
+from backends.sequences import Sequence
+from backends.threads import ThreadGovernor
+
+MAX_ACTIVE = 16
+_PROGRESS_S = 0.5
+
+Emit = Callable[[list[Event], StepRecord | None], None]
+
+
+class Batcher:
+    """Owns the running and waiting sequences of one engine. One thread calls `add`, `cancel` and `turn`."""
+
+    def __init__(self, engine: Engine, governor: ThreadGovernor, emit: Emit, step_seconds: float) -> None:
+        self._engine = engine
+        self._info = engine.info()
+        self._cells = Cells(engine)
+        self._governor = governor
+        self._emit = emit
+        self._step_seconds = step_seconds
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
+        self._cancelled: set[int] = set()
+        self._events: list[Event] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._running
+
+    @property
+    def depth(self) -> tuple[int, int, int]:
+        """Counts of waiting, running and resident sequences."""
+        return len(self._waiting), len(self._running), self._cells.residents
+
+    def add(self, sequence: Sequence) -> None:
+        sequence.last_served = sequence.submitted
+        self._waiting.append(sequence)
+
+    def cancel(self, job: int) -> None:
+        """End a job at the next turn; unknown numbers are of jobs that have ended already."""
+        if any(s.job.id == job for s in (*self._waiting, *self._running)):
+            self._cancelled.add(job)
+
+    def turn(self) -> None:
+        """Do one step's worth of work and emit what came of it."""
+        self._sweep(time.monotonic())
+        self._admit(time.monotonic())
+        plan = self._plan(time.monotonic())
+        record = self._run(plan) if plan else None
+        if self._events or record:
+            events, self._events = self._events, []
+            self._emit(events, record)
+
+    # -- ending early
+
+    def _sweep(self, now: float) -> None:
+        for sequence in (*self._waiting, *self._running):
+            if sequence.job.id in self._cancelled:
+                self._end(sequence, "cancelled")
+            elif sequence.deadline_passed(now):
+                self._end(sequence, "deadline")
+        self._cancelled.clear()
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Say that a sequence is over; what it holds stays in the cache for whoever comes back to it."""
+        for each in (sequence, *sequence.siblings):
+            self._events.append(each.finish(reason))
+        self._leave(sequence, keep=sequence.job.kind == "generate")
+        sequence.close()
+
+    def _leave(self, sequence: Sequence, *, keep: bool) -> None:
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        if sequence.seq is not None:
+            self._cells.release(sequence.seq, keep=keep)
+            sequence.seq = None
+
+    # -- starting
+
+    def _admit(self, now: float) -> None:
+        for sequence in sorted(self._waiting, key=lambda s: urgency(s, now)):
+            wants = 1 + len(sequence.siblings)
+            if len(self._running) + wants > MAX_ACTIVE:
+                return
+            # Growing answers may outrun the cells later; `_make_room` then sets the least urgent one back.
+            if not self._cells.room_for(min(len(sequence.tokens) + wants, self._cells.n_cells), wants):
+                return
+            reuse = sequence.job.kind == "generate" and sequence.job.prompt_logprobs is None
+            sequence.seq, sequence.pos = self._cells.acquire(sequence.tokens, reuse=reuse)
+            if sequence.admitted is None:
+                sequence.admitted = now
+                sequence.cached = sequence.pos
+            self._waiting.remove(sequence)
+            self._running.append(sequence)
+
+    # -- one step
+
+    def _plan(self, now: float) -> list[tuple[Sequence, Slice]]:
+        decoding = [s for s in self._running if not s.prefilling]
+        plan = [(s, Slice(_number(s), s.tokens[s.pos :], s.pos, "last")) for s in decoding]
+        prefilling = sorted((s for s in self._running if s.prefilling), key=lambda s: urgency(s, now))
+        return plan + plan_prefill(prefilling, len(decoding), self._governor.current, self._info, self._step_seconds)
+
+    def _run(self, plan: list[tuple[Sequence, Slice]]) -> StepRecord | None:
+        tokens = sum(len(part.tokens) for _, part in plan)
+        t0, cpu0 = time.monotonic(), time.process_time()
+        try:
+            results = self._engine.step([part for _, part in plan])
+        except CacheFull:
+            self._make_room()
+            return None
+        t1 = time.monotonic()
+        threads = self._governor.threads
+        shares = [self._advance(s, part, row, t1) for (s, part), row in zip(plan, results, strict=True)]
+        cpu = time.process_time() - cpu0
+        change = self._governor.after_step(tokens, t1 - t0, t1)
+        if change is not None:
+            self._engine.set_threads(change)
+        return StepRecord(t0, t1, cpu, threads, shares)
+
+    def _make_room(self) -> None:
+        """The cells are full: drop a resident, else set back the least urgent sequence, else end the only one."""
+        if self._cells.evict_one():
+            return
+        now = time.monotonic()
+        last = max(self._running, key=lambda s: urgency(s, now))
+        if len(self._running) == 1:
+            self._end(last, "length")
+            return
+        self._leave(last, keep=False)
+        last.pos = 0
+        self._waiting.insert(0, last)
+
+    def _advance(self, sequence: Sequence, part: Slice, result: Floats | None, now: float) -> Share:
+        decoding = not sequence.prefilling
+        count = len(part.tokens)
+        sequence.pos += count
+        sequence.last_served = now
+        self._cells.grow(_number(sequence), sequence.pos)
+        share = Share(sequence.job.id, 0 if decoding else count, 1 if decoding else 0, sequence.pos)
+        if sequence.job.kind == "embed":
+            self._gather_embedding(sequence, result)
+        elif part.want == "all" and result is not None:
+            self._score_prompt(sequence, part, result)
+        if sequence.remaining:
+            self._report_progress(sequence, now)
+        elif sequence.prompt_done is None:
+            sequence.prompt_done = now
+            self._start_answer(sequence, result)
+        elif result is not None:
+            self._draw(sequence, result[-1])
+        return share
+
+    def _start_answer(self, sequence: Sequence, result: Floats | None) -> None:
+        if sequence.job.kind == "embed":
+            self._finish_embedding(sequence)
+            return
+        if sequence.job.max_tokens == 0 or result is None:
+            self._end(sequence, "length")
+            return
+        row = result[-1]
+        siblings, sequence.siblings = sequence.siblings, []
+        for sibling in siblings:
+            sibling.seq = self._cells.fork(_number(sequence), sibling.tokens)
+            sibling.pos, sibling.cached = sequence.pos, sequence.cached
+            sibling.admitted, sibling.prompt_done = sequence.admitted, sequence.prompt_done
+            self._running.append(sibling)
+        for each in (sequence, *siblings):
+            self._draw(each, row)
+
+    def _draw(self, sequence: Sequence, row: Floats) -> None:
+        token, reason = sequence.draw(row, self._engine.tokenizer)
+        if token is not None:
+            self._events.append(token)
+        if reason is None and len(sequence.tokens) > self._info.n_ctx:
+            reason = "length"
+        if reason is not None:
+            self._end(sequence, reason)
+
+    # -- prompts that are read out instead of continued
+
+    def _gather_embedding(self, sequence: Sequence, result: Floats | None) -> None:
+        assert result is not None
+        sequence.embedding = result.copy() if sequence.embedding is None else sequence.embedding + result
+
+    def _finish_embedding(self, sequence: Sequence) -> None:
+        assert sequence.embedding is not None
+        total = sequence.embedding[0]
+        norm = float((total**2).sum()) ** 0.5
+        unit = total / norm if norm else total
+        usage = sequence.usage(time.monotonic())
+        self._events.append(Embedding(job=sequence.job.id, vector=unit.astype("<f4").tobytes(), usage=usage))
+        self._leave(sequence, keep=False)
+
+    def _score_prompt(self, sequence: Sequence, part: Slice, rows: Floats) -> None:
+        top = sequence.job.prompt_logprobs or 0
+        prompt, piece = sequence.job.tokens, self._engine.tokenizer.raw_piece
+        targets = prompt[part.pos + 1 : part.pos + 1 + len(part.tokens)]
+        scored = [logprobs(row, token, top, piece) for row, token in zip(rows, targets, strict=False)]
+        if scored:
+            self._events.append(PromptLogprobs(sequence.job.id, scored))
+
+    def _report_progress(self, sequence: Sequence, now: float) -> None:
+        if now - sequence.last_progress >= _PROGRESS_S and sequence.prefilling:
+            sequence.last_progress = now
+            self._events.append(Progress(sequence.job.id, sequence.pos, len(sequence.job.tokens)))
+
+
+def _number(sequence: Sequence) -> int:
+    assert sequence.seq is not None
+    return sequence.seq

@@ -1,0 +1,136 @@
+"""Who holds which sequence number and how many KV cells. Finished sequences stay as residents to be found by prefix.
+
+Cells that two sequences share are counted twice, so the count errs towards full; the engine's own refusal
+(`CacheFull`) is the last word.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from backends.contract import Engine
+
+_WORTH = 8
+"""Shortest common prefix worth taking over, in tokens."""
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix; by bisection over slices, which compare at C speed."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class Cells:
+    """Sequence numbers 0..n_seq-1 over `n_cells` KV cells of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        info = engine.info()
+        self._engine = engine
+        self.n_cells = info.n_ctx
+        self._can_share = {"fork", "trim"} <= info.capabilities
+        self._free = list(range(info.n_seq - 1, -1, -1))
+        self._active: dict[int, list[int]] = {}
+        self._lengths: dict[int, int] = {}
+        self._residents: OrderedDict[int, list[int]] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        return sum(self._lengths.values()) + sum(len(t) for t in self._residents.values())
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    @property
+    def residents(self) -> int:
+        return len(self._residents)
+
+    def acquire(self, tokens: list[int], *, reuse: bool) -> tuple[int, int]:
+        """A sequence number for `tokens`, and how many of them it already holds.
+
+        The last token is never taken from the cache, because its logits are wanted. Call `room_for` first.
+        """
+        source, common = self._best_match(tokens[:-1]) if reuse and self._can_share else (-1, 0)
+        if common >= _WORTH:
+            seq = self._share(source, common)
+        else:
+            seq, common = self._take_free(), 0
+        self._active[seq] = tokens
+        self._lengths[seq] = common
+        return seq, common
+
+    def _best_match(self, tokens: list[int]) -> tuple[int, int]:
+        best, length = -1, 0
+        for seq, held in self._residents.items():
+            common = common_prefix(tokens, held)
+            if common > length:
+                best, length = seq, common
+        for seq, held in self._active.items():
+            common = min(common_prefix(tokens, held), self._lengths[seq])
+            if common > length:
+                best, length = seq, common
+        return best, length
+
+    def _share(self, source: int, common: int) -> int:
+        held = self._residents.get(source)
+        if held is not None and (2 * common >= len(held) or not self._free):
+            del self._residents[source]
+            seq = source
+        else:
+            seq = self._take_free()
+            self._engine.fork(source, seq)
+        self._engine.trim(seq, common)
+        return seq
+
+    def _take_free(self) -> int:
+        if not self._free:
+            self._evict()
+        return self._free.pop()
+
+    def fork(self, source: int, tokens: list[int]) -> int:
+        """A new sequence that shares all of `source`."""
+        seq = self._take_free()
+        self._engine.fork(source, seq)
+        self._active[seq] = tokens
+        self._lengths[seq] = self._lengths[source]
+        return seq
+
+    def grow(self, seq: int, length: int) -> None:
+        """Note that `seq` holds `length` tokens now."""
+        self._lengths[seq] = length
+
+    def release(self, seq: int, *, keep: bool) -> None:
+        """Give the number back; with `keep`, what it holds stays to be found."""
+        tokens, length = self._active.pop(seq), self._lengths.pop(seq)
+        if keep and self._can_share and length >= _WORTH:
+            self._residents[seq] = tokens[:length]
+        else:
+            self._engine.drop(seq)
+            self._free.append(seq)
+
+    def room_for(self, cells: int, sequences: int = 0) -> bool:
+        """Make room by dropping residents, oldest first; False where the active ones alone leave too little."""
+        while self._residents and (self.n_cells - self.used < cells or len(self._free) < sequences):
+            self._evict()
+        return self.n_cells - self.used >= cells and len(self._free) >= sequences
+
+    def evict_one(self) -> bool:
+        """Drop the oldest resident; False where there is none."""
+        if self._residents:
+            self._evict()
+            return True
+        return False
+
+    def _evict(self) -> None:
+        seq, _ = self._residents.popitem(last=False)
+        self._engine.drop(seq)
+        self._free.append(seq)

@@ -1,0 +1,54 @@
+"""What a step of n tokens costs on this device, learned from the steps that ran. Knows nothing of who asked for them."""
+
+from __future__ import annotations
+
+_WEIGHT = 0.25
+"""Share of the newest reading in the running mean: follows a growing context within a few steps."""
+
+
+class StepCosts:
+    """Seconds per step as a function of its token count, for one thread setting.
+
+    Readings are kept per power of two and joined by straight lines: a step's cost is close to affine in its tokens on
+    a CPU and flat on a GPU, and both are straight between neighbours.
+    """
+
+    def __init__(self) -> None:
+        self._mean: dict[int, tuple[float, float]] = {}
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Note that a step of `tokens` took `seconds`."""
+        bucket = tokens.bit_length()
+        old = self._mean.get(bucket)
+        if old is None:
+            self._mean[bucket] = (float(tokens), seconds)
+        else:
+            n, s = old
+            self._mean[bucket] = (n + _WEIGHT * (tokens - n), s + _WEIGHT * (seconds - s))
+
+    def estimate(self, tokens: int) -> float | None:
+        """Expected seconds of a step of `tokens`; None before the first reading."""
+        points = sorted(self._mean.values())
+        if not points:
+            return None
+        below = [p for p in points if p[0] <= tokens]
+        above = [p for p in points if p[0] > tokens]
+        if below and above:
+            (n0, s0), (n1, s1) = below[-1], above[0]
+            return s0 + (s1 - s0) * (tokens - n0) / (n1 - n0)
+        if above:
+            return above[0][1]
+        n, s = below[-1]
+        return s * tokens / n
+
+    def largest(self, seconds: float, most: int) -> int:
+        """The most tokens, up to `most`, whose step stays within `seconds`; at least 1."""
+        low, high = 1, max(1, most)
+        while low < high:
+            middle = (low + high + 1) // 2
+            cost = self.estimate(middle)
+            if cost is not None and cost <= seconds:
+                low = middle
+            else:
+                high = middle - 1
+        return low

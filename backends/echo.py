@@ -1,0 +1,120 @@
+"""A deterministic engine without weights, for tests of everything around an engine: it repeats its prompt.
+
+The vocabulary is the 256 bytes and an end token; the logits point at the prompt's bytes in turn, then at the end. It
+says nothing about any real engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.contract import CacheFull, EngineInfo, Floats, Load, Slice
+from backends.errors import ModelFileError
+
+_END = 256
+_N_VOCAB = 257
+
+
+class EchoTokenizer:
+    """One token per byte of UTF-8."""
+
+    pointer: Any = None
+    n_vocab = _N_VOCAB
+    eog = frozenset({_END})
+
+    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        return list(text.encode("utf-8", "replace"))
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < _END else b""
+
+    def raw_piece(self, token: int) -> bytes:
+        return bytes([token]) if token < _END else b"<end>"
+
+
+class EchoEngine:
+    """`order.path` is a text file; a number on its first line is the milliseconds that each step takes."""
+
+    def __init__(self, order: Load, progress: Callable[[str, float], None]) -> None:
+        try:
+            first = Path(order.path).read_text(encoding="utf-8").split("\n")[0].strip()
+        except OSError as error:
+            raise ModelFileError("the echo file cannot be read", "give a readable text file") from error
+        self._step_s = float(first) / 1000 if first else 0.0
+        self.tokenizer = EchoTokenizer()
+        self._order = order
+        self._held: dict[int, list[int]] = {}
+        self._prompts: dict[int, int] = {}
+        progress("weights", 1.0)
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            backend="echo",
+            version="1",
+            architecture="echo",
+            description="repeats its prompt",
+            n_ctx=self._order.n_ctx,
+            n_ctx_train=self._order.n_ctx,
+            n_vocab=_N_VOCAB,
+            n_embd=4,
+            n_seq=self._order.n_seq,
+            n_batch=512,
+            max_rows=64,
+            weight_bytes=0,
+            kv_bytes=0,
+            compute_bytes=0,
+            chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
+            bos="",
+            eos="",
+            add_bos=False,
+            fim={},
+            control_tokens=frozenset(),
+            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork"}),
+            settings={"threads": self._order.threads},
+        )
+
+    def step(self, batch: Sequence[Slice]) -> list[Floats | None]:
+        if sum(len(t) for t in self._held.values()) + sum(len(p.tokens) for p in batch) > self._order.n_ctx:
+            raise CacheFull
+        time.sleep(self._step_s)
+        return [self._run(part) for part in batch]
+
+    def _run(self, part: Slice) -> Floats | None:
+        held = self._held.setdefault(part.seq, [])
+        assert len(held) == part.pos, "positions must be contiguous"
+        held.extend(part.tokens)
+        if part.want == "none":
+            return None
+        if part.want == "embed":
+            return np.array([[len(part.tokens), sum(part.tokens), min(part.tokens), max(part.tokens)]], np.float32)
+        # The first position that is read is the prompt's last; what comes after it is the answer.
+        prompt = self._prompts.setdefault(part.seq, len(held))
+        said = len(held) - prompt
+        rows = np.full((len(part.tokens) if part.want == "all" else 1, _N_VOCAB), -10.0, np.float32)
+        rows[:, held[said] if said < prompt else _END] = 10.0
+        return rows
+
+    def trim(self, seq: int, pos: int) -> bool:
+        del self._held.setdefault(seq, [])[pos:]
+        self._prompts.pop(seq, None)
+        return True
+
+    def fork(self, source: int, target: int) -> None:
+        self._held[target] = list(self._held.get(source, []))
+        if source in self._prompts:
+            self._prompts[target] = self._prompts[source]
+
+    def drop(self, seq: int) -> None:
+        self._held.pop(seq, None)
+        self._prompts.pop(seq, None)
+
+    def set_threads(self, threads: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self._held.clear()

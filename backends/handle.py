@@ -1,0 +1,279 @@
+"""The daemon's end of an engine child: start it, send jobs, receive their events, notice its death.
+
+All methods belong to one asyncio loop. A child that dies costs its running jobs one EngineDied, at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+
+from backends.contract import (
+    Cancel,
+    Detokenize,
+    Embedding,
+    EngineInfo,
+    Event,
+    Finish,
+    FromChild,
+    Ids,
+    Job,
+    Load,
+    LoadFailed,
+    Output,
+    Ready,
+    Rejected,
+    Stage,
+    StepRecord,
+    Text,
+    ToChild,
+    Tokenize,
+)
+from backends.errors import BackendError, EngineDied, rebuild
+from backends.frames import child_decoder, encode
+
+_STOP_S = 5.0
+
+OnStage = Callable[[str, float], None]
+OnStep = Callable[[StepRecord], None]
+
+
+def _ignore_step(_: StepRecord) -> None:
+    pass
+
+
+class EngineHandle(asyncio.SubprocessProtocol):
+    """One running child. Make it with `start`; `info` is what it loaded, `rss` its resident bytes after loading."""
+
+    info: EngineInfo
+    rss: int
+
+    def __init__(self, order: Load, on_stage: OnStage, on_step: OnStep) -> None:
+        self.order = order
+        self.phase = "starting"
+        self.died: EngineDied | None = None
+        self.last_step: StepRecord | None = None
+        self.steps = 0
+        self._on_stage = on_stage
+        self._on_step = on_step
+        self._decoder = child_decoder()
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
+        self._asked: dict[int, asyncio.Future[list[int] | str]] = {}
+        loop = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[None] = loop.create_future()
+        self._gone: asyncio.Future[None] = loop.create_future()
+        self._stopping = False
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+
+    # -- life
+
+    @classmethod
+    async def start(
+        cls,
+        order: Load,
+        *,
+        log: Path,
+        env: dict[str, str] | None = None,
+        on_stage: OnStage,
+        on_step: OnStep = _ignore_step,
+    ) -> EngineHandle:
+        """Start a child and wait until the model is loaded; the child's own output goes to `log`.
+
+        Raises what the child reported, or EngineDied if it ended before it could. Cancelling kills the child.
+        """
+        loop = asyncio.get_running_loop()
+        handle = cls(order, on_stage, on_step)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stderr:
+            # -P: the child must find our packages, not a folder that happens to be the working directory.
+            await loop.subprocess_exec(
+                lambda: handle,
+                *(sys.executable, "-P", "-m", "backends.worker"),
+                stderr=stderr,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        try:
+            handle._send(order)
+            await handle._loaded
+        except BaseException:
+            handle.kill()
+            raise
+        return handle
+
+    @property
+    def pid(self) -> int | None:
+        return self._transport.get_pid() if self._transport else None
+
+    @property
+    def busy(self) -> int:
+        """Jobs that have not ended."""
+        return len(self._jobs)
+
+    def kill(self) -> None:
+        if self._transport is not None and self._transport.get_returncode() is None:
+            self._transport.kill()
+
+    async def stop(self) -> None:
+        """Close the child's input, which ends it; kill it if it lingers. Running jobs get EngineDied."""
+        self._stopping = True
+        if self._stdin is not None:
+            self._stdin.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._gone), _STOP_S)
+        except TimeoutError:
+            self.kill()
+            await self._gone
+
+    # -- work
+
+    async def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        """Ids of `text` in this model's vocabulary."""
+        reply = await self._ask(lambda n: Tokenize(n, text, special, add_bos))
+        assert isinstance(reply, list)
+        return reply
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        """Text of `tokens`, control tokens spelt out."""
+        reply = await self._ask(lambda n: Detokenize(n, tokens))
+        assert isinstance(reply, str)
+        return reply
+
+    async def run(self, job: Job) -> AsyncIterator[Event]:
+        """Submit a job (its `id` is replaced) and yield its events until every choice has ended.
+
+        Closing the iterator cancels the job at the child's next step. Raises BackendError where the job fails.
+        """
+        self._check_alive()
+        number = next(self._numbers)
+        queue: asyncio.Queue[Event | BackendError] = asyncio.Queue()
+        self._jobs[number] = queue
+        left = job.n
+        try:
+            self._send(msgspec.structs.replace(job, id=number))
+            while left:
+                event = await queue.get()
+                if isinstance(event, BackendError):
+                    left = 0
+                    raise event
+                if isinstance(event, Finish | Embedding):
+                    left -= 1
+                yield event
+        finally:
+            del self._jobs[number]
+            if left and self.died is None:
+                self._send(Cancel(number))
+
+    async def _ask(self, make: Callable[[int], ToChild]) -> list[int] | str:
+        self._check_alive()
+        number = next(self._numbers)
+        future: asyncio.Future[list[int] | str] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
+        try:
+            self._send(make(number))
+            return await future
+        finally:
+            self._asked.pop(number, None)
+
+    def _check_alive(self) -> None:
+        if self.died is not None:
+            raise EngineDied(self.died.message, self.died.hint)
+
+    def _send(self, frame: ToChild) -> None:
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(encode(frame))
+
+    # -- asyncio.SubprocessProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+        stdin = transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        self._stdin = stdin
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        assert isinstance(data, bytes)
+        try:
+            frames = self._decoder.feed(data)
+        except BackendError as error:
+            self._fail(EngineDied(error.message, error.hint))
+            self.kill()
+            return
+        for frame in frames:
+            self._take(frame)
+
+    def process_exited(self) -> None:
+        code = self._transport.get_returncode() if self._transport else None
+        self._fail(EngineDied(_obituary(code, self.phase, stopping=self._stopping), "ask again: a new engine starts"))
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        # Output ends before the exit status arrives; waiting for both keeps the true cause in the message.
+        pass
+
+    # -- frames
+
+    def _take(self, frame: FromChild) -> None:
+        if isinstance(frame, Output):
+            for event in frame.events:
+                self._deliver(event)
+            if frame.record is not None:
+                self.last_step = frame.record
+                self.steps += 1
+                self._on_step(frame.record)
+        elif isinstance(frame, Stage):
+            self.phase = frame.name
+            self._on_stage(frame.name, frame.fraction)
+        elif isinstance(frame, Ids):
+            self._answer(frame.id, frame.tokens)
+        elif isinstance(frame, Text):
+            self._answer(frame.id, frame.text)
+        elif isinstance(frame, Ready):
+            self.info, self.rss, self.phase = frame.info, frame.rss, "serving"
+            if not self._loaded.done():
+                self._loaded.set_result(None)
+        elif isinstance(frame, LoadFailed) and not self._loaded.done():
+            self._loaded.set_exception(rebuild(frame.kind, frame.message, frame.hint))
+
+    def _deliver(self, event: Event) -> None:
+        queue = self._jobs.get(event.job)
+        if queue is not None:
+            failed = isinstance(event, Rejected)
+            queue.put_nowait(rebuild(event.kind, event.message, event.hint, event.numbers) if failed else event)
+
+    def _answer(self, number: int, value: list[int] | str) -> None:
+        future = self._asked.get(number)
+        if future is not None and not future.done():
+            future.set_result(value)
+
+    def _fail(self, error: EngineDied) -> None:
+        if self.died is not None:
+            return
+        self.died = error
+        if not self._loaded.done():
+            self._loaded.set_exception(error)
+        for queue in self._jobs.values():
+            queue.put_nowait(EngineDied(error.message, error.hint))
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(EngineDied(error.message, error.hint))
+
+
+def _obituary(code: int | None, phase: str, *, stopping: bool) -> str:
+    if stopping:
+        return "the engine was stopped"
+    doing = {"serving": "while answering", "self-test": "in its self-test"}.get(phase, f"while loading ({phase})")
+    if code is not None and code < 0:
+        return f"the engine process was killed by {signal.Signals(-code).name} {doing}"
+    return f"the engine process ended with status {code} {doing}"

@@ -1,0 +1,302 @@
+"""GGUF through llama.cpp's low-level functions: batches in, logits out.
+
+Misuse of the library aborts the process, so every sequence number, position and batch size is checked here first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from backends.contract import CacheFull, EngineInfo, Floats, Load, Slice
+from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
+from backends.llama_vocab import LlamaVocab
+
+N_BATCH = 512
+MAX_OUTPUTS = 64
+"""Rows of logits or embeddings per step; more would only grow the compute buffer by n_vocab floats a row."""
+
+_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
+_LOG_DEBUG, _LOG_ERROR = 1, 4
+
+
+class _Log:
+    """Keeps the library's last lines: its error texts are the only reasons that it gives."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=400)
+        self.errors: deque[str] = deque(maxlen=20)
+        self._callback = llama.llama_log_callback(self._take)
+        llama.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _: Any) -> None:
+        line = text.decode("utf-8", "replace").rstrip()
+        if line and level != _LOG_DEBUG:
+            self.lines.append(line)
+            if level == _LOG_ERROR:
+                self.errors.append(line)
+
+    def mebibytes(self, pattern: str) -> int:
+        """The sum over the lines of `pattern`'s one group, in bytes."""
+        found = (re.search(pattern, line) for line in self.lines)
+        return int(sum(float(m.group(1)) for m in found if m) * 2**20)
+
+    def reason(self) -> str:
+        lines = [line for line in self.errors if "failed to load model" not in line]
+        return re.sub(r"/\S+/", "", lines[0]) if lines else "llama.cpp gave no reason"
+
+
+class LlamaCppEngine:
+    """A `contract.Engine` over one llama.cpp context with a unified KV cache of `load.n_ctx` cells."""
+
+    def __init__(self, load: Load, progress: Callable[[str, float], None]) -> None:
+        self._log = _Log()
+        self._stages: dict[str, float] = {}
+        self._started = time.monotonic()
+        llama.llama_backend_init()
+        self._model = self._load_model(load, progress)
+        self._mark("weights")
+        progress("context", 1.0)
+        self.tokenizer = LlamaVocab(llama.llama_model_get_vocab(self._model))
+        self._mark("vocabulary")
+        self._encoder_only = llama.llama_model_has_encoder(self._model) or not self._is_causal()
+        self._context = self._make_context(load)
+        self._memory = llama.llama_get_memory(self._context)
+        self._mark("context")
+        self._load = load
+        self._n_seq = load.n_seq
+        self._threads = load.threads
+        self._n_embd: int = llama.llama_model_n_embd(self._model)
+        self._embedding_on = self._encoder_only
+        self._batch = _Batch(self._n_batch)
+        self._info = self._describe(load)
+
+    # -- loading
+
+    def _mark(self, stage: str) -> None:
+        now = time.monotonic()
+        self._stages[stage] = round(now - self._started, 4)
+        self._started = now
+
+    def _load_model(self, load: Load, progress: Callable[[str, float], None]) -> Any:
+        params = llama.llama_model_default_params()
+        params.use_extra_bufts = load.extra_bufts
+        params.n_gpu_layers = load.gpu_layers
+
+        @llama.llama_progress_callback
+        def report(fraction: float, _: Any) -> bool:
+            progress("weights", fraction)
+            return True
+
+        params.progress_callback = report
+        model = llama.llama_model_load_from_file(load.path.encode(), params)
+        if not model:
+            raise _load_error(self._log.reason())
+        return model
+
+    def _is_causal(self) -> bool:
+        return self._meta_flag("attention.causal", default=True)
+
+    def _meta_flag(self, key: str, *, default: bool) -> bool:
+        value = self._meta(f"{self._meta('general.architecture')}.{key}")
+        return default if value == "" else value == "true"
+
+    def _meta(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(1 << 12)
+        count = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if count >= 0 else ""
+
+    def _make_context(self, load: Load) -> Any:
+        params = llama.llama_context_default_params()
+        params.n_ctx = load.n_ctx
+        # A bidirectional encoder sees a text whole or not at all, so its micro-batch must hold the longest one.
+        self._n_batch = load.n_ctx if self._encoder_only else min(N_BATCH, load.n_ctx)
+        params.n_batch = params.n_ubatch = self._n_batch
+        params.n_seq_max = load.n_seq
+        params.kv_unified = True
+        params.n_outputs_max = min(max(MAX_OUTPUTS, load.n_seq), self._n_batch)
+        params.n_threads = params.n_threads_batch = load.threads
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
+        params.type_k = params.type_v = _KV_TYPES[load.kv_type]
+        params.no_perf = True
+        params.embeddings = self._encoder_only
+        context = llama.llama_init_from_model(self._model, params)
+        if not context:
+            raise OutOfMemory(
+                f"no room for a context of {load.n_ctx} tokens: {self._log.reason()}",
+                "ask for a smaller context (--ctx), or free memory",
+            )
+        return context
+
+    def _describe(self, load: Load) -> EngineInfo:
+        vocab = self.tokenizer
+        template = llama.llama_model_chat_template(self._model, None)
+        description = ctypes.create_string_buffer(256)
+        llama.llama_model_desc(self._model, description, 256)
+        return EngineInfo(
+            backend="llama.cpp",
+            version=llama.llama_version().decode(),
+            architecture=self._meta("general.architecture"),
+            description=description.value.decode("utf-8", "replace"),
+            n_ctx=llama.llama_n_ctx_seq(self._context),
+            n_ctx_train=llama.llama_model_n_ctx_train(self._model),
+            n_vocab=vocab.n_vocab,
+            n_embd=self._n_embd,
+            n_seq=self._n_seq,
+            n_batch=self._n_batch,
+            max_rows=self._n_batch if self._encoder_only else MAX_OUTPUTS,
+            weight_bytes=llama.llama_model_size(self._model),
+            kv_bytes=self._log.mebibytes(r"llama_kv_cache\S*:.*KV buffer size = +([\d.]+) MiB"),
+            compute_bytes=self._log.mebibytes(r"(?:compute|output) buffer size = +([\d.]+) MiB"),
+            chat_template=template.decode("utf-8", "replace") if template else None,
+            bos=vocab.token_text(llama.llama_vocab_bos(vocab.pointer)),
+            eos=vocab.token_text(llama.llama_vocab_eos(vocab.pointer)),
+            add_bos=vocab.add_bos,
+            fim=vocab.fim_tokens(),
+            control_tokens=vocab.control_tokens(),
+            capabilities=self._capabilities(),
+            settings={
+                "extra_bufts": load.extra_bufts,
+                "threads": load.threads,
+                "kv_type": load.kv_type,
+                "gpu_layers": load.gpu_layers,
+            },
+            load_stages=self._stages,
+        )
+
+    def _capabilities(self) -> frozenset[str]:
+        if self._encoder_only:
+            return frozenset({"embed", "whole_prompt"})
+        recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
+        return frozenset({"generate", "embed", "prompt_logprobs"} | (set() if recurrent else {"trim", "fork"}))
+
+    # -- the contract
+
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def step(self, batch: Sequence[Slice]) -> list[Floats | None]:
+        """See `contract.Engine.step`. Raises BackendError where the library refuses the batch for good."""
+        total = sum(len(part.tokens) for part in batch)
+        self._check(batch, total)
+        embedding = any(part.want == "embed" for part in batch)
+        if embedding != self._embedding_on and not self._encoder_only:
+            llama.llama_set_embeddings(self._context, embedding)
+            self._embedding_on = embedding
+        raw = self._batch.fill(batch)
+        run = llama.llama_encode if self._encoder_only else llama.llama_decode
+        status = run(self._context, raw)
+        if status == 1:
+            raise CacheFull
+        if status != 0:
+            raise BackendError(f"llama.cpp refused a batch (status {status}): {self._log.reason()}", "retry once")
+        return self._collect(batch, total, all_rows=embedding)
+
+    def _check(self, batch: Sequence[Slice], total: int) -> None:
+        rows = sum(len(p.tokens) if p.want in ("all", "embed") else p.want == "last" for p in batch)
+        if not 0 < total <= self._n_batch or (rows > MAX_OUTPUTS and not self._encoder_only):
+            raise ValueError(f"a step of {total} tokens and {rows} rows is over the limit of this context")
+        for part in batch:
+            if not 0 <= part.seq < self._n_seq or part.pos < 0 or not part.tokens:
+                raise ValueError(f"no such place: sequence {part.seq}, position {part.pos}")
+
+    def _collect(self, batch: Sequence[Slice], total: int, *, all_rows: bool) -> list[Floats | None]:
+        if self._encoder_only:
+            return [self._pooled(part.seq) for part in batch]
+        wanted = {"none": 0, "last": 1}
+        rows = total if all_rows else sum(wanted.get(p.want, len(p.tokens)) for p in batch)
+        if rows == 0:
+            llama.llama_synchronize(self._context)
+            return [None] * len(batch)
+        logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), (rows, self._info.n_vocab))
+        out: list[Floats | None] = []
+        row = 0
+        for part in batch:
+            size = len(part.tokens) if all_rows else wanted.get(part.want, len(part.tokens))
+            if part.want == "none":
+                out.append(None)
+            elif part.want == "embed":
+                states = llama.llama_get_embeddings(self._context)
+                block = np.ctypeslib.as_array(states, (rows, self._n_embd))[row : row + size]
+                out.append(block.sum(axis=0, keepdims=True))
+            else:
+                out.append(logits[row + size - 1 : row + size] if part.want == "last" else logits[row : row + size])
+            row += size
+        return out
+
+    def _pooled(self, seq: int) -> Floats:
+        pointer = llama.llama_get_embeddings_seq(self._context, seq)
+        if not pointer:
+            raise UnsupportedModel("this encoder has no pooling layer", "use an embedding model with pooling")
+        return np.array(np.ctypeslib.as_array(pointer, (1, self._n_embd)))
+
+    def trim(self, seq: int, pos: int) -> bool:
+        return self._encoder_only or bool(llama.llama_memory_seq_rm(self._memory, self._seq(seq), pos, -1))
+
+    def fork(self, source: int, target: int) -> None:
+        llama.llama_memory_seq_cp(self._memory, self._seq(source), self._seq(target), -1, -1)
+
+    def drop(self, seq: int) -> None:
+        if not self._encoder_only:
+            llama.llama_memory_seq_rm(self._memory, self._seq(seq), -1, -1)
+
+    def _seq(self, seq: int) -> int:
+        if not 0 <= seq < self._n_seq:
+            raise ValueError(f"no sequence {seq}: there are {self._n_seq}")
+        return seq
+
+    def set_threads(self, threads: int) -> None:
+        llama.llama_set_n_threads(self._context, threads, threads)
+
+    def close(self) -> None:
+        llama.llama_free(self._context)
+        llama.llama_model_free(self._model)
+
+
+class _Batch:
+    """A llama_batch over numpy arrays, filled by slices instead of an element at a time."""
+
+    def __init__(self, size: int) -> None:
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._counts = np.ones(size, np.int32)
+        self._seqs = np.zeros(size, np.int32)
+        self._outputs = np.zeros(size, np.int8)
+        addresses = self._seqs.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+        self._seq_pointers = addresses.astype(np.uint64)
+        fields = dict(llama.llama_batch._fields_)
+        self.raw = llama.llama_batch()
+        self.raw.token = ctypes.cast(self._tokens.ctypes.data, fields["token"])
+        self.raw.pos = ctypes.cast(self._positions.ctypes.data, fields["pos"])
+        self.raw.n_seq_id = ctypes.cast(self._counts.ctypes.data, fields["n_seq_id"])
+        self.raw.seq_id = ctypes.cast(self._seq_pointers.ctypes.data, fields["seq_id"])
+        self.raw.logits = ctypes.cast(self._outputs.ctypes.data, fields["logits"])
+
+    def fill(self, batch: Sequence[Slice]) -> Any:
+        at = 0
+        for part in batch:
+            end = at + len(part.tokens)
+            self._tokens[at:end] = part.tokens
+            self._positions[at:end] = range(part.pos, part.pos + len(part.tokens))
+            self._seqs[at:end] = part.seq
+            self._outputs[at:end] = part.want in ("all", "embed")
+            if part.want == "last":
+                self._outputs[end - 1] = 1
+            at = end
+        self.raw.n_tokens = at
+        return self.raw
+
+
+def _load_error(reason: str) -> BackendError:
+    if "unknown model architecture" in reason or "unsupported" in reason:
+        return UnsupportedModel(f"llama.cpp cannot run this model: {reason}", "choose another model")
+    if "alloc" in reason or "memory" in reason:
+        return OutOfMemory(f"the weights do not fit: {reason}", "free memory or choose a smaller quantisation")
+    return ModelFileError(f"llama.cpp cannot read the model: {reason}", "download it again: `localai models pull`")

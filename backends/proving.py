@@ -1,0 +1,69 @@
+"""The self-test of a freshly loaded engine: does it survive a batch, are its logits sane, how many threads pay off.
+
+Runs in the child, so that a library which lies about this CPU kills only the child; the daemon then notes the setting
+as dead and loads with the next one.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from backends.contract import Engine, Load, Slice
+from backends.errors import BackendError
+from backends.threads import ThreadGovernor
+
+_BATCH = 32
+_DECODES = 6
+
+
+def thread_counts(most: int) -> tuple[int, ...]:
+    """Counts worth trying, ascending: 1, then halves of `most`, and `most` itself."""
+    counts = {1, max(1, most)}
+    while most > 2:
+        most //= 2
+        counts.add(most)
+    return tuple(sorted(counts))
+
+
+def prove(engine: Engine, order: Load) -> ThreadGovernor:
+    """Run the self-test and return a governor that starts from what it measured.
+
+    Raises BackendError when the logits are not finite. Without `order.prove` only the timing is taken.
+    """
+    governor = ThreadGovernor(thread_counts(order.threads))
+    info = engine.info()
+    if "generate" not in info.capabilities:
+        return governor
+    rng = np.random.default_rng(0)
+    size = min(_BATCH, info.n_batch, info.n_ctx - 1 - _DECODES)
+    prompt = rng.integers(0, info.n_vocab, size).tolist()
+    if order.prove:
+        logits = engine.step([Slice(0, prompt, 0, "last")])[0]
+        if logits is None or not np.isfinite(logits).all():
+            raise BackendError("the self-test gave logits that are not numbers", "this setting is not used again")
+        engine.drop(0)
+    rates = {count: _measure(engine, governor, count, prompt) for count in governor.counts}
+    governor.threads = max(rates, key=lambda count: rates[count])
+    engine.set_threads(governor.threads)
+    return governor
+
+
+def _measure(engine: Engine, governor: ThreadGovernor, count: int, prompt: list[int]) -> float:
+    """Decode rate with `count` threads, in tokens per second; feeds the governor's step costs."""
+    engine.set_threads(count)
+    costs = governor.costs[count]
+    start = time.perf_counter()
+    engine.step([Slice(0, prompt, 0, "last")])
+    costs.add(len(prompt), time.perf_counter() - start)
+    readings = []
+    for at in range(_DECODES):
+        start = time.perf_counter()
+        engine.step([Slice(0, prompt[:1], len(prompt) + at, "last")])
+        readings.append(time.perf_counter() - start)
+    engine.drop(0)
+    # The first decodes warm caches and thread pools up; the median leaves them out.
+    typical = sorted(readings)[_DECODES // 2]
+    costs.add(1, typical)
+    return 1.0 / typical

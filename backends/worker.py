@@ -1,0 +1,178 @@
+"""The child process that makes tokens: `python -m backends.worker`, frames on standard input and output.
+
+One thread reads frames and answers what needs no engine step; the main thread owns the engine and runs the step loop.
+The end of input means that the daemon is gone: the process leaves at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from queue import SimpleQueue
+from typing import BinaryIO
+
+import psutil
+
+from backends import registry
+from backends.batcher import Batcher
+from backends.constrain import Constraints
+from backends.contract import (
+    Cancel,
+    Detokenize,
+    Engine,
+    Event,
+    FromChild,
+    Ids,
+    Job,
+    Load,
+    LoadFailed,
+    Output,
+    Ready,
+    Rejected,
+    Stage,
+    StepRecord,
+    Text,
+    ToChild,
+    Tokenize,
+)
+from backends.errors import BackendError, EngineBusy, PromptTooLong
+from backends.frames import encode, parent_decoder
+from backends.proving import prove
+from backends.sequences import Sequence, prepare
+from backends.threads import ThreadGovernor
+
+MAX_WAITING = 256
+_READ = 1 << 16
+_STAGE_S = 0.1
+
+
+class Outbox:
+    """Frames to the daemon, from either thread."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def send(self, frame: FromChild) -> None:
+        data = encode(frame)
+        with self._lock:
+            self._pipe.write(data)
+            self._pipe.flush()
+
+    def emit(self, events: list[Event], record: StepRecord | None) -> None:
+        self.send(Output(events, record))
+
+
+class Reader(threading.Thread):
+    """Turns frames into work for the engine thread; checks jobs and compiles grammars on the way."""
+
+    def __init__(self, pipe: BinaryIO, first: list[ToChild], outbox: Outbox, engine: Engine) -> None:
+        super().__init__(name="reader", daemon=True)
+        self.inbox: SimpleQueue[Sequence | Cancel] = SimpleQueue()
+        self._pipe = pipe
+        self._first = first
+        self._outbox = outbox
+        self._tokenizer = engine.tokenizer
+        self._info = engine.info()
+        self._constraints = Constraints(engine.tokenizer, engine.tokenizer.pointer)
+
+    def run(self) -> None:
+        decoder = parent_decoder()
+        for frame in self._first:
+            self._take(frame)
+        while data := self._pipe.read(_READ):
+            for frame in decoder.feed(data):
+                self._take(frame)
+        os._exit(0)
+
+    def _take(self, frame: ToChild) -> None:
+        if isinstance(frame, Job):
+            self._take_job(frame)
+        elif isinstance(frame, Cancel):
+            self.inbox.put(frame)
+        elif isinstance(frame, Tokenize):
+            tokens = self._tokenizer.encode(frame.text, special=frame.special, add_bos=frame.add_bos)
+            self._outbox.send(Ids(frame.id, tokens))
+        elif isinstance(frame, Detokenize):
+            text = b"".join(self._tokenizer.raw_piece(t) for t in frame.tokens)
+            self._outbox.send(Text(frame.id, text.decode("utf-8", "replace")))
+
+    def _take_job(self, job: Job) -> None:
+        try:
+            if self.inbox.qsize() >= MAX_WAITING:
+                raise EngineBusy(f"{MAX_WAITING} requests wait for this model already", "try again in a moment")
+            sequence = prepare(job, self._info, self._tokenizer, self._constraints)
+        except BackendError as error:
+            self._outbox.emit([rejection(job.id, error)], None)
+        else:
+            self.inbox.put(sequence)
+
+
+def rejection(job: int, error: BackendError) -> Rejected:
+    """An error as a frame; `errors.rebuild` is the way back."""
+    numbers = (error.prompt_tokens, error.context) if isinstance(error, PromptTooLong) else ()
+    return Rejected(job=job, kind=error.kind, message=error.message, hint=error.hint, numbers=numbers)
+
+
+def serve(batcher: Batcher, inbox: SimpleQueue[Sequence | Cancel]) -> None:
+    """The step loop: sleeps while there is nothing to do, never ends."""
+    while True:
+        while batcher.idle or not inbox.empty():
+            item = inbox.get()
+            if isinstance(item, Cancel):
+                batcher.cancel(item.job)
+            else:
+                batcher.add(item)
+        batcher.turn()
+
+
+def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor]:
+    """Open the model and, where asked, prove the settings; stages are reported at most ten times a second."""
+    last = 0.0
+
+    def progress(stage: str, fraction: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _STAGE_S or fraction >= 1.0:
+            last = now
+            outbox.send(Stage(stage, fraction))
+
+    engine = registry.open_engine(order, progress)
+    progress("self-test", 1.0)
+    return engine, prove(engine, order)
+
+
+def main() -> None:
+    """Entry point of the child. The daemon alone decides when it stops, so Ctrl-C in its terminal is not for us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source = os.fdopen(os.dup(0), "rb", buffering=0)
+    outbox = Outbox(os.fdopen(os.dup(1), "wb", buffering=1 << 16))
+    # Whatever a library prints must not land between frames.
+    os.dup2(2, 1)
+    decoder = parent_decoder()
+    frames: list[ToChild] = []
+    while not frames:
+        data = source.read(_READ)
+        if not data:
+            return
+        frames = decoder.feed(data)
+    order = frames[0]
+    if not isinstance(order, Load):
+        raise SystemExit("the first frame must be Load")
+    try:
+        engine, governor = load(order, outbox)
+    except BackendError as error:
+        outbox.send(LoadFailed(error.kind, error.message, error.hint))
+        raise SystemExit(3) from error
+    reader = Reader(source, frames[1:], outbox, engine)
+    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds)
+    outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss))
+    reader.start()
+    serve(batcher, reader.inbox)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

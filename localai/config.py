@@ -1,0 +1,140 @@
+"""One frozen Config: default < file (config.toml in the home) < environment (LOCALAI_*) < flag. Read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from localai.errors import ConfigError
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings. Durations are seconds, sizes bytes (in files and variables also "4G")."""
+
+    home: Path
+    """Folder of all state: settings, models, databases, KV cache, socket and logs."""
+    host: str = "127.0.0.1"
+    """Address of the TCP listener; a loopback name listens on 127.0.0.1 and ::1."""
+    port: int = 8642
+    """TCP port; 0 switches TCP off, so that only the Unix socket remains."""
+    default_model: str = "starter"
+    """Model of a request that names none."""
+    backend: str = "auto"
+    """llama.cpp, or auto: what the router finds best here."""
+    ctx: int = 0
+    """Served context in tokens; 0 is min(trained, what fits, 32768)."""
+    ram: int = 0
+    """Memory that all engines together may take, in bytes; 0 is what is free less a margin."""
+    threads: int = 0
+    """Most threads of an engine; 0 is the number of usable cores."""
+    kv_type: str = "f16"
+    """Type of the KV cache: f16, q8_0 or q4_0."""
+    gpu_layers: int = -1
+    """Layers on the GPU where the engine has one; -1 is all."""
+    keep_alive: float = 300.0
+    """Seconds that an idle model stays loaded; negative is for ever."""
+    max_body: int = 20 * 2**20
+    """Largest request body in bytes."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names accepted beside the loopback ones."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web origins that may call the API, as https://example.org."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+
+    @property
+    def socket(self) -> Path:
+        return self.home / "run" / "localai.sock"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def daemon_log(self) -> Path:
+        return self.logs / "daemon.log"
+
+
+def default_home(environment: dict[str, str] | None = None) -> Path:
+    """$LOCALAI_HOME, else the platform's folder for application data."""
+    value = (os.environ if environment is None else environment).get("LOCALAI_HOME")
+    if value:
+        return Path(value).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("localai")
+
+
+def load(flags: dict[str, Any] | None = None, environment: dict[str, str] | None = None) -> Config:
+    """The effective settings. Raises ConfigError that names the source, the key and what was expected."""
+    environment = dict(os.environ) if environment is None else environment
+    config = Config(home=default_home(environment))
+    file = config.home / "config.toml"
+    if file.is_file():
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f"config.toml cannot be read: {error}", "mend or remove config.toml") from error
+        config = _apply(config, values, "config.toml", spelled="{}")
+    prefixed = {k[8:].lower(): v for k, v in environment.items() if k.startswith("LOCALAI_")}
+    known = {f.name for f in fields(Config)} - {"home"}
+    config = _apply(config, {k: v for k, v in prefixed.items() if k in known}, "the environment", spelled="LOCALAI_{}")
+    given = {k: v for k, v in (flags or {}).items() if v is not None}
+    return _check(_apply(config, given, "the command line", spelled="--{}"))
+
+
+def _apply(config: Config, values: dict[str, Any], source: str, *, spelled: str) -> Config:
+    kinds = {f.name: str(f.type) for f in fields(Config)}
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        name = spelled.format(key.upper() if source == "the environment" else key)
+        if key not in kinds or key == "home":
+            known = ", ".join(sorted(set(kinds) - {"home"}))
+            raise ConfigError(f"{source} has an unknown setting {name!r}", f"known settings: {known}")
+        changed[key] = _convert(value, kinds[key], name, source, size=key in ("ram", "max_body"))
+    return replace(config, **changed)
+
+
+def _convert(value: Any, kind: str, name: str, source: str, *, size: bool) -> Any:
+    error = ConfigError(f"{name} in {source} is {value!r}", f"expected {'a size such as 4G' if size else kind}")
+    if size and isinstance(value, str):
+        match = _SIZE.match(value)
+        if not match:
+            raise error
+        return int(float(match[1]) * _UNITS[match[2].upper()])
+    if kind.startswith("tuple"):
+        items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(v, str) for v in items):
+            raise error
+        return tuple(items)
+    target: type = {"int": int, "float": float, "str": str}[kind]
+    if isinstance(value, bool) or (not isinstance(value, str) and target is str):
+        raise error
+    try:
+        return target(value) if not (target is int and isinstance(value, float)) else _reject(error)
+    except (TypeError, ValueError) as cause:
+        raise error from cause
+
+
+def _reject(error: ConfigError) -> Any:
+    raise error
+
+
+def _check(config: Config) -> Config:
+    choices = {"kv_type": ("f16", "q8_0", "q4_0"), "log_level": ("debug", "info", "warning", "error")}
+    for key, allowed in choices.items():
+        if getattr(config, key) not in allowed:
+            raise ConfigError(f"{key} is {getattr(config, key)!r}", f"expected one of: {', '.join(allowed)}")
+    limits = {"port": (0, 65535), "ctx": (0, 2**24), "threads": (0, 1024), "gpu_layers": (-1, 10_000)}
+    for key, (low, high) in limits.items():
+        if not low <= getattr(config, key) <= high:
+            raise ConfigError(f"{key} is {getattr(config, key)}", f"expected {low} to {high}")
+    return config
