@@ -1,4 +1,4 @@
-"""What a step of n tokens costs on this device, learned from the steps that ran. Knows nothing of who asked for them."""
+"""What a step of n tokens costs on this device, learned from the steps that ran. Knows not who asked for them."""
 
 from __future__ import annotations
 

@@ -14,6 +14,10 @@ BackendError
 
 from __future__ import annotations
 
+from typing import Literal
+
+DeathStep = Literal["self-test", "load", "prefill", "decode"]
+
 
 class BackendError(Exception):
     """Root of this package's errors: `message` says what is wrong, `hint` what to do about it."""
@@ -73,9 +77,17 @@ class DeadlineExceeded(BackendError):
 
 
 class EngineDied(BackendError):
-    """The engine process ended while it still owed an answer; the next request starts a new one."""
+    """The engine process ended while it still owed an answer; the next request starts a new one.
+
+    `cause` is the signal's name or the exit status, `step` what it was doing: self-test, load, prefill or decode.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, hint: str = "", *, cause: str = "", step: DeathStep = "load") -> None:
+        super().__init__(message, hint)
+        self.cause = cause
+        self.step: DeathStep = step
 
 
 _KINDS: dict[str, type[BackendError]] = {

@@ -34,15 +34,17 @@ from backends.contract import (
     StepRecord,
     Text,
     ToChild,
+    Token,
     Tokenize,
 )
-from backends.errors import BackendError, EngineDied, rebuild
+from backends.errors import BackendError, DeathStep, EngineDied, rebuild
 from backends.frames import child_decoder, encode
 
 _STOP_S = 5.0
 
 OnStage = Callable[[str, float], None]
 OnStep = Callable[[StepRecord], None]
+OnDeath = Callable[[EngineDied], None]
 
 
 def _ignore_step(_: StepRecord) -> None:
@@ -63,9 +65,11 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self.steps = 0
         self._on_stage = on_stage
         self._on_step = on_step
+        self.on_death: OnDeath | None = None
         self._decoder = child_decoder()
         self._numbers = itertools.count(1)
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
+        self._answering: set[int] = set()
         self._asked: dict[int, asyncio.Future[list[int] | str]] = {}
         loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = loop.create_future()
@@ -170,6 +174,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
                 yield event
         finally:
             del self._jobs[number]
+            self._answering.discard(number)
             if left and self.died is None:
                 self._send(Cancel(number))
 
@@ -186,7 +191,12 @@ class EngineHandle(asyncio.SubprocessProtocol):
 
     def _check_alive(self) -> None:
         if self.died is not None:
-            raise EngineDied(self.died.message, self.died.hint)
+            raise self._again(self.died)
+
+    @staticmethod
+    def _again(death: EngineDied) -> EngineDied:
+        """A copy for each who must raise it: a shared exception would gather every reader's traceback."""
+        return EngineDied(death.message, death.hint, cause=death.cause, step=death.step)
 
     def _send(self, frame: ToChild) -> None:
         if self._stdin is not None and not self._stdin.is_closing():
@@ -214,7 +224,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         code = self._transport.get_returncode() if self._transport else None
-        self._fail(EngineDied(_obituary(code, self.phase, stopping=self._stopping), "ask again: a new engine starts"))
+        self._fail(self._obituary(code))
         if not self._gone.done():
             self._gone.set_result(None)
 
@@ -248,9 +258,14 @@ class EngineHandle(asyncio.SubprocessProtocol):
 
     def _deliver(self, event: Event) -> None:
         queue = self._jobs.get(event.job)
-        if queue is not None:
-            failed = isinstance(event, Rejected)
-            queue.put_nowait(rebuild(event.kind, event.message, event.hint, event.numbers) if failed else event)
+        if queue is None:
+            return
+        if isinstance(event, Rejected):
+            queue.put_nowait(rebuild(event.kind, event.message, event.hint, event.numbers))
+        else:
+            if isinstance(event, Token):
+                self._answering.add(event.job)
+            queue.put_nowait(event)
 
     def _answer(self, number: int, value: list[int] | str) -> None:
         future = self._asked.get(number)
@@ -261,19 +276,25 @@ class EngineHandle(asyncio.SubprocessProtocol):
         if self.died is not None:
             return
         self.died = error
-        if not self._loaded.done():
+        serving = self._loaded.done()
+        if not serving:
             self._loaded.set_exception(error)
         for queue in self._jobs.values():
-            queue.put_nowait(EngineDied(error.message, error.hint))
+            queue.put_nowait(self._again(error))
         for future in self._asked.values():
             if not future.done():
-                future.set_exception(EngineDied(error.message, error.hint))
+                future.set_exception(self._again(error))
+        if serving and not self._stopping and self.on_death is not None:
+            self.on_death(error)
 
-
-def _obituary(code: int | None, phase: str, *, stopping: bool) -> str:
-    if stopping:
-        return "the engine was stopped"
-    doing = {"serving": "while answering", "self-test": "in its self-test"}.get(phase, f"while loading ({phase})")
-    if code is not None and code < 0:
-        return f"the engine process was killed by {signal.Signals(-code).name} {doing}"
-    return f"the engine process ended with status {code} {doing}"
+    def _obituary(self, code: int | None) -> EngineDied:
+        step: DeathStep = "self-test" if self.phase == "self-test" else "load"
+        if self.phase == "serving":
+            step = "prefill" if len(self._answering) < len(self._jobs) else "decode"
+        cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+        if self._stopping:
+            return EngineDied("the engine was stopped", "ask again", cause="stopped", step=step)
+        while_ = {"serving": "while answering", "self-test": "in its self-test"}.get(self.phase, "while loading")
+        verb = "was killed by" if cause.startswith("SIG") else "ended with"
+        message = f"the engine process {verb} {cause} {while_}"
+        return EngineDied(message, "ask again: a new engine starts", cause=cause, step=step)

@@ -1,4 +1,4 @@
-"""One sequence of one job, from its prompt to its last token: what it holds, draws and says. Knows no other sequence."""
+"""One sequence of one job, from prompt to last token: what it holds, draws and says. Knows no other sequence."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Sequence:
         return self.job.deadline is not None and now - self.submitted > self.job.deadline
 
     def draw(self, row: Floats, tokenizer: Tokenizer) -> tuple[Token | None, FinishReason | None]:
-        """Sample from logits of shape (n_vocab,); the token to report, and why the sequence ends with it, if it does."""
+        """Sample from logits of shape (n_vocab,): the token to report, and why the sequence ends, if it does."""
         assert self.sampler is not None
         job = self.job
         masked = self.matcher.mask(row) if self.matcher else row

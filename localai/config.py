@@ -1,4 +1,4 @@
-"""One frozen Config: default < file (config.toml in the home) < environment (LOCALAI_*) < flag. Read here and nowhere else."""
+"""One frozen Config: default < file (config.toml in the home) < environment (LOCALAI_*) < flag. Read only here."""
 
 from __future__ import annotations
 

@@ -1,0 +1,72 @@
+"""From the fastest engine settings down to safe ones: start a child, keep what survives, remember what died.
+
+A setting that has not been proven here runs its self-test in the child while loading; if the child dies of it, that is
+noted for this device and library version, and the next setting is tried.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from backends.contract import Load
+from backends.errors import BackendError, EngineDied
+from backends.handle import EngineHandle, OnStep
+from localai.errors import from_backend
+from localai.tested import Key, Setting, TestedSettings, Verdict
+
+_log = logging.getLogger(__name__)
+
+OnStage = Callable[[str, float], None]
+
+CANDIDATES = (Setting.of(extra_bufts=True), Setting.of(extra_bufts=False))
+"""Fastest first. Repacked weights (and AMX tiles with them) are what some virtual machines lie about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A running engine, and the setting that it survived."""
+
+    handle: EngineHandle
+    key: Key
+    setting: Setting
+
+
+async def climb(
+    order: Load,
+    key: Key,
+    tested: TestedSettings,
+    *,
+    log: Path,
+    env: dict[str, str],
+    on_stage: OnStage,
+    on_step: OnStep,
+) -> Rung:
+    """Load `order` with the best setting that lives. Raises LocalaiError: the child's reason, or all settings died."""
+    while True:
+        setting = tested.best(key, CANDIDATES)
+        known = tested.verdict(key, setting)
+        attempt = msgspec.structs.replace(order, prove=known is None, **dict(setting.values))
+        try:
+            handle = await EngineHandle.start(attempt, log=log, env=env, on_stage=on_stage, on_step=on_step)
+        except EngineDied as death:
+            if not _blame(death, known, setting, key, tested):
+                raise from_backend(death) from death
+            continue
+        except BackendError as error:
+            raise from_backend(error) from error
+        if known is None:
+            tested.record(key, setting, Verdict("survived"))
+        return Rung(handle, key, setting)
+
+
+def _blame(death: EngineDied, known: Verdict | None, setting: Setting, key: Key, tested: TestedSettings) -> bool:
+    """Note a death during loading; True where another setting is worth a try."""
+    if known is not None or death.step != "self-test":
+        return tested.record(key, setting, Verdict("died", death.cause, "load"))
+    _log.warning("%s died in its self-test with %s (%s); trying without", key.engine, setting, death.cause)
+    return tested.record(key, setting, Verdict("died", death.cause, "self-test"))

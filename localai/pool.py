@@ -1,0 +1,271 @@
+"""Which engines are loaded: load once, share, evict the idle ones, restart after death. Knows no request's content.
+
+One slot per (model file, backend). A busy slot is never evicted. All methods belong to one asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from backends.contract import StepRecord
+from backends.errors import EngineDied
+from backends.handle import EngineHandle
+from localai.breaker import Breaker
+from localai.budget import gigabytes
+from localai.errors import OutOfResources, Unavailable
+from localai.messages import Waiting
+from localai.router import Choice
+
+_log = logging.getLogger(__name__)
+
+SlotKey = tuple[str, str]
+_MEMORY_WAIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated."""
+
+    n_ctx: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A started engine and what to do if it dies while serving."""
+
+    handle: EngineHandle
+    note_death: Callable[[EngineDied], None]
+
+
+PlanFor = Callable[[Choice, int], Plan]
+"""Plan a load within so many free bytes; raises OutOfResources."""
+Loader = Callable[[Choice, Plan, Callable[[str, float], None], Callable[[StepRecord], None]], Awaitable[Loaded]]
+Budget = Callable[[], int]
+"""Bytes that all engines together may take now."""
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One engine, loading or loaded. `users` are leases; times are monotonic seconds."""
+
+    choice: Choice
+    keep_alive: float
+    plan: Plan | None = None
+    handle: EngineHandle | None = None
+    task: asyncio.Task[None] | None = None
+    users: int = 0
+    last_used: float = field(default_factory=time.monotonic)
+    stage: Waiting = Waiting("queued")
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    load_s: float = 0.0
+
+    def say(self, stage: str, fraction: float | None) -> None:
+        self.stage = Waiting(stage, fraction)
+        self.changed.set()
+
+    @property
+    def idle(self) -> bool:
+        return self.users == 0 and self.handle is not None
+
+    @property
+    def expires(self) -> float:
+        return float("inf") if self.keep_alive < 0 else self.last_used + self.keep_alive
+
+
+class Lease:
+    """The right to use one engine until the lease is given back; while it is held the engine is not evicted."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self.load_s = 0.0
+
+    @property
+    def engine(self) -> EngineHandle:
+        assert self._slot.handle is not None, "wait for load() first"
+        return self._slot.handle
+
+    async def load(self) -> AsyncIterator[Waiting]:
+        """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
+        task = self._slot.task
+        assert task is not None
+        begun = time.monotonic()
+        while not task.done():
+            yield self._slot.stage
+            self._slot.changed.clear()
+            change = asyncio.ensure_future(self._slot.changed.wait())
+            await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
+            self.load_s = time.monotonic() - begun
+        task.result()
+
+
+class Pool:
+    """All engines of this daemon. `close` stops them."""
+
+    def __init__(
+        self, *, plan: PlanFor, load: Loader, budget: Budget, keep_alive: float, on_step: Callable[[StepRecord], None]
+    ) -> None:
+        self._plan = plan
+        self._load = load
+        self._budget = budget
+        self._keep_alive = keep_alive
+        self._on_step = on_step
+        self._slots: dict[SlotKey, Slot] = {}
+        self._breakers: dict[SlotKey, Breaker] = {}
+        self._freed = asyncio.Condition()
+        self._reaper: asyncio.Task[None] | None = None
+        self._closing = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(self._slots.values())
+
+    @asynccontextmanager
+    async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
+        """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
+        if self._closing:
+            raise Unavailable("the daemon is stopping", "start it again: `localai start`")
+        key = (str(choice.model.path), choice.backend)
+        self._breakers.setdefault(key, Breaker()).check(time.monotonic())
+        slot = await self._slot_for(key, choice)
+        if keep_alive is not None:
+            slot.keep_alive = keep_alive
+        slot.users += 1
+        try:
+            yield Lease(slot)
+        finally:
+            slot.users -= 1
+            slot.last_used = time.monotonic()
+            await self._note_idle()
+
+    async def _slot_for(self, key: SlotKey, choice: Choice) -> Slot:
+        slot = self._slots.get(key)
+        if slot is not None and slot.plan is not None and choice.n_ctx > slot.plan.n_ctx:
+            await self._wait_until(lambda: self._slots.get(key) is not slot or slot.users == 0)
+            if self._slots.get(key) is slot:
+                await self._unload(key, slot, f"a context of {choice.n_ctx} tokens was asked for")
+            slot = self._slots.get(key)
+        if slot is None:
+            slot = Slot(choice, self._keep_alive)
+            self._slots[key] = slot
+            slot.task = asyncio.create_task(self._bring_up(key, slot))
+            # A load that nobody waits for any more must not shout about its failure at exit.
+            slot.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return slot
+
+    async def _bring_up(self, key: SlotKey, slot: Slot) -> None:
+        begun = time.monotonic()
+        try:
+            slot.plan = await self._make_room(slot)
+            loaded = await self._load(slot.choice, slot.plan, slot.say, self._on_step)
+        except BaseException:
+            self._slots.pop(key, None)
+            await self._announce()
+            raise
+        slot.load_s = time.monotonic() - begun
+        slot.handle = loaded.handle
+        slot.last_used = time.monotonic()
+
+        def bury(death: EngineDied) -> None:
+            _log.error("%s on %s: %s", slot.choice.model.id, slot.choice.backend, death.message)
+            self._breakers[key].note_death(time.monotonic())
+            loaded.note_death(death)
+            if self._slots.get(key) is slot:
+                del self._slots[key]
+
+        if loaded.handle.died is not None:
+            bury(loaded.handle.died)
+        loaded.handle.on_death = bury
+        await self._note_idle()
+
+    # -- memory
+
+    async def _make_room(self, slot: Slot) -> Plan:
+        """Plan the load into what is free, unloading idle engines, oldest first; wait where only busy ones are left."""
+        deadline = time.monotonic() + _MEMORY_WAIT_S
+        while True:
+            others = [s for s in self._slots.values() if s is not slot and s.plan is not None]
+            free = self._budget() - sum(s.plan.total for s in others if s.plan)
+            try:
+                return self._plan(slot.choice, free)
+            except OutOfResources:
+                idle = sorted((s for s in others if s.idle), key=lambda s: s.last_used)
+                if idle:
+                    await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
+                elif not others or time.monotonic() > deadline:
+                    raise
+                else:
+                    slot.say("waiting for memory", None)
+                    count = len(others)
+                    await self._wait_until(
+                        lambda: any(s.idle for s in others) or len(self._slots) <= count, deadline - time.monotonic()
+                    )
+
+    def _key_of(self, slot: Slot) -> SlotKey:
+        return next(key for key, value in self._slots.items() if value is slot)
+
+    async def _unload(self, key: SlotKey, slot: Slot, why: str) -> None:
+        self._slots.pop(key, None)
+        if slot.handle is not None:
+            size = gigabytes(slot.plan.total) if slot.plan else "an unknown amount"
+            _log.info("unloading %s (%s): %s", slot.choice.model.id, size, why)
+            await slot.handle.stop()
+        await self._announce()
+
+    async def unload(self, model: str) -> bool:
+        """Unload a model by id once it is idle; False where it is not loaded."""
+        for key, slot in list(self._slots.items()):
+            if slot.choice.model.id == model:
+                await self._wait_until(lambda s=slot: s.users == 0)  # type: ignore[misc]
+                await self._unload(key, slot, "asked to")
+                return True
+        return False
+
+    # -- time
+
+    async def _wait_until(self, holds: Callable[[], bool], seconds: float | None = None) -> None:
+        async with self._freed:
+            try:
+                await asyncio.wait_for(self._freed.wait_for(holds), seconds)
+            except TimeoutError:
+                return
+
+    async def _announce(self) -> None:
+        async with self._freed:
+            self._freed.notify_all()
+
+    async def _note_idle(self) -> None:
+        await self._announce()
+        if self._reaper is None or self._reaper.done():
+            self._reaper = asyncio.create_task(self._reap())
+
+    async def _reap(self) -> None:
+        """Sleep until the next idle engine expires, unload it, and end when none is left that could."""
+        while True:
+            waiting = [s for s in self._slots.values() if s.expires != float("inf")]
+            if not waiting:
+                return
+            await asyncio.sleep(max(1.0, min(s.expires for s in waiting) - time.monotonic()))
+            for key, slot in list(self._slots.items()):
+                if slot.idle and slot.expires <= time.monotonic():
+                    await self._unload(key, slot, f"idle for {slot.keep_alive:.0f} s")
+
+    async def close(self, grace: float) -> None:
+        """Take no new leases, give running ones `grace` seconds, then stop every engine."""
+        self._closing = True
+        await self._wait_until(lambda: all(s.users == 0 for s in self._slots.values()), grace)
+        if self._reaper is not None:
+            self._reaper.cancel()
+        for slot in self._slots.values():
+            if slot.task is not None and not slot.task.done():
+                slot.task.cancel()
+        handles = [s.handle for s in self._slots.values() if s.handle is not None]
+        await asyncio.gather(*(handle.stop() for handle in handles))
+        self._slots.clear()

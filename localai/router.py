@@ -1,0 +1,52 @@
+"""Which model and backend serve a request, and why. Pure: the request, what is installed and the settings in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backends import registry
+from localai.config import Config
+from localai.errors import BadRequest, ModelBroken
+from localai.library import Library, LocalModel
+from localai.messages import TurnRequest
+
+_HIDDEN = ("echo",)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people."""
+
+    model: LocalModel
+    backend: str
+    n_ctx: int
+    reason: str
+
+
+def route(request: TurnRequest, library: Library, config: Config) -> Choice:
+    """Choose for `request`. Raises UnknownModel, NotFound, ModelBroken or BadRequest."""
+    name, why = _name(request.model, config)
+    model = library.resolve(name)
+    if model.problem:
+        raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
+    backend = _backend(request.backend or config.backend, model)
+    runs = "" if backend in _HIDDEN else f"; {backend} is the engine for GGUF files on this device"
+    return Choice(model, backend, request.n_ctx or config.ctx, why + runs)
+
+
+def _name(asked: str, config: Config) -> tuple[str, str]:
+    if asked in ("", "default"):
+        return config.default_model, f"{config.default_model} is the default model"
+    if asked == "auto":
+        return config.default_model, f"auto: {config.default_model} is the default model, and no other was measured"
+    return asked, f"{asked} was asked for"
+
+
+def _backend(asked: str, model: LocalModel) -> str:
+    if model.format == "echo":
+        return "echo"
+    if asked == "auto":
+        return "llama.cpp"
+    if asked not in registry.NAMES:
+        raise BadRequest(f"no backend named {asked!r}", f"choose one of: {', '.join(registry.NAMES)}", param="backend")
+    return asked
