@@ -179,19 +179,21 @@ class Sampler:
                 llama.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
-        """Free the chain; also done when the sampler is collected."""
+        """Free the chain; also done when the sampler is collected. It cannot be used any more."""
         self._close()
+        self.__dict__.pop("_chain", None)
 
     def _allocate(self) -> None:
         self._order = np.arange(self._n_vocab, dtype=np.int32)
         candidates = np.zeros(self._n_vocab, _CANDIDATE)
         self._ids, self._logits = candidates["id"], candidates["logit"]
+        self._ids[:] = self._order
         data = ctypes.cast(candidates.ctypes.data, llama.llama_token_data_p)
         self._array = llama.llama_token_data_array(data, self._n_vocab, -1, False)
         self._reference = ctypes.byref(self._array)
 
     def _fill(self, logits: Floats, best: float) -> None:
-        """Lay out the candidates; the last draw has shuffled the ids, unless the draw was greedy."""
+        """Lay out the candidates again; a draw shuffles the ids, a greedy one does not."""
         size = self._n_vocab
         if self._prune:
             # Typical sampling and mirostat take logarithms of probabilities: one that is 0 spoils them with NaN.
@@ -200,7 +202,8 @@ class Sampler:
             self._ids[:size] = keep
             self._logits[:size] = logits[keep]
         else:
-            self._ids[:] = self._order
+            if not self._greedy:
+                self._ids[:] = self._order
             self._logits[:] = logits
         self._array.size, self._array.selected, self._array.sorted = size, -1, False
 

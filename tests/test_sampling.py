@@ -20,8 +20,8 @@ from backends.sampling import _CANDIDATE, Sampler, logprobs, validate
 from tests.starter_vocab import StarterVocab, starter_vocab
 
 SIZE = 1000
-NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7}
-GREEDY = {"temperature": 0.0}
+NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7}
+GREEDY: dict[str, Any] = {"temperature": 0.0}
 
 
 def ladder(*best: float, size: int = SIZE, floor: float = -50.0) -> Floats:
@@ -211,7 +211,7 @@ def test_close_frees_once() -> None:
         ("logit_bias", {0: math.inf}), ("logit_bias", {0: 1e30}), ("logit_bias", dict.fromkeys(range(4097), 0.0)),
     ],
 )  # fmt: skip
-def test_bad_values_are_refused_by_name(field: str, value: object) -> None:
+def test_bad_values_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidJob, match=field) as caught:
         validate(Sampling(**{field: value}), SIZE)
     assert caught.value.hint
