@@ -23,9 +23,10 @@ from backends.contract import (
     Slice,
     StepRecord,
 )
+from backends.errors import BackendError
 from backends.prefill import plan_prefill, urgency
 from backends.sampling import logprobs
-from backends.sequences import Sequence
+from backends.sequences import Sequence, rejection
 from backends.threads import ThreadGovernor
 
 MAX_ACTIVE = 16
@@ -197,13 +198,24 @@ class Batcher:
             self._draw(each, row)
 
     def _draw(self, sequence: Sequence, row: Floats) -> None:
-        token, reason = sequence.draw(row, self._engine.tokenizer)
+        try:
+            token, reason = sequence.draw(row, self._engine.tokenizer)
+        except BackendError as error:
+            self._reject(sequence, error)
+            return
         if token is not None:
             self._events.append(token)
         if reason is None and len(sequence.tokens) > self._info.n_ctx:
             reason = "length"
         if reason is not None:
             self._end(sequence, reason)
+
+    def _reject(self, sequence: Sequence, error: BackendError) -> None:
+        """End all choices of a job in an error that none of them can outlive, as a grammar that got too complex."""
+        self._events.append(rejection(sequence.job.id, error))
+        for each in [s for s in (*self._running, *self._waiting) if s.job.id == sequence.job.id]:
+            self._leave(each, keep=False)
+            each.close()
 
     # -- prompts that are read out instead of continued
 

@@ -166,7 +166,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     first_token_at: float | None = None
 
 
-class Finish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Finish(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """A sequence has ended; `text` is the last held-back text, `stop` the stop string that ended it."""
 
     job: int
@@ -177,7 +177,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     usage: Usage
 
 
-class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """A job that ends in an error; see `errors.rebuild`."""
 
     job: int
@@ -187,7 +187,7 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     numbers: tuple[int, ...] = ()
 
 
-class Embedding(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """The answer to an `embed` job: float32 bytes of a unit vector of shape (width,)."""
 
     job: int
@@ -195,14 +195,14 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     usage: Usage
 
 
-class PromptLogprobs(msgspec.Struct, frozen=True, tag=True):
+class PromptLogprobs(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Log-probabilities of the next prompt tokens of a job, in order."""
 
     job: int
     tokens: list[TokenLogprob]
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True):
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """How many of a job's prompt tokens are in the cache now."""
 
     job: int

@@ -12,16 +12,17 @@ from backends.contract import (
     FinishReason,
     Floats,
     Job,
+    Rejected,
     Sampling,
     Token,
     Tokenizer,
     Usage,
 )
-from backends.errors import InvalidJob, PromptTooLong
+from backends.errors import BackendError, InvalidJob, PromptTooLong
 from backends.sampling import Sampler, logprobs, validate
 from backends.textstream import TextStream
 
-_NEVER = -1.0e9
+_NEVER = float("-inf")
 
 
 @dataclass(slots=True, eq=False)
@@ -111,11 +112,12 @@ class Sequence:
 
     def finish(self, reason: FinishReason) -> Finish:
         """The closing event; held-back text is part of the answer unless a stop string swallowed it."""
-        text = self.stream.flush() if reason != "error" else ""
+        text = self.stream.flush()
         return Finish(
             job=self.job.id,
             index=self.index,
-            reason=reason,
+            # A stop string at the very end is only certain now.
+            reason="stop" if self.stream.stopped is not None and reason == "length" else reason,
             text=text,
             stop=self.stream.stopped,
             usage=self.usage(time.monotonic()),
@@ -177,3 +179,9 @@ def _check(job: Job, info: EngineInfo) -> None:
         raise InvalidJob(f"max_tokens is {job.max_tokens}", "send 0 or more")
     if job.adapter is not None:
         raise InvalidJob("no adapter is loaded", "leave `adapter` out")
+
+
+def rejection(job: int, error: BackendError) -> Rejected:
+    """An error as a frame; `errors.rebuild` is the way back."""
+    numbers = (error.prompt_tokens, error.context) if isinstance(error, PromptTooLong) else ()
+    return Rejected(job=job, kind=error.kind, message=error.message, hint=error.hint, numbers=numbers)

@@ -30,17 +30,16 @@ from backends.contract import (
     LoadFailed,
     Output,
     Ready,
-    Rejected,
     Stage,
     StepRecord,
     Text,
     ToChild,
     Tokenize,
 )
-from backends.errors import BackendError, EngineBusy, PromptTooLong
+from backends.errors import BackendError, EngineBusy
 from backends.frames import encode, parent_decoder
 from backends.proving import prove
-from backends.sequences import Sequence, prepare
+from backends.sequences import Sequence, prepare, rejection
 from backends.threads import ThreadGovernor
 
 MAX_WAITING = 256
@@ -76,7 +75,7 @@ class Reader(threading.Thread):
         self._outbox = outbox
         self._tokenizer = engine.tokenizer
         self._info = engine.info()
-        self._constraints = Constraints(engine.tokenizer, engine.tokenizer.pointer)
+        self._constraints = Constraints(engine.tokenizer)
 
     def run(self) -> None:
         decoder = parent_decoder()
@@ -108,12 +107,6 @@ class Reader(threading.Thread):
             self._outbox.emit([rejection(job.id, error)], None)
         else:
             self.inbox.put(sequence)
-
-
-def rejection(job: int, error: BackendError) -> Rejected:
-    """An error as a frame; `errors.rebuild` is the way back."""
-    numbers = (error.prompt_tokens, error.context) if isinstance(error, PromptTooLong) else ()
-    return Rejected(job=job, kind=error.kind, message=error.message, hint=error.hint, numbers=numbers)
 
 
 def serve(batcher: Batcher, inbox: SimpleQueue[Sequence | Cancel]) -> None:
