@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -69,16 +70,20 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        with suppress(ConnectionError):
+            self._play()
+        self.server.gone_at = time.perf_counter()
+        self.server.released.set()
+        self.close_connection = True
+
+    def _play(self) -> None:
         for piece in self.server.pieces:
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         if self.path == "/stream/hang":
             # A read that ends is the client's going away.
             self.connection.recv(1)
-            self.server.gone_at = time.perf_counter()
-            self.server.released.set()
         elif self.path != "/stream/cut":
             self.wfile.write(b"0\r\n\r\n")
-        self.close_connection = True
 
 
 class Server(ThreadingHTTPServer):
