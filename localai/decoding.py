@@ -1,0 +1,141 @@
+"""The engine's events in, the answer's events out: deltas parsed from the model's own format, then the timings.
+
+Knows nothing of HTTP or of how the prompt came about.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from backends.contract import Embedding, Finish, Progress, PromptLogprobs, Token, TokenLogprob, Usage
+from backends.errors import BackendError
+from backends.handle import EngineHandle
+from localai.context import Prompt
+from localai.errors import from_backend
+from localai.messages import (
+    ChoiceDone,
+    Delta,
+    Embedded,
+    PromptScored,
+    Summary,
+    Timings,
+    TurnEvent,
+    Waiting,
+)
+from localai.toolcalls import OutputParser
+
+
+@dataclass(slots=True)
+class Clock:
+    """When a request came in and how long its engine took to load; monotonic seconds."""
+
+    started: float = field(default_factory=time.monotonic)
+    load_s: float = 0.0
+
+
+class _Choice:
+    """The reading end of one sequence."""
+
+    def __init__(self, index: int, parser: OutputParser | None) -> None:
+        self.index = index
+        self._parser = parser
+        self._held: list[TokenLogprob] = []
+        self.called = False
+
+    def push(self, text: str, scored: TokenLogprob | None) -> Delta | None:
+        """The delta that `text` gives rise to; log-probabilities wait for the text that they belong to."""
+        if scored is not None:
+            self._held.append(scored)
+        pieces = self._parser.feed(text) if self._parser else None
+        return self._delta(text, pieces)
+
+    def close(self, text: str) -> Delta | None:
+        if self._parser is None:
+            return self._delta(text, None)
+        return self._delta(text, [*self._parser.feed(text), *self._parser.close()])
+
+    def _delta(self, text: str, pieces: list[object] | None) -> Delta | None:
+        content, reasoning, calls = (text, "", ()) if pieces is None else OutputParser.gather(pieces)
+        self.called = self.called or bool(calls)
+        if not (content or reasoning or calls or self._held):
+            return None
+        held, self._held = tuple(self._held), []
+        return Delta(self.index, content, reasoning, calls, held)
+
+
+async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bool) -> AsyncIterator[TurnEvent]:
+    """Run the job and yield deltas as they come, then one Summary. Raises LocalaiError where the engine fails."""
+    job = prompt.job
+    choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]
+    usages: list[Usage] = []
+    scored: list[TokenLogprob] = []
+    if echo:
+        yield Delta(0, prompt.text)
+    try:
+        async with aclosing(engine.run(job)) as events:
+            async for event in events:
+                if isinstance(event, Token):
+                    delta = choices[event.index].push(event.text, event.logprob)
+                    if delta is not None:
+                        yield delta
+                elif isinstance(event, Finish):
+                    usages.append(event.usage)
+                    choice = choices[event.index]
+                    delta = choice.close(event.text)
+                    if delta is not None:
+                        yield delta
+                    called = choice.called and event.reason in ("stop", "length")
+                    yield ChoiceDone(event.index, "tool_calls" if called else event.reason, event.stop)
+                elif isinstance(event, Progress):
+                    yield Waiting("prefill", event.done / event.total)
+                elif isinstance(event, PromptLogprobs):
+                    scored.extend(event.tokens)
+                elif isinstance(event, Embedding):
+                    usages.append(event.usage)
+                    yield Embedded(tuple(array("f", event.vector)))
+    except BackendError as error:
+        raise from_backend(error) from error
+    if scored:
+        yield PromptScored(tuple(scored), prompt.text)
+    yield summarize(usages, clock)
+
+
+def summarize(usages: list[Usage], clock: Clock) -> Summary:
+    """Fold the choices' usages: they share one prompt, so its tokens count once."""
+    first = usages[0]
+    now = time.monotonic()
+    starts = [u.first_token_at for u in usages if u.first_token_at is not None]
+    completion = sum(u.completion_tokens for u in usages)
+    prefilled = first.prompt_tokens - first.cached_tokens
+    decode_s = max(u.decode_s for u in usages)
+    timings = Timings(
+        queue_ms=_ms(first.queue_s),
+        load_ms=_ms(clock.load_s),
+        restore_ms=0.0,
+        ttft_ms=_ms(min(starts) - clock.started) if starts else None,
+        prefill_ms=_ms(first.prefill_s),
+        decode_ms=_ms(decode_s),
+        prefill_tps=_rate(prefilled, first.prefill_s),
+        # The first token comes out of prefill; decode makes the rest.
+        decode_tps=_rate(completion - len(starts), decode_s),
+        total_ms=_ms(now - clock.started),
+        cached={"live": first.cached_tokens} if first.cached_tokens else {},
+    )
+    return Summary(
+        prompt_tokens=first.prompt_tokens,
+        cached_tokens=first.cached_tokens,
+        completion_tokens=completion,
+        timings=timings,
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+    return round(tokens / seconds, 2) if tokens > 0 and seconds > 0 else None

@@ -1,0 +1,169 @@
+"""Every query and every model load as a row in SQLite: times, tokens, model, backend, reason, how it ended. No text.
+
+Rows are written by one background thread, so that a slow disk never delays a token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from localai.errors import LocalaiError
+from localai.messages import ChoiceDone, Summary, TurnEvent, TurnRequest
+from localai.metrics import Metrics
+from localai.router import Choice
+from localai.sqlite_file import open_file
+
+_NAME = "the ledger"
+
+
+def m001_queries(db: Database) -> None:
+    """Queries, and the model loads that some of them waited for. Times are Unix seconds, durations milliseconds."""
+    db["queries"].create(
+        {
+            "id": int,
+            "started": float,
+            "app": str,
+            "kind": str,
+            "model": str,
+            "backend": str,
+            "reason": str,
+            "conversation": str,
+            "finish": str,
+            "error": str,
+            "prompt_tokens": int,
+            "cached_tokens": int,
+            "completion_tokens": int,
+            "queue_ms": float,
+            "load_ms": float,
+            "ttft_ms": float,
+            "prefill_ms": float,
+            "decode_ms": float,
+            "total_ms": float,
+        },
+        pk="id",
+    )
+    db["queries"].create_index(["started"])
+    db["loads"].create(
+        {
+            "id": int,
+            "started": float,
+            "model": str,
+            "backend": str,
+            "version": str,
+            "n_ctx": int,
+            "total_ms": float,
+            "stages": str,
+            "settings": str,
+            "charged_bytes": int,
+            "resident_bytes": int,
+            "error": str,
+        },
+        pk="id",
+    )
+
+
+class Entry:
+    """One query while it runs; `saw` its events, and the row fills itself."""
+
+    def __init__(self, request: TurnRequest) -> None:
+        self.begun = time.monotonic()
+        self.row: dict[str, Any] = {
+            "started": time.time(),
+            "app": request.app,
+            "kind": request.kind,
+            "model": request.model,
+            "conversation": request.conversation,
+        }
+
+    def routed(self, choice: Choice) -> None:
+        self.row |= {"model": choice.model.id, "backend": choice.backend, "reason": choice.reason}
+
+    def saw(self, event: TurnEvent) -> None:
+        if isinstance(event, ChoiceDone):
+            self.row["finish"] = event.reason
+        elif isinstance(event, Summary):
+            t = event.timings
+            self.row |= {
+                "prompt_tokens": event.prompt_tokens,
+                "cached_tokens": event.cached_tokens,
+                "completion_tokens": event.completion_tokens,
+                "queue_ms": t.queue_ms,
+                "load_ms": t.load_ms,
+                "ttft_ms": t.ttft_ms,
+                "prefill_ms": t.prefill_ms,
+                "decode_ms": t.decode_ms,
+            }
+
+
+class Ledger:
+    """The file at `path`. Reads see what was written before them."""
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        self._db = open_file(path, _NAME, (m001_queries,))
+        self._metrics = metrics
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+
+    @contextmanager
+    def entry(self, request: TurnRequest) -> Iterator[Entry]:
+        """Record a query however it ends: answered, failed, or abandoned by its client."""
+        entry = Entry(request)
+        self._metrics.running.inc()
+        try:
+            yield entry
+        except LocalaiError as error:
+            entry.row |= {"finish": "error", "error": error.code}
+            raise
+        except GeneratorExit:
+            entry.row["finish"] = "cancelled"
+            raise
+        finally:
+            self._metrics.running.dec()
+            entry.row.setdefault("finish", "cancelled")
+            entry.row["total_ms"] = round(1000 * (time.monotonic() - entry.begun), 3)
+            self._metrics.count(entry.row)
+            self._writer.submit(self._insert, "queries", entry.row)
+
+    def note_load(self, row: dict[str, Any]) -> None:
+        """Record a model load: what it was, its stages in seconds, bytes charged and bytes resident."""
+        self._writer.submit(self._insert, "loads", {"started": time.time(), **row})
+
+    def _insert(self, table: str, row: dict[str, Any]) -> None:
+        self._db[table].insert(row)
+
+    def totals(self, since: float) -> dict[str, Any]:
+        """Counts and tokens of the queries since a Unix time, and the last loads."""
+        return self._read(since).result()
+
+    def _read(self, since: float) -> Future[dict[str, Any]]:
+        def query() -> dict[str, Any]:
+            sums = next(
+                self._db.query(
+                    "select count(*) queries, coalesce(sum(prompt_tokens), 0) prompt_tokens,"
+                    " coalesce(sum(cached_tokens), 0) cached_tokens,"
+                    " coalesce(sum(completion_tokens), 0) completion_tokens,"
+                    " coalesce(sum(finish = 'error'), 0) errors from queries where started >= ?",
+                    [since],
+                )
+            )
+            loads = self._db["loads"].rows_where(order_by="id desc", limit=5)
+            return {**sums, "loads": list(loads)}
+
+        return self._writer.submit(query)
+
+    def last(self, count: int) -> list[dict[str, Any]]:
+        """The newest queries, newest first."""
+        return self._writer.submit(
+            lambda: list(self._db["queries"].rows_where(order_by="id desc", limit=count))
+        ).result()
+
+    def close(self) -> None:
+        """Write what is pending and close the file."""
+        self._writer.shutdown(wait=True)
+        self._db.close()

@@ -1,0 +1,52 @@
+"""Counters and histograms for Prometheus: ledger rows and step records in, the text format out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from backends.contract import StepRecord
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """A registry of its own, so that two daemons in one process do not meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = {"registry": self.registry}
+        labels = ("model", "backend", "finish")
+        self._queries = Counter("localai_queries", "Queries by how they ended", labels, **own)
+        self._tokens = Counter("localai_tokens", "Tokens by kind", ("model", "kind"), **own)
+        self._ttft = Histogram("localai_ttft_seconds", "Time to first token", ("model",), buckets=_SECONDS, **own)
+        self._total = Histogram("localai_query_seconds", "Whole query", ("model",), buckets=_SECONDS, **own)
+        self._load = Histogram("localai_load_seconds", "Model load waited for", ("model",), buckets=_SECONDS, **own)
+        self.running = Gauge("localai_queries_running", "Queries in progress", **own)
+        self.engines = Gauge("localai_engines", "Engines by state", ("state",), **own)
+        self.charged = Gauge("localai_engine_bytes", "Memory charged for loaded engines", **own)
+        self._steps = Counter("localai_engine_steps", "Engine steps", **own)
+        self._step_seconds = Counter("localai_engine_step_seconds", "Wall time in engine steps", **own)
+        self._cpu_seconds = Counter("localai_engine_cpu_seconds", "CPU time in engine steps", **own)
+
+    def count(self, row: dict[str, Any]) -> None:
+        """Add one ledger row."""
+        model = row.get("model") or ""
+        self._queries.labels(model, row.get("backend") or "", row.get("finish") or "").inc()
+        for kind in ("prompt", "cached", "completion"):
+            self._tokens.labels(model, kind).inc(row.get(f"{kind}_tokens") or 0)
+        self._total.labels(model).observe(row["total_ms"] / 1000)
+        if row.get("ttft_ms") is not None:
+            self._ttft.labels(model).observe(row["ttft_ms"] / 1000)
+        if row.get("load_ms"):
+            self._load.labels(model).observe(row["load_ms"] / 1000)
+
+    def count_step(self, record: StepRecord) -> None:
+        """Add one engine step."""
+        self._steps.inc()
+        self._step_seconds.inc(record.t1 - record.t0)
+        self._cpu_seconds.inc(record.cpu_s)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

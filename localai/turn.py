@@ -1,0 +1,45 @@
+"""THE SPINE: one request from its arrival to its row in the ledger. Read this function and you know the system."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from localai.config import Config
+from localai.context import render
+from localai.decoding import Clock, decode
+from localai.ledger import Ledger
+from localai.library import Library
+from localai.messages import Started, TurnEvent, TurnRequest
+from localai.pool import Pool
+from localai.router import route
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a turn needs of the daemon."""
+
+    config: Config
+    library: Library
+    pool: Pool
+    ledger: Ledger
+
+
+async def answer(request: TurnRequest, parts: Parts) -> AsyncIterator[TurnEvent]:
+    """Yield the events of one answer, a Summary last. Raises LocalaiError; closing the iterator cancels the work."""
+    clock = Clock()
+    with parts.ledger.entry(request) as entry:
+        choice = route(request, parts.library, parts.config)
+        entry.routed(choice)
+        async with parts.pool.lease(choice, request.keep_alive) as lease:
+            async for waiting in lease.load():
+                yield waiting
+            clock.load_s = lease.load_s
+            info = lease.engine.info
+            yield Started(choice.model.id, choice.backend, choice.reason, info.n_ctx)
+            prompt = await render(request, lease.engine)
+            async with aclosing(decode(prompt, lease.engine, clock, echo=request.echo)) as events:
+                async for event in events:
+                    entry.saw(event)
+                    yield event
