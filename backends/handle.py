@@ -10,7 +10,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import msgspec
@@ -152,7 +152,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
         assert isinstance(reply, str)
         return reply
 
-    async def run(self, job: Job) -> AsyncIterator[Event]:
+    async def run(self, job: Job) -> AsyncGenerator[Event, None]:
         """Submit a job (its `id` is replaced) and yield its events until every choice has ended.
 
         Closing the iterator cancels the job at the child's next step. Raises BackendError where the job fails.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -67,7 +67,7 @@ class _Choice:
         return Delta(self.index, content, reasoning, calls, held)
 
 
-async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bool) -> AsyncIterator[TurnEvent]:
+async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bool) -> AsyncGenerator[TurnEvent, None]:
     """Run the job and yield deltas as they come, then one Summary. Raises LocalaiError where the engine fails."""
     job = prompt.job
     choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]

@@ -20,7 +20,7 @@ from localai.metrics import Metrics
 from localai.router import Choice
 from localai.sqlite_file import open_file
 
-_NAME = "the ledger"
+_NAME = "ledger"
 
 
 def m001_queries(db: Database) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Parts:
     ledger: Ledger
 
 
-async def answer(request: TurnRequest, parts: Parts) -> AsyncIterator[TurnEvent]:
+async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of one answer, a Summary last. Raises LocalaiError; closing the iterator cancels the work."""
     clock = Clock()
     with parts.ledger.entry(request) as entry:

@@ -1,0 +1,1 @@
+"""Dialects over HTTP: each module translates one to and from `localai.messages`, and decides nothing else."""

@@ -1,0 +1,114 @@
+"""OpenAI's dialect: /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from array import array
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from localai.api import openai_out
+from localai.api.openai_in import (
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    chat_request,
+    completion_requests,
+    embedding_requests,
+)
+from localai.api.wire import gather, json_response, stream
+from localai.errors import UnknownModel
+from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
+from localai.turn import Parts, answer
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A field is wrong, or the prompt does not fit"},
+    401: {"description": "Unknown token"},
+    403: {"description": "Foreign Host or Origin"},
+    404: {"description": "No such model"},
+    413: {"description": "Body over the limit"},
+    422: {"description": "The model's file or template is damaged"},
+    429: {"description": "Too many requests wait"},
+    502: {"description": "The engine died; a retry starts a new one"},
+    503: {"description": "Stopping, or the engine rests after repeated deaths"},
+    504: {"description": "The request's deadline passed"},
+    507: {"description": "Not enough memory"},
+}
+
+
+def routes(parts: Parts) -> APIRouter:
+    """The dialect's routes over one daemon's parts."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
+
+    @router.get("/models")
+    async def models() -> Response:
+        """Models that can be used now, the default one first."""
+        found = await asyncio.to_thread(parts.library.list)
+        return json_response({"object": "list", "data": openai_out.models(found, parts)})
+
+    @router.get("/models/{name:path}")
+    async def model(name: str) -> Response:
+        """One model."""
+        found = await asyncio.to_thread(parts.library.list)
+        for entry in openai_out.models(found, parts):
+            if name in (entry["id"], *entry["aliases"]):
+                return json_response(entry)
+        raise UnknownModel(name, None)
+
+    @router.post("/chat/completions")
+    async def chat(body: ChatBody, request: Request) -> Response:
+        """A chat answer; with `stream`, as server-sent events."""
+        turn = chat_request(body, _app(request))
+        if body.stream:
+            out = openai_out.ChatStream(include_usage=body.wants_usage())
+            return await stream(answer(turn, parts), out)
+        return json_response(openai_out.chat(await gather(answer(turn, parts), request)))
+
+    @router.post("/completions")
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        """Continue a text, or fill the middle between `prompt` and `suffix`."""
+        turns = completion_requests(body, _app(request))
+        if body.stream:
+            out = openai_out.CompletionStream(include_usage=body.wants_usage(), prompts=len(turns), n=body.n or 1)
+            return await stream(_in_turn(turns, parts), out)
+        events = [await gather(answer(turn, parts), request) for turn in turns]
+        return json_response(openai_out.completion(events, echo=bool(body.echo)))
+
+    @router.post("/embeddings")
+    async def embeddings(body: EmbeddingBody, request: Request) -> Response:
+        """One unit vector per input."""
+        turns = embedding_requests(body, _app(request))
+        # All at once: the engine batches them into shared steps.
+        answers = await asyncio.gather(*(gather(answer(turn, parts), request) for turn in turns))
+        return json_response(_embeddings(answers, turns[0].model, body.encoding_format == "base64", body.dimensions))
+
+    return router
+
+
+async def _in_turn(turns: list[TurnRequest], parts: Parts) -> AsyncGenerator[TurnEvent, None]:
+    for turn in turns:
+        async for event in answer(turn, parts):
+            yield event
+
+
+def _app(request: Request) -> str:
+    """Who asks, as far as it says so itself; for the ledger."""
+    return request.headers.get("user-agent", "")[:80]
+
+
+def _embeddings(answers: list[list[TurnEvent]], model: str, as_base64: bool, width: int | None) -> dict[str, Any]:
+    rows, tokens = [], 0
+    for index, events in enumerate(answers):
+        for event in events:
+            if isinstance(event, Embedded):
+                vector = openai_out.shortened(event.vector, width)
+                value = base64.b64encode(array("f", vector).tobytes()).decode() if as_base64 else vector
+                rows.append({"object": "embedding", "index": index, "embedding": value})
+            elif isinstance(event, Summary):
+                tokens += event.prompt_tokens
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": rows, "model": model, "usage": usage}

@@ -1,0 +1,323 @@
+"""OpenAI request bodies to `TurnRequest`. Unknown fields are ignored, known ones checked; llama-server's extras too."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from backends.contract import Grammar, Priority, Sampling
+from localai.errors import BadRequest
+from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
+
+_MAX_STOPS = 16
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class SamplingBody(BaseModel):
+    """What every generating request may carry; the names are OpenAI's, then llama-server's."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model: str = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=64)] | None = None
+    max_tokens: Count | None = Field(None, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
+    stop: str | list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = Field(None, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"))
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    seed: int | None = None
+    logit_bias: dict[str, float] | None = None
+    ignore_eos: bool = False
+    grammar: str | None = Field(None, description="GBNF, as llama-server takes it")
+    regex: str | None = Field(None, description="A regular expression that the whole answer must match")
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    priority: Priority | None = None
+    deadline: Annotated[float, Field(gt=0, le=86_400)] | None = Field(None, description="Seconds until it must end")
+    keep_alive: float | None = Field(None, description="Seconds that the model stays loaded; negative is for ever")
+    num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
+    backend: str | None = None
+
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self) -> Sampling:
+        """The fields that were sent, over the defaults."""
+        names = set(Sampling.__struct_fields__) - {"logit_bias", "dry_sequence_breakers"}
+        values: dict[str, Any] = {k: v for k in names if (v := getattr(self, k)) is not None}
+        if self.dry_sequence_breakers is not None:
+            values["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
+        if self.logit_bias:
+            values["logit_bias"] = _biases(self.logit_bias)
+        return Sampling(**values)
+
+    def stops(self) -> tuple[str, ...]:
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > _MAX_STOPS:
+            raise BadRequest(f"{len(stops)} stop strings", f"send at most {_MAX_STOPS}", param="stop")
+        return tuple(s for s in stops if s)
+
+    def common(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "sampling": self.sampling(),
+            "max_tokens": self.max_tokens,
+            "stop": self.stops(),
+            "n": self.n or 1,
+            "ignore_eos": self.ignore_eos,
+            "prompt_logprobs": self.prompt_logprobs,
+            "priority": self.priority or "normal",
+            "deadline": self.deadline,
+            "keep_alive": self.keep_alive,
+            "n_ctx": self.num_ctx,
+            "backend": self.backend,
+        }
+
+
+class FunctionBody(BaseModel):
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolBody(BaseModel):
+    type: Literal["function"] = "function"
+    function: FunctionBody
+
+
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class CallBody(BaseModel):
+    id: str | None = None
+    type: str = "function"
+    function: CalledFunction
+
+
+class MessageBody(BaseModel):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[CallBody] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ChatBody(SamplingBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[MessageBody], Field(min_length=1)]
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[ToolBody] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompletionBody(SamplingBody):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class EmbeddingBody(BaseModel):
+    """POST /v1/embeddings."""
+
+    model: str = ""
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    keep_alive: float | None = None
+
+
+def chat_request(body: ChatBody, app: str) -> TurnRequest:
+    """Raises BadRequest for what a text model cannot take."""
+    messages = tuple(_message(m, i) for i, m in enumerate(body.messages))
+    tools = tuple(_tool(t.function) for t in body.tools or [])
+    return TurnRequest(
+        kind="chat",
+        messages=messages,
+        tools=tools,
+        tool_choice=_tool_choice(body.tool_choice, tools),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        grammar=_format_grammar(body.response_format) or _plain_grammar(body),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        think=_think(body),
+        app=app,
+        **body.common(),
+    )
+
+
+def completion_requests(body: CompletionBody, app: str) -> list[TurnRequest]:
+    """One request per prompt."""
+    return [
+        TurnRequest(
+            kind="completion",
+            suffix=body.suffix,
+            echo=bool(body.echo),
+            grammar=_plain_grammar(body),
+            logprobs=body.logprobs,
+            app=app,
+            **_scored(body),
+            **prompt,
+        )
+        for prompt in _prompts(body.prompt, "prompt")
+    ]
+
+
+def embedding_requests(body: EmbeddingBody, app: str) -> list[TurnRequest]:
+    """One request per input."""
+    return [
+        TurnRequest(kind="embedding", model=body.model, keep_alive=body.keep_alive, app=app, **prompt)
+        for prompt in _prompts(body.input, "input")
+    ]
+
+
+def _scored(body: CompletionBody) -> dict[str, Any]:
+    """With `echo`, log-probabilities cover the prompt too."""
+    common = body.common()
+    if body.echo and body.logprobs is not None and common["prompt_logprobs"] is None:
+        common["prompt_logprobs"] = body.logprobs
+    return common
+
+
+def _prompts(value: str | list[str] | list[int] | list[list[int]], param: str) -> list[dict[str, Any]]:
+    items: list[Any] = [value] if isinstance(value, str) or (value and isinstance(value[0], int)) else list(value)
+    if not items:
+        raise BadRequest(f"`{param}` is empty", "send a text, or a list of texts", param=param)
+    if len(items) > 2048:
+        raise BadRequest(f"`{param}` has {len(items)} entries", "send at most 2048 at a time", param=param)
+    return [{"prompt": i} if isinstance(i, str) else {"prompt_tokens": tuple(i)} for i in items]
+
+
+def _message(body: MessageBody, index: int) -> Message:
+    if body.role not in _ROLES:
+        known = ", ".join(_ROLES)
+        raise BadRequest(f"messages[{index}] has the role {body.role!r}", f"use one of: {known}", param="messages")
+    return Message(
+        role=_ROLES[body.role],
+        content=_text(body.content, index),
+        reasoning=body.reasoning_content or body.reasoning or "",
+        tool_calls=tuple(_call(c) for c in body.tool_calls or []),
+        tool_call_id=body.tool_call_id,
+        name=body.name,
+    )
+
+
+def _text(content: str | list[dict[str, Any]] | None, index: int) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content:
+        kind = part.get("type")
+        if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+            raise BadRequest(
+                f"messages[{index}] has a part of type {kind!r}, and this model takes text only",
+                "describe the content in words, or send it to a model that has eyes",
+                param="messages",
+            )
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _call(body: CallBody) -> ToolCall:
+    arguments = body.function.arguments
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return ToolCall(body.id or "", body.function.name, text or "{}")
+
+
+def _tool(body: FunctionBody) -> Tool:
+    empty: dict[str, Any] = {"type": "object", "properties": {}}
+    return Tool(body.name, body.description or "", body.parameters or empty, bool(body.strict))
+
+
+def _tool_choice(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) -> ToolChoice:
+    if value is None or value == "auto":
+        return ToolChoice("auto" if tools else "none")
+    if value == "none":
+        return ToolChoice("none")
+    if value in ("required", "any") and tools:
+        return ToolChoice("required")
+    name = value.get("function", value).get("name") if isinstance(value, dict) else None
+    if isinstance(name, str) and any(tool.name == name for tool in tools):
+        return ToolChoice("required", name)
+    offered = ", ".join(tool.name for tool in tools) or "none were sent"
+    raise BadRequest(f"tool_choice {value!r} names no tool of this request", f"tools: {offered}", param="tool_choice")
+
+
+def _format_grammar(value: dict[str, Any] | None) -> Grammar | None:
+    kind = (value or {}).get("type")
+    if value is None or kind in (None, "text"):
+        return None
+    if kind == "json_object":
+        schema = value.get("schema")
+        return Grammar("json_schema", json.dumps(schema)) if isinstance(schema, dict) else Grammar("json_object", "")
+    if kind == "json_schema":
+        schema = (value.get("json_schema") or {}).get("schema")
+        if isinstance(schema, dict):
+            return Grammar("json_schema", json.dumps(schema))
+    raise BadRequest(
+        f"response_format {kind!r} cannot be honoured",
+        "send text, json_object, or json_schema with json_schema.schema",
+        param="response_format",
+    )
+
+
+def _plain_grammar(body: SamplingBody) -> Grammar | None:
+    if body.grammar:
+        return Grammar("gbnf", body.grammar)
+    return Grammar("regex", body.regex) if body.regex else None
+
+
+def _think(body: ChatBody) -> bool | None:
+    given = (body.chat_template_kwargs or {}).get("enable_thinking")
+    if isinstance(given, bool):
+        return given
+    return None if body.reasoning_effort is None else body.reasoning_effort not in ("none", "minimal")
+
+
+def _biases(given: dict[str, float]) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in given.items()}
+    except ValueError as error:
+        raise BadRequest("logit_bias has a key that is no token id", "keys are token ids", param="logit_bias") from error
