@@ -186,7 +186,7 @@ def _hypervisor(root: Path, facts: dict[str, str]) -> str:
 def _elsewhere(host: Host) -> _Parts:
     import psutil
 
-    facts = _sysctl() if host.system == "Darwin" else {}
+    facts = _sysctl(host.root) if host.system == "Darwin" else {}
     ram, swap = psutil.virtual_memory(), psutil.swap_memory()
     silicon = host.system == "Darwin" and facts.get("hw.optional.arm64", "0") == "1"
     model = facts.get("machdep.cpu.brand_string") or platform.processor() or host.machine
@@ -198,8 +198,8 @@ def _elsewhere(host: Host) -> _Parts:
     return cpu, memory, "vmm" if facts.get("kern.hv_vmm_present") == "1" else "", gpus if silicon else ()
 
 
-def _sysctl() -> dict[str, str]:
+def _sysctl(root: Path) -> dict[str, str]:
     """Names that this macOS does not know are left out; the others are still printed."""
-    command = ["/usr/sbin/sysctl", *_APPLE_NAMES, *_APPLE_FEATURES]
+    command = [root / "usr/sbin/sysctl", *_APPLE_NAMES, *_APPLE_FEATURES]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
     return sysfs.pairs(done.stdout, ":")

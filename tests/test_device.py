@@ -176,6 +176,28 @@ def test_inspect_reads_an_arm_board(tmp_path: Path) -> None:
     assert found.hypervisor == ""
 
 
+SYSCTL = """\
+#!/bin/sh
+echo "machdep.cpu.brand_string: Apple M4 Pro"
+echo "hw.memsize: 25769803776"
+echo "hw.optional.arm64: 1"
+echo "hw.optional.arm.FEAT_I8MM: 1"
+echo "hw.optional.arm.FEAT_SME: 0"
+echo "sysctl: unknown oid 'kern.hv_vmm_present'" >&2
+exit 1
+"""
+
+
+def test_inspect_reads_apple_silicon(tmp_path: Path) -> None:
+    record(tmp_path, {"usr/sbin/sysctl": SYSCTL})
+    (tmp_path / "usr/sbin/sysctl").chmod(0o755)
+    found = inspect(tmp_path, linux(tmp_path, system="Darwin", machine="arm64", kernel="25.0.0"))
+    assert found.gpus == (gpu.Gpu("apple", "Apple M4 Pro GPU", 25769803776, "platform", "metal"),)
+    assert found.cpu.features == ("i8mm", "neon")
+    assert found.hypervisor == ""
+    assert advise(found, CPU_ONLY, "xcrun", "c++")[0].command.startswith('CMAKE_ARGS="-DGGML_METAL=on" ')
+
+
 def test_fingerprint_follows_what_settings_depend_on(tmp_path: Path) -> None:
     device = inspect(tmp_path, linux(amx_machine(tmp_path)))
     same = [replace(device, disk_free=1), replace(device, kernel="6.8.12"), inspect(tmp_path, linux(tmp_path))]

@@ -93,7 +93,7 @@ def test_launch_agent_round_trip(tmp_path: Path) -> None:
     [
         pytest.param("/opt/venv/bin/python", '"/opt/venv/bin/python"', id="plain"),
         pytest.param("/home/a b/python", '"/home/a b/python"', id="space"),
-        pytest.param('/x/100%/$HOME/"q"\\p', '"/x/100%%/$$HOME/\\"q\\"\\\\p"', id="specifier, dollar, quotes"),
+        pytest.param('/x/100%/$HOME/"q"\\p', '"/x/100%%/$HOME/\\"q\\"\\\\p"', id="specifier, dollar, quotes"),
     ],
 )
 def test_paths_survive_systemds_expansion(path: str, written: str) -> None:
