@@ -200,6 +200,6 @@ def _elsewhere(host: Host) -> _Parts:
 
 def _sysctl(root: Path) -> dict[str, str]:
     """Names that this macOS does not know are left out; the others are still printed."""
-    command = [root / "usr/sbin/sysctl", *_APPLE_NAMES, *_APPLE_FEATURES]
+    command = [str(root / "usr/sbin/sysctl"), *_APPLE_NAMES, *_APPLE_FEATURES]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
     return sysfs.pairs(done.stdout, ":")
