@@ -49,10 +49,13 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class PortState:
-    """Who has the daemon's TCP port: nobody, the daemon, another program (`by`, where told), or the administrator."""
+    """Who has the daemon's TCP port: nobody, the daemon, another program (`by`, where told), or the administrator.
+
+    `off`: port 0, the daemon does not use TCP.
+    """
 
     number: int
-    state: Literal["free", "localai", "taken", "reserved"]
+    state: Literal["free", "localai", "taken", "reserved", "off"]
     by: str = ""
 
 
@@ -96,6 +99,8 @@ def _file_system(path: Path, root: Path) -> str:
 
 def look_at_port(number: int, daemon: DaemonSeen) -> PortState:
     """Try to take the port on both loopback addresses for a moment, as a starting daemon would."""
+    if number == 0:
+        return PortState(0, "off")
     refusals = {_refusal(family, address, number) for family, address in _LOOPBACK}
     if errno.EADDRINUSE in refusals:
         pid, by = _listener(number)

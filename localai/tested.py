@@ -16,15 +16,15 @@ from typing import Literal
 
 import msgspec
 
+from backends.errors import DeathStep
 from localai.atomic import replace_file
 from localai.errors import EngineFailed, OutOfResources
 
-Step = Literal["self-test", "load", "prefill", "decode", "embed"]
 Value = bool | int | str
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
-_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
+_ASKED_TO_END = ("stopped", "SIGTERM", "SIGINT", "SIGHUP")
 _PLAIN_WORDS: dict[tuple[str, Value], str] = {
     ("extra_bufts", False): "AMX tile kernels and weight repacking",
     ("flash_attention", False): "flash attention",
@@ -66,7 +66,7 @@ class Verdict:
 
     outcome: Literal["survived", "died"]
     reason: str = ""
-    step: Step = "self-test"
+    step: DeathStep = "self-test"
     at: float = field(default_factory=time.time)
 
 
@@ -117,11 +117,12 @@ class TestedSettings:
     def record(self, key: Key, setting: Setting, verdict: Verdict) -> bool:
         """Add a trial's end; True where the setting counts as bad from now on.
 
-        A kill from outside (SIGKILL by a user or by the system's memory killer) says nothing of the engine and counts
-        only in the self-test, where it means that the setting does not fit this machine. Raises OutOfResources where
-        the file cannot be written.
+        An end that somebody asked for says nothing of the engine and does not count; nor does SIGKILL, but in the
+        self-test, where it is the system's memory killer: the setting does not fit this machine. Raises OutOfResources
+        where the file cannot be written.
         """
-        if verdict.outcome == "died" and verdict.step != "self-test" and verdict.reason in _FROM_OUTSIDE:
+        killed = verdict.reason == "SIGKILL" and verdict.step != "self-test"
+        if verdict.outcome == "died" and (killed or verdict.reason in _ASKED_TO_END):
             return self._is_bad(key, setting)
 
         def change(entry: _Entry) -> _Entry:
@@ -146,9 +147,9 @@ class TestedSettings:
             "`localai doctor` says how, `localai doctor --calibrate` tests again; another engine build may survive",
         )
 
-    def deaths(self, key: Key, setting: Setting) -> dict[Step, int]:
+    def deaths(self, key: Key, setting: Setting) -> dict[DeathStep, int]:
         """How often the setting died, by kind of step."""
-        counts: dict[Step, int] = {}
+        counts: dict[DeathStep, int] = {}
         for trial in self._entry(key).trials:
             for death in trial.deaths if trial.setting == setting else ():
                 counts[death.step] = counts.get(death.step, 0) + 1
@@ -234,13 +235,20 @@ def _sentences(entry: _Entry) -> list[str]:
             continue
         day = time.strftime("%Y-%m-%d", time.localtime(verdict.at))
         times = "in its self-test" if verdict.step == "self-test" else f"twice in {verdict.step}, first"
-        how = f"was killed by {verdict.reason}" if verdict.reason.startswith("SIG") else verdict.reason or "died"
+        how = _how(verdict.reason)
         off = _turned_off(trial.setting, survivors)
         lines.append(f"{off}: the engine process {how} {times} on {day} ({entry.key.library})")
     if entry.threads:
         rates = ", ".join(f"{count}: {rate:.0f}" for count, rate in sorted(entry.threads.items()))
         lines.append(f"threads measured for {entry.key.model}, token/s: {rates}")
     return lines
+
+
+def _how(reason: str) -> str:
+    """The predicate for a signal's name, an exit status, or words that are one already."""
+    if reason.startswith("SIG"):
+        return f"was killed by {reason}"
+    return f"ended with {reason}" if reason.startswith("exit") else reason or "died"
 
 
 def _turned_off(bad: Setting, survivors: Sequence[Setting]) -> str:

@@ -83,6 +83,10 @@ def test_a_taken_port_names_its_owner(home: Path, taken_port: int) -> None:
     assert own.healthy
 
 
+def test_without_tcp_no_port_is_needed(home: Path) -> None:
+    assert look(home, port=0).port.state == "off"
+
+
 def test_open_permissions_are_problems(home: Path) -> None:
     path = home / "run.sock"
     with socket.socket(socket.AF_UNIX) as server:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.errors import DeathStep
 from localai.errors import EngineFailed, OutOfResources
-from localai.tested import Key, Setting, Step, TestedSettings, Verdict
+from localai.tested import Key, Setting, TestedSettings, Verdict
 
 KEY = Key("0123456789abcdef", "llama.cpp", "llama-cpp-python 0.3.36 (CPU)", "llama Q4_1")
 FAST = Setting.of(extra_bufts=True, kv_type="f16")
@@ -24,7 +25,7 @@ def tested(tmp_path: Path) -> TestedSettings:
     return TestedSettings(tmp_path / "state" / "tested.json")
 
 
-def death(step: Step, reason: str = "SIGSEGV") -> Verdict:
+def death(step: DeathStep, reason: str = "SIGSEGV") -> Verdict:
     return Verdict("died", reason, step, MAY_2)
 
 
@@ -33,6 +34,7 @@ def death(step: Step, reason: str = "SIGSEGV") -> Verdict:
     [
         pytest.param([death("self-test")], True, id="once in the self-test"),
         pytest.param([death("self-test", "SIGKILL")], True, id="killed for memory in the self-test"),
+        pytest.param([death("self-test", "stopped")], False, id="stopped on request in the self-test"),
         pytest.param([death("prefill")], False, id="once elsewhere"),
         pytest.param([death("prefill"), death("decode")], False, id="once each on two kinds of step"),
         pytest.param([death("prefill"), death("decode"), death("prefill")], True, id="twice on the same kind of step"),
@@ -85,6 +87,22 @@ def test_explains_in_plain_words(tested: TestedSettings) -> None:
     assert tested.threads(KEY) == {1: 61.5, 2: 90.2}
     assert tested.explain_device(KEY.device) == [off, threads]
     assert tested.explain_device("another") == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        pytest.param(death("self-test", "exit status 134"), "ended with exit status 134 in its self-test", id="exit"),
+        pytest.param(death("self-test", "gave no logits"), "engine process gave no logits in its", id="words"),
+        pytest.param(death("decode", "SIGILL"), "was killed by SIGILL twice in decode, first on 2026", id="twice"),
+    ],
+)
+def test_explains_each_kind_of_death(tested: TestedSettings, verdict: Verdict, words: str) -> None:
+    tested.record(KEY, FAST, verdict)
+    tested.record(KEY, FAST, verdict)
+    (line,) = tested.explain(KEY)
+    assert line.startswith("setting extra_bufts=True kv_type=f16 turned off: ")
+    assert words in line
 
 
 def test_the_memory_outlives_the_object_and_can_be_cleared(tested: TestedSettings, tmp_path: Path) -> None:
