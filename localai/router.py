@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from backends import registry
 from localai.config import Config
@@ -10,7 +11,8 @@ from localai.errors import BadRequest, ModelBroken
 from localai.library import Library, LocalModel
 from localai.messages import TurnRequest
 
-_HIDDEN = ("echo",)
+_ECHO = "echo:"
+"""`echo:FILE` is the engine without weights, for tests of what surrounds an engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,11 @@ class Choice:
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:
     """Choose for `request`. Raises UnknownModel, NotFound, ModelBroken or BadRequest."""
     name, why = _name(request.model, config)
-    model = library.resolve(name)
+    model = _echo(name) if name.startswith(_ECHO) else library.resolve(name)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
     backend = _backend(request.backend or config.backend, model)
-    runs = "" if backend in _HIDDEN else f"; {backend} is the engine for GGUF files on this device"
+    runs = "" if backend == "echo" else f"; {backend} is the engine for GGUF files on this device"
     return Choice(model, backend, request.n_ctx or config.ctx, why + runs)
 
 
@@ -50,3 +52,20 @@ def _backend(asked: str, model: LocalModel) -> str:
     if asked not in registry.NAMES:
         raise BadRequest(f"no backend named {asked!r}", f"choose one of: {', '.join(registry.NAMES)}", param="backend")
     return asked
+
+
+def _echo(name: str) -> LocalModel:
+    path = Path(name.removeprefix(_ECHO))
+    return LocalModel(
+        id=name,
+        path=path,
+        files=(path,),
+        origin="file",
+        size_bytes=0,
+        digest=None,
+        spec=None,
+        repo=None,
+        header=None,
+        problem=None,
+        format="echo",
+    )

@@ -30,17 +30,17 @@ def models(found: Sequence[LocalModel], parts: Parts) -> list[dict[str, Any]]:
         {
             "id": m.id,
             "object": "model",
-            "created": int(m.modified),
+            "created": int(m.path.stat().st_mtime),
             "owned_by": m.origin,
             "aliases": list(m.spec.aliases) if m.spec else [],
-            "context_length": served.get(m.id, m.n_ctx_train),
-            "max_context_length": m.n_ctx_train,
+            "context_length": served.get(m.id, m.header.n_ctx_train),
+            "max_context_length": m.header.n_ctx_train,
             "loaded": m.id in served,
             "size": m.size_bytes,
-            "quantization": m.quant,
+            "quantization": m.header.quant,
         }
         for m in found
-        if not m.problem
+        if m.header is not None
     ]
 
 

@@ -1,0 +1,64 @@
+"""The daemon's own routes: health and metrics for anyone on loopback, status and models for the socket's user."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from localai import __version__
+from localai.api.wire import json_response
+from localai.metrics import Metrics
+from localai.status import status
+from localai.turn import Parts
+
+
+class UnloadBody(BaseModel):
+    model: str
+
+
+def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], None]) -> APIRouter:
+    """Routes over one daemon's parts; `stop` asks the daemon to end gracefully."""
+    router = APIRouter(tags=["daemon"])
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        """Alive; never waits for an engine."""
+        return {"status": "ok", "version": __version__}
+
+    @router.get("/metrics")
+    async def prometheus() -> Response:
+        """Counters in Prometheus' text format."""
+        slots = parts.pool.slots
+        metrics.engines.labels("loaded").set(sum(s.handle is not None for s in slots))
+        metrics.engines.labels("loading").set(sum(s.handle is None for s in slots))
+        metrics.charged.set(sum(s.plan.total for s in slots if s.plan))
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.get("/localai/status")
+    async def report() -> Response:
+        """What is loaded, what it takes, and what was answered today."""
+        return json_response(await asyncio.to_thread(status, parts, started))
+
+    @router.get("/localai/queries")
+    async def queries(limit: int = 20) -> Response:
+        """The newest rows of the ledger."""
+        return json_response({"queries": await asyncio.to_thread(parts.ledger.last, max(1, min(limit, 1000)))})
+
+    @router.post("/localai/unload")
+    async def unload(body: UnloadBody) -> dict[str, Any]:
+        """Unload a model as soon as it is idle."""
+        model = parts.library.resolve(body.model)
+        return {"unloaded": await parts.pool.unload(model.id), "model": model.id}
+
+    @router.post("/localai/stop")
+    async def end() -> dict[str, Any]:
+        """End the daemon after running requests."""
+        stop()
+        return {"stopping": True}
+
+    return router

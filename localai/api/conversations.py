@@ -1,0 +1,172 @@
+"""Conversations over HTTP, for the terminal chat: read, write, and answer in place. The daemon owns them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from localai.api.openai_in import SamplingBody
+from localai.api.openai_out import ChatStream, usage
+from localai.api.wire import data, json_response, stream
+from localai.conversations import Conversation, Conversations, StoredMessage
+from localai.errors import BadRequest, LocalaiError
+from localai.messages import ChoiceDone, Delta, Message, Summary, TurnEvent, TurnRequest
+from localai.turn import Parts, answer
+
+_FLUSH_S = 0.25
+"""Seconds of received text that a crash of the daemon may cost."""
+
+
+class NewBody(BaseModel):
+    title: str = ""
+    model: str | None = None
+    system: str = ""
+
+
+class ChangeBody(BaseModel):
+    title: str | None = None
+    model: str | None = None
+    system: str | None = None
+    head: str | None = None
+
+
+class ReplyBody(SamplingBody):
+    content: str | None = None
+    parent: str | None = None
+
+
+def routes(parts: Parts, kept: Conversations) -> APIRouter:
+    """The routes under /localai/conversations."""
+    router = APIRouter(prefix="/localai/conversations", tags=["conversations"])
+
+    @router.get("")
+    async def listing(limit: int = 50, before: str | None = None) -> Response:
+        """Conversations, the last touched first."""
+        found = await asyncio.to_thread(kept.list, limit=max(1, min(limit, 500)), before=before)
+        return json_response({"conversations": [asdict(c) for c in found]})
+
+    @router.post("")
+    async def create(body: NewBody) -> Response:
+        """Begin a conversation."""
+        made = await asyncio.to_thread(kept.create, title=body.title, model=body.model, system=body.system)
+        return json_response(_shown(made, ()))
+
+    @router.get("/{conversation}")
+    async def read(conversation: str) -> Response:
+        """A conversation with the messages from its root to its head."""
+        found = await asyncio.to_thread(kept.get, conversation)
+        path = await asyncio.to_thread(kept.path, found.head) if found.head else ()
+        return json_response(_shown(found, path))
+
+    @router.patch("/{conversation}")
+    async def change(conversation: str, body: ChangeBody) -> Response:
+        """Rename, choose a model or system prompt, or show another branch."""
+        given = body.model_dump(exclude_none=True)
+        return json_response(asdict(await asyncio.to_thread(lambda: kept.update(conversation, **given))))
+
+    @router.delete("/{conversation}")
+    async def delete(conversation: str) -> dict[str, Any]:
+        """Delete a conversation and all its messages."""
+        await asyncio.to_thread(kept.delete, conversation)
+        return {"deleted": conversation}
+
+    @router.post("/{conversation}/reply")
+    async def reply(conversation: str, body: ReplyBody, request: Request) -> Response:
+        """Append a message and stream its answer, or answer `parent` again; what was received is kept."""
+        opening = await asyncio.to_thread(_open, kept, conversation, body)
+        out = _ReplyStream(opening)
+        return await stream(_kept(answer(opening.turn, parts), kept, opening.assistant), out)
+
+    return router
+
+
+class _Opening(msgspec.Struct, frozen=True):
+    """What a reply begins with: the new message of the person if any, the empty answer, and the request."""
+
+    user: StoredMessage | None
+    assistant: StoredMessage
+    turn: TurnRequest
+
+
+def _open(kept: Conversations, conversation: str, body: ReplyBody) -> _Opening:
+    found = kept.get(conversation)
+    parent, user = body.parent or found.head, None
+    if body.content is not None:
+        user = kept.append(conversation, parent, "user", body.content)
+        parent = user.id
+    if parent is None:
+        raise BadRequest("there is nothing to answer yet", "send `content`", param="content")
+    path = kept.path(parent)
+    if path[-1].role != "user":
+        raise BadRequest("`parent` is not a message of yours", "send `content`, or the id of a user message")
+    model = body.model or found.model or ""
+    assistant = kept.append(conversation, parent, "assistant", "", model=model)
+    messages = [Message("system", found.system)] if found.system else []
+    messages += [Message(m.role, m.content) for m in path]
+    turn = TurnRequest(
+        kind="chat",
+        messages=tuple(messages),
+        conversation=conversation,
+        app="localai chat",
+        **{**body.common(), "model": model, "n": 1, "priority": body.priority or "interactive"},
+    )
+    return _Opening(user, assistant, turn)
+
+
+async def _kept(
+    events: AsyncGenerator[TurnEvent, None], kept: Conversations, message: StoredMessage
+) -> AsyncGenerator[TurnEvent, None]:
+    """Pass events on and write the answer down as it comes, so that neither side's crash loses what was said."""
+    content, reasoning, written = [], [], time.monotonic()
+    reason, spent = "cancelled", None
+    try:
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Delta):
+                    content.append(event.content)
+                    reasoning.append(event.reasoning)
+                elif isinstance(event, ChoiceDone):
+                    reason = event.reason
+                elif isinstance(event, Summary):
+                    spent = usage(event)
+                if time.monotonic() - written > _FLUSH_S:
+                    written = time.monotonic()
+                    await asyncio.to_thread(kept.extend, message.id, "".join(content), reasoning="".join(reasoning))
+                    content.clear()
+                    reasoning.clear()
+                yield event
+    except LocalaiError:
+        reason = "error"
+        raise
+    finally:
+        # Not in a thread: this runs while the request is being cancelled, when awaiting anything may be cut short.
+        kept.extend(message.id, "".join(content), reasoning="".join(reasoning))
+        kept.finish(message.id, reason, spent)
+
+
+class _ReplyStream(ChatStream):
+    """Chat chunks with usage, after one frame that names the messages."""
+
+    def __init__(self, opening: _Opening) -> None:
+        super().__init__(include_usage=True)
+        user = asdict(opening.user) if opening.user else None
+        self._first = data({"type": "message", "user": user, "assistant": asdict(opening.assistant)})
+
+    def __call__(self, event: TurnEvent) -> bytes:
+        first, self._first = self._first, b""
+        return first + super().__call__(event)
+
+
+def _shown(conversation: Conversation, path: tuple[StoredMessage, ...]) -> dict[str, Any]:
+    return {**asdict(conversation), "messages": [asdict(m) for m in path]}
+
+

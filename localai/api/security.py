@@ -1,0 +1,128 @@
+"""The door: who may come in by which way, before anything is parsed. Wraps the whole application.
+
+Loopback TCP without a token may do inference only; the Unix socket (same user, mode 0600) may do everything. Host and
+Origin are checked on every request, whatever the bind address: that is what stops DNS rebinding and foreign pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localai.api.wire import error_response
+from localai.errors import Forbidden, LocalaiError, TooLarge
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+_PRIVATE = "/localai/"
+_METHODS = b"GET, POST, DELETE, PATCH, OPTIONS"
+_HEADERS = b"authorization, content-type, x-api-key"
+
+
+class Door:
+    """ASGI middleware. `hosts` and `origins` are accepted beside the loopback ones; `max_body` is bytes."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], origins: Iterable[str], max_body: int) -> None:
+        self._app = app
+        self._hosts = LOOPBACK_HOSTS | {host.lower() for host in hosts}
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        origin = headers.get(b"origin")
+        try:
+            self._check(scope, headers, origin)
+        except LocalaiError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        if origin is not None and scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers=self._preflight(origin))(scope, receive, send)
+            return
+        try:
+            await self._app(scope, self._limited(receive), _with_origin(send, origin) if origin else send)
+        except TooLarge as error:
+            await error_response(error)(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
+        trusted = from_unix_socket(scope)
+        if not trusted:
+            self._check_host(headers.get(b"host", ""))
+        if origin is not None and not self._is_ours(origin):
+            raise Forbidden(
+                f"web pages of {origin!r} may not use this daemon",
+                "add it to allowed_origins in config.toml if that page is yours",
+            )
+        if scope["path"].startswith(_PRIVATE) and not trusted:
+            raise Forbidden(
+                "conversations and administration are served on the Unix socket only",
+                "use the `localai` command, or connect to run/localai.sock in the data folder",
+            )
+        length = headers.get(b"content-length", "0")
+        if not length.isdigit() or int(length) > self._max_body:
+            raise self._too_large()
+
+    def _check_host(self, host: str) -> None:
+        name = urlsplit(f"//{host}").hostname if host else None
+        if name is None or name.lower() not in self._hosts:
+            raise Forbidden(
+                f"the Host header {host!r} is not one of this machine's own names",
+                "connect to localhost, or add the name to allowed_hosts in config.toml",
+            )
+
+    def _is_ours(self, origin: str) -> bool:
+        if origin.rstrip("/").lower() in self._origins:
+            return True
+        try:
+            parts = urlsplit(origin)
+            name = parts.hostname
+        except ValueError:
+            return False
+        return parts.scheme in ("http", "https") and name in LOOPBACK_HOSTS
+
+    def _preflight(self, origin: str) -> dict[str, str]:
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": _METHODS.decode(),
+            "Access-Control-Allow-Headers": _HEADERS.decode(),
+            "Access-Control-Max-Age": "600",
+            "Vary": "Origin",
+        }
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Count the body as it arrives: a chunked body has no length to check beforehand."""
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_body:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._max_body} bytes", "send less, or raise max_body in config.toml")
+
+
+def from_unix_socket(scope: Scope) -> bool:
+    """True where the request came through the Unix socket, whose address has a path and no port."""
+    server = scope.get("server")
+    return server is not None and server[1] is None
+
+
+def _with_origin(send: Send, origin: str) -> Send:
+    async def named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            extra = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+            message = {**message, "headers": [*message.get("headers", []), *extra]}
+        await send(message)
+
+    return named

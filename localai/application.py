@@ -1,0 +1,85 @@
+"""The ASGI application: routes, the door before them, and one place where errors become answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from localai import __version__
+from localai.api import admin, conversations, openai
+from localai.api.security import Door
+from localai.api.wire import ClientGone, error_response
+from localai.conversations import Conversations
+from localai.errors import BadRequest, LocalaiError, NotFound
+from localai.metrics import Metrics
+from localai.turn import Parts
+
+_log = logging.getLogger(__name__)
+
+
+class _MethodNotAllowed(BadRequest):
+    status = 405
+    code = "method_not_allowed"
+
+
+def build(
+    parts: Parts, kept: Conversations, metrics: Metrics, *, started: float, stop: Callable[[], None]
+) -> ASGIApp:
+    """The application over one daemon's parts."""
+    app = FastAPI(
+        title="localai",
+        version=__version__,
+        description="A private AI runtime on your own machine.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(openai.routes(parts))
+    app.include_router(admin.routes(parts, metrics, started, stop))
+    app.include_router(conversations.routes(parts, kept))
+    app.add_exception_handler(LocalaiError, _own)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _unexpected)
+    config = parts.config
+    hosts = {*config.allowed_hosts} | ({config.host} if config.host not in ("0.0.0.0", "::") else set())
+    return Door(app, hosts=hosts, origins=config.allowed_origins, max_body=config.max_body)
+
+
+async def _own(_: Request, error: Exception) -> Response:
+    assert isinstance(error, LocalaiError)
+    return error_response(error)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
+    reason = str(first.get("ctx", {}).get("error") or first["msg"])
+    return error_response(BadRequest(f"{where}: {reason}", "see /openapi.json for what is expected", param=where))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(NotFound("no such route", "see /openapi.json for what there is"))
+    if error.status_code == 405:
+        return error_response(_MethodNotAllowed("this route takes another method", "see /openapi.json"))
+    return error_response(BadRequest(str(error.detail), "send JSON in UTF-8"))
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    # Nobody reads this; 499 is what access logs use for a client that left.
+    return Response(status_code=499)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(LocalaiError("something went wrong inside the daemon", "`localai logs` tells more"))

@@ -1,0 +1,181 @@
+"""`localai ask` and `localai chat`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from localai.cli import progress_line, say
+from localai.client import Client, ServerEvent
+from localai.config import load
+from localai.errors import BadRequest, LocalaiError
+from localai.lifecycle import client, ensure_running
+
+_LARGEST_FILE = 2 * 2**20
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("-m", "--model", default="", help="Model id, alias, hf:owner/repo[:quant] or a GGUF file.")
+@click.option("-B", "--backend", default=None, help="Engine to use instead of the chosen one.")
+@click.option("-s", "--system", default="", help="System prompt.")
+@click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Add a text file to the prompt.")
+@click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")
+@click.option("--temperature", type=float, default=None, help="0 is greedy; typical values are 0 to 2.")
+@click.option("--seed", type=int, default=None, help="Repeatable sampling.")
+@click.option("--ctx", type=click.IntRange(0), default=None, help="Served context in tokens.")
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the answer and its figures.")
+def ask(
+    prompt: str | None,
+    model: str,
+    backend: str | None,
+    system: str,
+    files: tuple[Path, ...],
+    max_tokens: int | None,
+    temperature: float | None,
+    seed: int | None,
+    ctx: int | None,
+    no_stream: bool,
+    as_json: bool,
+) -> None:
+    """Ask one question and print the answer.
+
+    What is piped in is added to PROMPT; with no PROMPT it is the question.
+    """
+    text = _question(prompt, files)
+    config = load()
+    if ensure_running(config):
+        say(f"started the daemon ({config.socket})")
+    messages = [{"role": "system", "content": system}] if system else []
+    body: dict[str, Any] = {
+        "model": _model(model),
+        "messages": [*messages, {"role": "user", "content": text}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "priority": "interactive",
+        "backend": backend,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "num_ctx": ctx,
+    }
+    sent = {key: value for key, value in body.items() if value is not None}
+    answer = _Answer(echo=not (no_stream or as_json))
+    _run(client(config), sent, answer)
+    if as_json:
+        click.echo(json.dumps(answer.as_json(), ensure_ascii=False))
+    elif no_stream:
+        click.echo(answer.text)
+
+
+def _question(prompt: str | None, files: tuple[Path, ...]) -> str:
+    parts = [prompt] if prompt else []
+    parts += [f"File {path.name}:\n```\n{_read(path)}\n```" for path in files]
+    if not sys.stdin.isatty():
+        piped = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+        parts += [piped] if piped else []
+    if not parts:
+        raise BadRequest("there is no question", 'localai ask "What is the capital of France?"')
+    return "\n\n".join(parts)
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise BadRequest(f"{path} is larger than {_LARGEST_FILE // 2**20} MiB", "send a part of it")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"{path} is not a text file", "send text in UTF-8") from error
+
+
+def _model(name: str) -> str:
+    """A file is named by its absolute path, because the daemon runs in another folder."""
+    path = Path(name)
+    return str(path.absolute()) if name.endswith(".gguf") and path.exists() else name
+
+
+class _Answer:
+    """Gathers the stream's chunks; with `echo`, prints the text as it comes."""
+
+    def __init__(self, *, echo: bool) -> None:
+        self._echo = echo
+        self._texts: list[str] = []
+        self._last: dict[str, Any] = {}
+        self._finish: str | None = None
+        self._model = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        self._model = chunk.get("model", self._model)
+        for choice in chunk["choices"]:
+            content = choice["delta"].get("content")
+            if content:
+                self._texts.append(content)
+                if self._echo:
+                    click.echo(content, nl=False)
+            self._finish = choice["finish_reason"] or self._finish
+        if chunk.get("usage"):
+            self._last = chunk
+
+    def end(self) -> None:
+        if self._echo:
+            click.echo()
+            if self._finish == "length":
+                say("(cut at the token limit)")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "model": self._model,
+            "backend": self._last.get("backend"),
+            "reason": self._last.get("reason"),
+            "finish_reason": self._finish,
+            "usage": self._last.get("usage"),
+            "timings": self._last.get("timings"),
+            "memories": [],
+        }
+
+
+def _run(daemon: Client, body: dict[str, Any], answer: _Answer) -> None:
+    waiting = False
+    with daemon.stream("/v1/chat/completions", body) as events:
+        for event in events:
+            if event.comment is not None:
+                waiting = True
+                progress_line(event.comment)
+                continue
+            if waiting:
+                progress_line("")
+                waiting = False
+            _take(event, answer)
+    answer.end()
+
+
+def _take(event: ServerEvent, answer: _Answer) -> None:
+    if isinstance(event.data, dict) and "error" in event.data:
+        error = event.data["error"]
+        raise LocalaiError(error["message"].removesuffix(f". {error['hint']}"), error["hint"])
+    if isinstance(event.data, dict):
+        answer.take(event.data)
+
+
+@click.command()
+@click.option("-m", "--model", default=None, help="Model for new conversations.")
+@click.option("-c", "--conversation", default=None, help="Open this conversation.")
+def chat(model: str | None, conversation: str | None) -> None:
+    """Open the terminal chat."""
+    config = load()
+    ensure_running(config)
+    from tui.app import run
+
+    run(client(config), conversation=conversation, model=model)

@@ -1,0 +1,138 @@
+"""`localai serve | start | stop | status | logs | install | uninstall`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from localai.cli import say, show
+from localai.config import Config, load
+from localai.lifecycle import client, ensure_running
+from localai.lifecycle import stop as stop_daemon
+
+_OPTIONS = (
+    click.option("--host", default=None, help="Address of the TCP listener."),
+    click.option("--port", type=int, default=None, help="TCP port; 0 for the Unix socket only."),
+    click.option("--ram", default=None, help="Memory that all engines may take, as 4G."),
+    click.option("--ctx", type=int, default=None, help="Served context in tokens."),
+    click.option("--threads", type=int, default=None, help="Most threads of an engine."),
+    click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
+    click.option("--default-model", default=None, help="Model of a request that names none."),
+)
+
+
+def _settings(command: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_settings
+@click.option("--quiet", is_flag=True, help="Log to the file only.")
+def serve(quiet: bool, **flags: Any) -> None:
+    """Run the daemon in the foreground."""
+    from localai.daemon import serve as run
+
+    config = load(flags)
+    if not quiet:
+        say(f"serving on {_places(config)}")
+    run(config, foreground=not quiet)
+
+
+@click.command()
+@_settings
+def start(**flags: Any) -> None:
+    """Start the daemon in the background."""
+    config = load(flags)
+    given = {name: value for name, value in flags.items() if value is not None}
+    begun = ensure_running(config, given)
+    say(f"{'started' if begun else 'already running'} on {_places(config)}")
+
+
+def _places(config: Config) -> str:
+    return f"{config.socket}" + (f" and http://{config.host}:{config.port}" if config.port else "")
+
+
+@click.command()
+def stop() -> None:
+    """Stop the daemon after running requests."""
+    say("stopped" if stop_daemon(load()) else "no daemon was running")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+def status(as_json: bool) -> None:
+    """Show what the daemon is doing."""
+    show(client(load()).get("/localai/status"), as_json, _status_text)
+
+
+def _status_text(report: Any) -> str:
+    day = report["last_day"]
+    lines = [
+        f"localai {report['version']}, process {report['pid']}, up {_duration(report['uptime_s'])}",
+        f"  socket  {report['socket']}",
+        f"  http    {report['url'] or 'off'}",
+        f"  24 h    {day['queries']} queries, {day['prompt_tokens']} prompt tokens "
+        f"({day['cached_tokens']} from the cache), {day['completion_tokens']} answer tokens, {day['errors']} errors",
+    ]
+    for engine in report["engines"]:
+        lines.append(f"  {engine['model']} on {engine['backend']}: {_engine_text(engine)}")
+        lines += [f"    {note}" for note in engine.get("notes", [])]
+    return "\n".join(lines if report["engines"] else [*lines, "  no model is loaded"])
+
+
+def _engine_text(engine: Any) -> str:
+    if engine["state"] == "loading":
+        return f"loading ({engine['stage']})"
+    size = (engine["resident_bytes"] or 0) / 2**20
+    state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
+    return f"{state}, context {engine['n_ctx']}, {engine['threads']} threads, {size:.0f} MiB resident"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@click.command()
+@click.option("-n", "--lines", type=click.IntRange(1), default=50, help="How many lines.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come.")
+def logs(lines: int, follow: bool) -> None:
+    """Print the daemon's log."""
+    path = load().daemon_log
+    if not path.exists():
+        say("there is no log yet")
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file.readlines()[-lines:]:
+            click.echo(line, nl=False)
+        while follow:
+            fresh = file.readline()
+            if fresh:
+                click.echo(fresh, nl=False)
+            else:
+                time.sleep(1.0)
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Replace a service file that is not ours.")
+def install(force: bool) -> None:
+    """Start the daemon at login, as a user service."""
+    from localai.service import install as put
+
+    config = load()
+    say(put(sys.platform, Path.home(), sys.executable, config.home, force=force).message)
+
+
+@click.command()
+def uninstall() -> None:
+    """Remove the user service."""
+    from localai.service import uninstall as remove
+
+    say(remove(sys.platform, Path.home()).message)

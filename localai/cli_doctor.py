@@ -1,0 +1,76 @@
+"""`localai doctor | device | completion`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from localai.cli import say, show
+from localai.config import Config, load
+from localai.errors import DaemonUnreachable
+from localai.lifecycle import client
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--retest", is_flag=True, help="Forget what engines survived here, so that the next load tests again.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool, retest: bool) -> None:
+    """Examine this device and the installation; exit code 1 where something needs attention."""
+    from localai.doctor import examine, to_json
+    from localai.doctor_text import render
+    from localai.tested import TestedSettings
+
+    config = load()
+    tested = TestedSettings(config.home / "tested.json")
+    if retest:
+        tested.clear()
+        say("forgotten: the next load of each model tests its engine settings again")
+    report = examine(
+        config.home, port=config.port, socket_path=config.socket, daemon=_daemon_seen(config), tested=tested
+    )
+    if as_json:
+        show(to_json(report), True, str)
+    else:
+        click.echo(render(report))
+    ctx.exit(0 if report.healthy else 1)
+
+
+def _daemon_seen(config: Config) -> Any:
+    from localai.surroundings import DaemonSeen
+
+    try:
+        status = client(config).get("/localai/status")
+    except DaemonUnreachable:
+        return DaemonSeen(False)
+    assert isinstance(status, dict)
+    return DaemonSeen(True, status["pid"], status["version"])
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+def device(as_json: bool) -> None:
+    """Show what this device is and has."""
+    from localai.device import inspect
+    from localai.doctor import device_json
+    from localai.doctor_text import render_device
+
+    found = inspect(load().home)
+    if as_json:
+        show(device_json(found), True, str)
+    else:
+        click.echo(render_device(found))
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes `localai` in SHELL; source it from your shell's start file."""
+    from click.shell_completion import get_completion_class
+
+    from localai.cli import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "localai", "_LOCALAI_COMPLETE").source())

@@ -1,0 +1,224 @@
+"""The composition root: one process per home, its parts built in order and taken down in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import uvicorn
+import uvloop
+
+from localai.application import build
+from localai.catalog import Catalog
+from localai.catalog_watch import CatalogWatcher
+from localai.config import Config
+from localai.conversations import Conversations
+from localai.device import inspect
+from localai.engines import Engines
+from localai.errors import Conflict, OutOfResources
+from localai.ledger import Ledger
+from localai.library import Library
+from localai.metrics import Metrics
+from localai.pool import Pool
+from localai.tested import TestedSettings
+from localai.turn import Parts
+
+_log = logging.getLogger("localai")
+
+GRACE_S = 20.0
+"""Seconds that running requests get to finish when the daemon is asked to stop."""
+_BACKLOG = 512
+
+
+def serve(config: Config, *, foreground: bool) -> None:
+    """Run until asked to stop. Raises Conflict where a daemon runs already or the port is taken."""
+    _make_folders(config.home)
+    with _sole_instance(config) as lock:
+        _log_to(config, foreground=foreground)
+        sockets = _listen(config)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_run(config, sockets))
+        finally:
+            config.socket.unlink(missing_ok=True)
+
+
+async def _run(config: Config, sockets: list[socket.socket]) -> None:
+    started = time.time()
+    metrics = Metrics()
+    ledger = Ledger(config.home / "ledger.db", metrics)
+    kept = Conversations(config.home / "conversations.db")
+    catalog = CatalogWatcher(config.home)
+    library = Library(config.home, catalog.current)
+    catalog.on_change = library.use
+    device = inspect(config.home)
+    engines = Engines(config, device, TestedSettings(config.home / "tested.json"), ledger)
+    pool = Pool(
+        plan=engines.plan,
+        load=engines.load,
+        budget=engines.memory,
+        keep_alive=config.keep_alive,
+        on_step=metrics.count_step,
+    )
+    engines.charged = lambda: sum(s.plan.total for s in pool.slots if s.plan and s.handle)
+    parts = Parts(config, library, pool, ledger)
+    server = _Server(config)
+    app = build(parts, kept, metrics, started=started, stop=server.end)
+    catalog.start()
+    try:
+        await server.run(app, sockets, pool)
+    finally:
+        catalog.stop()
+        await asyncio.to_thread(ledger.close)
+        kept.close()
+        _log.info("stopped")
+
+
+class _Server:
+    """uvicorn with a graceful end of our own: new requests are refused, running ones may finish."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self._ending.set()
+
+    async def run(self, app: object, sockets: list[socket.socket], pool: Pool) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.end)
+        server = _Uvicorn(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                http="httptools",
+                timeout_graceful_shutdown=2,
+                server_header=False,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets))
+        ending = asyncio.create_task(self._ending.wait())
+        await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        _log.info("stopping: %d engines, %d requests", len(pool.slots), sum(s.users for s in pool.slots))
+        await pool.close(GRACE_S)
+        server.should_exit = True
+        await serving
+        ending.cancel()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves the signals to `_Server`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True
+
+
+def _make_folders(home: Path) -> None:
+    try:
+        for folder in (home, home / "run", home / "logs"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutOfResources(
+            f"the data folder cannot be written: {error.strerror}", "mend its permissions, or set LOCALAI_HOME"
+        ) from error
+
+
+@contextlib.contextmanager
+def _sole_instance(config: Config) -> Iterator[IO[str]]:
+    """Hold the home's lock; the kernel frees it however this process ends."""
+    with (config.home / "run" / "daemon.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise Conflict(
+                f"a daemon runs already here (process {lock.read().strip() or 'unknown'})",
+                "`localai status` shows it, `localai stop` ends it",
+            ) from error
+        lock.truncate(0)
+        yield lock
+
+
+def _listen(config: Config) -> list[socket.socket]:
+    config.socket.unlink(missing_ok=True)
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode must be right from the first moment on: between bind and chmod others could connect.
+    mask = os.umask(0o177)
+    try:
+        unix.bind(str(config.socket))
+    except OSError as error:
+        raise OutOfResources(
+            f"the socket cannot be made: {error.strerror or error}", "set LOCALAI_HOME to a shorter, writable path"
+        ) from error
+    finally:
+        os.umask(mask)
+    sockets = [unix]
+    if config.port:
+        sockets += _tcp(config)
+    for each in sockets:
+        each.listen(_BACKLOG)
+        each.setblocking(False)
+    return sockets
+
+
+def _tcp(config: Config) -> list[socket.socket]:
+    loopback = config.host in ("127.0.0.1", "localhost", "::1")
+    names = ["127.0.0.1", "::1"] if loopback else [config.host]
+    made: list[socket.socket] = []
+    for name in names:
+        family = socket.AF_INET6 if ":" in name else socket.AF_INET
+        try:
+            made.append(_bound(family, name, config.port))
+        except OSError as error:
+            # Machines without IPv6 are common; one loopback address is enough then.
+            if made and family == socket.AF_INET6:
+                continue
+            raise Conflict(
+                f"port {config.port} on {name} cannot be used: {error.strerror or error}",
+                "stop what listens there, or choose another port (--port, LOCALAI_PORT)",
+            ) from error
+    return made
+
+
+def _bound(family: int, name: str, port: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((name, port))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _log_to(config: Config, *, foreground: bool) -> None:
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(config.daemon_log, maxBytes=5_000_000, backupCount=3, encoding="utf-8")
+    ]
+    if foreground:
+        handlers.append(logging.StreamHandler())
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=config.log_level.upper(), handlers=handlers, format=form, force=True)
+    logging.getLogger("uvicorn").setLevel("WARNING")

@@ -1,0 +1,58 @@
+"""What the daemon is doing, as one dictionary for `localai status` and its clients."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from localai import __version__
+from localai.pool import Slot
+from localai.turn import Parts
+
+_DAY = 86_400.0
+
+
+def status(parts: Parts, started: float) -> dict[str, Any]:
+    """A snapshot; `started` is the daemon's start in Unix seconds. Runs in a thread: it reads the ledger."""
+    config = parts.config
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "uptime_s": round(time.time() - started, 1),
+        "home": str(config.home),
+        "socket": str(config.socket),
+        "url": f"http://{config.host}:{config.port}" if config.port else None,
+        "engines": [_engine(slot) for slot in parts.pool.slots],
+        "last_day": parts.ledger.totals(time.time() - _DAY),
+    }
+
+
+def _engine(slot: Slot) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "model": slot.choice.model.id,
+        "backend": slot.choice.backend,
+        "state": "loaded" if slot.handle else "loading",
+        "stage": slot.stage.stage,
+        "fraction": slot.stage.fraction,
+        "users": slot.users,
+        "keep_alive_s": slot.keep_alive,
+        "idle_s": round(time.monotonic() - slot.last_used, 1) if slot.idle else 0.0,
+        "charged_bytes": slot.plan.total if slot.plan else None,
+        "load_s": round(slot.load_s, 3),
+    }
+    if slot.handle is not None:
+        info, step = slot.handle.info, slot.handle.last_step
+        shown |= {
+            "pid": slot.handle.pid,
+            "n_ctx": info.n_ctx,
+            "weight_bytes": info.weight_bytes,
+            "kv_bytes": info.kv_bytes,
+            "compute_bytes": info.compute_bytes,
+            "resident_bytes": slot.handle.rss,
+            "settings": info.settings,
+            "notes": list(info.notes),
+            "threads": step.threads if step else info.settings.get("threads"),
+            "steps": slot.handle.steps,
+        }
+    return shown
