@@ -1,0 +1,90 @@
+"""Keeps a catalogue current while the daemon runs: a change of the user's `models.toml` is seen and read at once.
+
+A new file that is sound replaces the catalogue in one assignment; a broken one is logged and the old one stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from localai.catalog import FILE, Catalog
+from localai.errors import ConfigError
+
+SETTLE_S = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class CatalogWatcher:
+    """`current` is the newest sound catalogue; `on_change` hears of each new one, on a thread of the watcher.
+
+    Raises ConfigError on construction where the files are wrong from the start.
+    """
+
+    def __init__(self, home: Path, on_change: Callable[[Catalog], None] | None = None) -> None:
+        self._home = home
+        self._on_change = on_change
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._observer = Observer()
+        self._observer.daemon = True
+        self.current = Catalog.load(home)
+
+    def start(self) -> None:
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._observer.schedule(_Overlay(self._home / FILE, self._touched), str(self._home), recursive=False)
+        self._observer.start()
+
+    def stop(self) -> None:
+        self._observer.stop()
+        self._observer.join()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _touched(self) -> None:
+        """Wait until the writing has settled: editors truncate first and write after."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(SETTLE_S, self._reload)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _reload(self) -> None:
+        try:
+            catalog = Catalog.load(self._home)
+        except ConfigError as error:
+            _log.error("the model catalogue stays as it was: %s (%s)", error.message, error.hint)
+            return
+        self.current = catalog
+        _log.info("the model catalogue was read again: %d models", len(catalog.specs))
+        if self._on_change is not None:
+            self._on_change(catalog)
+
+
+class _Overlay(FileSystemEventHandler):
+    """Passes on what happens to one file of a folder, however it is written or replaced."""
+
+    def __init__(self, path: Path, touched: Callable[[], None]) -> None:
+        self._path = str(path)
+        self._touched = touched
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        ours = self._path in (str(event.src_path), str(event.dest_path))
+        if ours and event.event_type not in ("opened", "closed_no_write"):
+            self._touched()

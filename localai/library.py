@@ -1,0 +1,193 @@
+"""What is on this machine: the starter, our own models, and those of Ollama, LM Studio and the hub's cache, in place.
+
+Names enter, `LocalModel` leaves; UnknownModel, NotFound or ModelBroken where a name leads nowhere. Never downloads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.errors import ModelFileError
+from backends.gguf import shards
+from localai.catalog import Catalog, ModelSpec, PackageSource
+from localai.errors import ModelBroken, NotFound, UnknownModel
+from localai.foreign_stores import Found, Origin, Stores
+from localai.gguf_names import PREFERENCE, quant_of
+from localai.header_cache import HeaderCache, HeaderSummary
+from localai.model_store import ModelStore
+
+_OURS = ("starter", "pulled", "imported")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalModel:
+    """A model that can be opened at `path`, the first of `files`.
+
+    `digest` is a SHA-256 that somebody vouches for, None where nobody does. `header` is None where `problem` says why.
+    """
+
+    id: str
+    path: Path
+    files: tuple[Path, ...]
+    origin: Origin
+    size_bytes: int
+    digest: str | None
+    spec: ModelSpec | None
+    repo: str | None
+    header: HeaderSummary | None
+    problem: str | None
+    format: str = "gguf"
+
+
+class Library:
+    """`catalog` may be replaced at any time, for instance by a CatalogWatcher. Safe to use from several threads."""
+
+    def __init__(self, home: Path, catalog: Catalog, stores: Stores | None = None) -> None:
+        self.home = home
+        self.catalog = catalog
+        self.store = ModelStore(home)
+        self._stores = Stores.from_environment() if stores is None else stores
+        self._headers = HeaderCache(home / "cache" / "headers.json")
+
+    def list(self) -> list[LocalModel]:
+        """All models, ours first; broken ones carry their `problem`."""
+        catalog = self.catalog
+        seen: dict[str, LocalModel] = {}
+        for found in self._find(catalog):
+            if found.id not in seen:
+                seen[found.id] = self._describe(found, catalog)
+        self._headers.save()
+        return list(seen.values())
+
+    def resolve(self, name: str, *, files: bool = True) -> LocalModel:
+        """The model that `name` means: an id, an alias, `hf:owner/repo[:quant]`, or a path where `files` allows it.
+
+        Raises UnknownModel (with the nearest name), NotFound (known, but not here; the hint pulls it), ModelBroken.
+        """
+        if files and (name.lower().endswith(".gguf") and not name.startswith("hf:")):
+            return _usable(self.file(Path(name).expanduser()))
+        models = self.list()
+        chosen = self._chosen(name, models)
+        if chosen is not None:
+            return _usable(chosen)
+        spec, _ = self._catalogued(name)
+        if spec is not None:
+            raise NotFound(f"{spec.name} is known, but not on this machine", _how_to_get(name, spec), param="model")
+        if name.startswith("hf:"):
+            raise NotFound(f"{name} is not on this machine", f"`localai models pull {name}`", param="model")
+        raise UnknownModel(name, self.catalog.nearest(name, [model.id for model in models]))
+
+    def file(self, path: Path) -> LocalModel:
+        """Describe a file outside all stores; the other parts of a split model are found beside it."""
+        try:
+            parts = shards(path)
+        except (ModelFileError, OSError):
+            parts = (path,)
+        return self._describe(Found(f"file:{path.stem}", parts, "file"), self.catalog)
+
+    def _find(self, catalog: Catalog) -> Iterator[Found]:
+        for spec in catalog.specs:
+            if spec.package is not None:
+                yield from _packaged(spec, spec.package)
+        yield from self.store.find()
+        yield from self._stores.find()
+
+    def _describe(self, found: Found, catalog: Catalog) -> LocalModel:
+        outcome = found.problem or self._headers.describe(found.files)
+        return LocalModel(
+            id=found.id,
+            path=found.files[0],
+            files=found.files,
+            origin=found.origin,
+            size_bytes=_size(found.files),
+            digest=found.digest,
+            spec=_spec_of(found, catalog),
+            repo=found.repo,
+            header=outcome if isinstance(outcome, HeaderSummary) else None,
+            problem=outcome if isinstance(outcome, str) else None,
+        )
+
+    def _chosen(self, name: str, models: Iterable[LocalModel]) -> LocalModel | None:
+        by_id = {model.id.lower(): model for model in models}
+        lowered = name.lower()
+        for exact in (lowered, f"{lowered}:latest"):
+            if exact in by_id:
+                return by_id[exact]
+        spec, quant = self._catalogued(name)
+        if spec is not None:
+            candidates = [model for model in by_id.values() if model.spec is not None and model.spec.id == spec.id]
+            return _best(candidates, quant, spec.default_quant)
+        if lowered.startswith("hf:"):
+            repo, _, wanted = lowered.removeprefix("hf:").partition(":")
+            return _best([model for model in by_id.values() if (model.repo or "").lower() == repo], wanted, None)
+        return None
+
+    def _catalogued(self, name: str) -> tuple[ModelSpec | None, str]:
+        """The spec of `id` or `id:QUANT`, and the quantisation asked for ('' for any)."""
+        base, _, quant = name.partition(":")
+        return self.catalog.get(base), quant
+
+
+def _packaged(spec: ModelSpec, package: PackageSource) -> Iterator[Found]:
+    module = importlib.util.find_spec(package.module)
+    if module is None or module.origin is None:
+        return
+    path = Path(module.origin).with_name(package.file)
+    if path.is_file():
+        digest = package.sha256 if path.stat().st_size == package.bytes else None
+        yield Found(spec.id, (path,), "starter", digest=digest, spec_id=spec.id)
+
+
+def _spec_of(found: Found, catalog: Catalog) -> ModelSpec | None:
+    if found.spec_id is not None:
+        return catalog.get(found.spec_id)
+    if found.repo is None:
+        return None
+    repo = found.repo.lower()
+    return next((spec for spec in catalog.specs if spec.gguf is not None and spec.gguf.repo.lower() == repo), None)
+
+
+def _best(candidates: Iterable[LocalModel], wanted: str, default: str | None) -> LocalModel | None:
+    """The quantisation asked for; without one, sound before broken, ours before others', then the usual preference."""
+    rank = {quant: place for place, quant in enumerate((default or "", *PREFERENCE), start=-1)}
+    fitting = [model for model in candidates if not wanted or wanted.lower() in _labels(model)]
+    return min(
+        fitting,
+        key=lambda model: (model.problem is not None, model.origin not in _OURS, rank.get(_quant(model), len(rank))),
+        default=None,
+    )
+
+
+def _quant(model: LocalModel) -> str:
+    return quant_of(model.path.name) or (model.header.quant if model.header else "")
+
+
+def _labels(model: LocalModel) -> tuple[str, ...]:
+    return _quant(model).lower(), model.path.name.lower(), model.path.stem.lower()
+
+
+def _usable(model: LocalModel) -> LocalModel:
+    if model.problem is not None:
+        raise ModelBroken(f"{model.id} cannot be used: {model.problem}", "remove it and get it again", param="model")
+    return model
+
+
+def _how_to_get(name: str, spec: ModelSpec) -> str:
+    pull = f"`localai models pull {name}`"
+    if spec.package is None or spec.package.extra is None:
+        return pull
+    install = f'`pip install "localai-daemon[{spec.package.extra}]"`'
+    return f"{install}, or {pull}" if spec.gguf else install
+
+
+def _size(files: Iterable[Path]) -> int:
+    total = 0
+    for file in files:
+        try:
+            total += file.stat().st_size
+        except OSError:
+            continue
+    return total
