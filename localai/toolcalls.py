@@ -191,8 +191,9 @@ class OutputParser:
             if not (yield from stream.one_of(style.closers)):
                 break
             ended = True
-        if (ended or (yield from stream.peek()) != "{") and not style.between:
-            stream.at = start
+        if ended or (yield from stream.peek()) != "{":
+            while stream.at > start and stream.text[stream.at - 1] in SPACE:
+                stream.at -= 1
         return ended
 
     def _attempt(self, call: Reading[None], start: int, behind: int) -> Reading[bool]:
