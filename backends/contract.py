@@ -285,7 +285,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos: str
     add_bos: bool
     fim: dict[str, int]
-    control_tokens: frozenset[str]
+    control_tokens: dict[str, int]
     capabilities: frozenset[str]
     settings: dict[str, str | int | bool]
     notes: tuple[str, ...] = ()

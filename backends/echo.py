@@ -73,7 +73,7 @@ class EchoEngine:
             eos="",
             add_bos=False,
             fim={},
-            control_tokens=frozenset(),
+            control_tokens={},
             capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork"}),
             settings={"threads": self._order.threads},
         )

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -205,11 +206,9 @@ class EngineHandle(asyncio.SubprocessProtocol):
     # -- asyncio.SubprocessProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self._transport = transport
-        stdin = transport.get_pipe_transport(0)
-        assert isinstance(stdin, asyncio.WriteTransport)
-        self._stdin = stdin
+        # uvloop's transports quack like asyncio's without being their subclasses.
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
         assert isinstance(data, bytes)

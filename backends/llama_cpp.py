@@ -90,12 +90,11 @@ class LlamaCppEngine:
         params.use_extra_bufts = load.extra_bufts
         params.n_gpu_layers = load.gpu_layers
 
-        @llama.llama_progress_callback
         def report(fraction: float, _: Any) -> bool:
             progress("weights", fraction)
             return True
 
-        params.progress_callback = report
+        params.progress_callback = llama.llama_progress_callback(report)
         model = llama.llama_model_load_from_file(load.path.encode(), params)
         if not model:
             raise _load_error(self._log.reason())

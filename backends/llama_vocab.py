@@ -39,7 +39,7 @@ class LlamaVocab:
             count = llama.llama_tokenize(self.pointer, data, len(data), buffer, room, add_bos, special)
         if count < 0:
             raise ModelFileError("the model's vocabulary could not encode the text", "use another build of this model")
-        return buffer[:count]
+        return list(buffer[:count])
 
     def decode(self, tokens: list[int]) -> str:
         """The text of `tokens`, control tokens spelt out."""
@@ -49,10 +49,10 @@ class LlamaVocab:
         """How the vocabulary spells `token`; '' where it has no such token (id -1)."""
         return self.raw_piece(token).decode("utf-8", "replace") if token >= 0 else ""
 
-    def control_tokens(self) -> frozenset[str]:
-        """The spelling of every control token, for formats whose markers may be single tokens."""
+    def control_tokens(self) -> dict[str, int]:
+        """Every control token by its spelling, for formats whose markers may be single tokens."""
         control = (t for t in range(self.n_vocab) if llama.llama_vocab_is_control(self.pointer, t))
-        return frozenset(self.token_text(t) for t in control)
+        return {self.token_text(t): t for t in control}
 
     def fim_tokens(self) -> dict[str, int]:
         """Ids of the fill-in-the-middle markers that this vocabulary has, by name."""

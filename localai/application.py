@@ -29,9 +29,7 @@ class _MethodNotAllowed(BadRequest):
     code = "method_not_allowed"
 
 
-def build(
-    parts: Parts, kept: Conversations, metrics: Metrics, *, started: float, stop: Callable[[], None]
-) -> ASGIApp:
+def build(parts: Parts, kept: Conversations, metrics: Metrics, *, started: float, stop: Callable[[], None]) -> ASGIApp:
     """The application over one daemon's parts."""
     app = FastAPI(
         title="localai",

@@ -30,7 +30,7 @@ class CatalogWatcher:
 
     def __init__(self, home: Path, on_change: Callable[[Catalog], None] | None = None) -> None:
         self._home = home
-        self._on_change = on_change
+        self.on_change = on_change
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
         self._observer = Observer()
@@ -73,8 +73,8 @@ class CatalogWatcher:
             return
         self.current = catalog
         _log.info("the model catalogue was read again: %d models", len(catalog.specs))
-        if self._on_change is not None:
-            self._on_change(catalog)
+        if self.on_change is not None:
+            self.on_change(catalog)
 
 
 class _Overlay(FileSystemEventHandler):

@@ -14,7 +14,8 @@ from backends.handle import EngineHandle
 from localai.errors import BadRequest, ContextExceeded
 from localai.messages import TurnRequest
 from localai.templates import ChatTemplate
-from localai.toolcalls import OutputParser, detect
+from localai.toolcalls import OutputParser
+from localai.toolformats import detect
 from localai.toolgrammar import tool_grammar
 
 
@@ -53,25 +54,26 @@ async def _chat(request: TurnRequest, engine: EngineHandle) -> Prompt:
     text = template.render(request.messages, tools=tools, think=request.think)
     # A template that writes the BOS token itself must not get a second one.
     tokens = await engine.tokenize(text, special=True, add_bos=info.add_bos and not text.startswith(info.bos or "\0"))
-    grammar, forced = request.grammar, False
-    if tools and request.tool_choice.mode == "required":
+    in_reasoning = reasoning is not None and template.opens_reasoning
+    grammar = request.grammar
+    forced = bool(tools) and request.tool_choice.mode == "required"
+    if forced:
         grammar = tool_grammar(
-            tool_format, tools, request.tool_choice, request.parallel_tool_calls, special=info.control_tokens
+            tool_format,
+            tools,
+            request.tool_choice,
+            request.parallel_tool_calls,
+            special=info.control_tokens,
+            reasoning=reasoning,
+            starts_in_reasoning=in_reasoning,
         )
-        forced = grammar is not None
-    markers = tuple(tool_format.markers if tools else ()) + tuple(reasoning.markers if reasoning else ())
-    in_reasoning = bool(reasoning) and template.opens_reasoning(text)
 
     def parser() -> OutputParser:
         return OutputParser(
-            tool_format if tools else None,
-            reasoning=reasoning,
-            starts_in_reasoning=in_reasoning,
-            tools=tools,
-            forced=forced,
+            tool_format, reasoning=reasoning, starts_in_reasoning=in_reasoning, tools=tools, forced=forced
         )
 
-    return Prompt(_job(request, tokens, grammar, markers, info), text, parser)
+    return Prompt(_job(request, tokens, grammar, parser().markers, info), text, parser)
 
 
 async def _fill_in_the_middle(prefix: str, suffix: str, engine: EngineHandle) -> list[int]:

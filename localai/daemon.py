@@ -20,7 +20,6 @@ import uvicorn
 import uvloop
 
 from localai.application import build
-from localai.catalog import Catalog
 from localai.catalog_watch import CatalogWatcher
 from localai.config import Config
 from localai.conversations import Conversations

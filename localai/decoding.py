@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -23,10 +23,11 @@ from localai.messages import (
     PromptScored,
     Summary,
     Timings,
+    ToolCallDelta,
     TurnEvent,
     Waiting,
 )
-from localai.toolcalls import OutputParser
+from localai.toolcalls import Content, OutputParser, Piece, Reasoning
 
 
 @dataclass(slots=True)
@@ -50,16 +51,18 @@ class _Choice:
         """The delta that `text` gives rise to; log-probabilities wait for the text that they belong to."""
         if scored is not None:
             self._held.append(scored)
-        pieces = self._parser.feed(text) if self._parser else None
-        return self._delta(text, pieces)
+        return self._delta(self._parser.feed(text) if self._parser else [Content(text)])
 
     def close(self, text: str) -> Delta | None:
+        """The last delta, with what was held back until the end."""
         if self._parser is None:
-            return self._delta(text, None)
-        return self._delta(text, [*self._parser.feed(text), *self._parser.close()])
+            return self._delta([Content(text)])
+        return self._delta([*self._parser.feed(text), *self._parser.close()])
 
-    def _delta(self, text: str, pieces: list[object] | None) -> Delta | None:
-        content, reasoning, calls = (text, "", ()) if pieces is None else OutputParser.gather(pieces)
+    def _delta(self, pieces: Sequence[Piece]) -> Delta | None:
+        calls = tuple(p for p in pieces if isinstance(p, ToolCallDelta))
+        content = "".join(p.text for p in pieces if isinstance(p, Content))
+        reasoning = "".join(p.text for p in pieces if isinstance(p, Reasoning))
         self.called = self.called or bool(calls)
         if not (content or reasoning or calls or self._held):
             return None

@@ -52,6 +52,10 @@ class Library:
         self._stores = Stores.from_environment() if stores is None else stores
         self._headers = HeaderCache(home / "cache" / "headers.json")
 
+    def use(self, catalog: Catalog) -> None:
+        """Go by another catalogue from now on."""
+        self.catalog = catalog
+
     def list(self) -> list[LocalModel]:
         """All models, ours first; broken ones carry their `problem`."""
         catalog = self.catalog

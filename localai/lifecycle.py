@@ -55,7 +55,9 @@ def ensure_running(config: Config, flags: dict[str, object] | None = None) -> bo
         if is_running(config):
             return True
         if child.poll() is not None and not is_running(config):
-            raise DaemonUnreachable("the daemon did not start: " + _last_words(config.daemon_log, begin), "`localai logs`")
+            raise DaemonUnreachable(
+                "the daemon did not start: " + _last_words(config.daemon_log, begin), "`localai logs`"
+            )
         time.sleep(_LOOK_S)
     raise DaemonUnreachable(f"the daemon did not answer within {_START_S:.0f} s", "`localai logs` tells why")
 

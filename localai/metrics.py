@@ -15,20 +15,19 @@ class Metrics:
     """A registry of its own, so that two daemons in one process do not meet."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
+        self.registry = own = CollectorRegistry()
         labels = ("model", "backend", "finish")
-        self._queries = Counter("localai_queries", "Queries by how they ended", labels, **own)
-        self._tokens = Counter("localai_tokens", "Tokens by kind", ("model", "kind"), **own)
-        self._ttft = Histogram("localai_ttft_seconds", "Time to first token", ("model",), buckets=_SECONDS, **own)
-        self._total = Histogram("localai_query_seconds", "Whole query", ("model",), buckets=_SECONDS, **own)
-        self._load = Histogram("localai_load_seconds", "Model load waited for", ("model",), buckets=_SECONDS, **own)
-        self.running = Gauge("localai_queries_running", "Queries in progress", **own)
-        self.engines = Gauge("localai_engines", "Engines by state", ("state",), **own)
-        self.charged = Gauge("localai_engine_bytes", "Memory charged for loaded engines", **own)
-        self._steps = Counter("localai_engine_steps", "Engine steps", **own)
-        self._step_seconds = Counter("localai_engine_step_seconds", "Wall time in engine steps", **own)
-        self._cpu_seconds = Counter("localai_engine_cpu_seconds", "CPU time in engine steps", **own)
+        self._queries = Counter("localai_queries", "Queries by how they ended", labels, registry=own)
+        self._tokens = Counter("localai_tokens", "Tokens by kind", ("model", "kind"), registry=own)
+        self._ttft = _histogram("localai_ttft_seconds", "Time to first token", own)
+        self._total = _histogram("localai_query_seconds", "Whole query", own)
+        self._load = _histogram("localai_load_seconds", "Model load waited for", own)
+        self.running = Gauge("localai_queries_running", "Queries in progress", registry=own)
+        self.engines = Gauge("localai_engines", "Engines by state", ("state",), registry=own)
+        self.charged = Gauge("localai_engine_bytes", "Memory charged for loaded engines", registry=own)
+        self._steps = Counter("localai_engine_steps", "Engine steps", registry=own)
+        self._step_seconds = Counter("localai_engine_step_seconds", "Wall time in engine steps", registry=own)
+        self._cpu_seconds = Counter("localai_engine_cpu_seconds", "CPU time in engine steps", registry=own)
 
     def count(self, row: dict[str, Any]) -> None:
         """Add one ledger row."""
@@ -50,3 +49,7 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(name, text, ("model",), buckets=_SECONDS, registry=registry)

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from backends.contract import StepRecord
 from backends.errors import EngineDied
@@ -148,9 +149,7 @@ class Pool:
     async def _slot_for(self, key: SlotKey, choice: Choice) -> Slot:
         slot = self._slots.get(key)
         if slot is not None and slot.plan is not None and choice.n_ctx > slot.plan.n_ctx:
-            await self._wait_until(lambda: self._slots.get(key) is not slot or slot.users == 0)
-            if self._slots.get(key) is slot:
-                await self._unload(key, slot, f"a context of {choice.n_ctx} tokens was asked for")
+            await self._outgrow(key, slot, choice.n_ctx)
             slot = self._slots.get(key)
         if slot is None:
             slot = Slot(choice, self._keep_alive)
@@ -159,6 +158,12 @@ class Pool:
             # A load that nobody waits for any more must not shout about its failure at exit.
             slot.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return slot
+
+    async def _outgrow(self, key: SlotKey, slot: Slot, n_ctx: int) -> None:
+        """Unload an engine whose context is too small, once it is idle; a smaller wish never gets here."""
+        await self._wait_until(lambda: self._slots.get(key) is not slot or slot.users == 0)
+        if self._slots.get(key) is slot:
+            await self._unload(key, slot, f"a context of {n_ctx} tokens was asked for")
 
     async def _bring_up(self, key: SlotKey, slot: Slot) -> None:
         begun = time.monotonic()
@@ -203,10 +208,10 @@ class Pool:
                     raise
                 else:
                     slot.say("waiting for memory", None)
-                    count = len(others)
-                    await self._wait_until(
-                        lambda: any(s.idle for s in others) or len(self._slots) <= count, deadline - time.monotonic()
-                    )
+                    await self._wait_until(partial(self._something_freed, others), deadline - time.monotonic())
+
+    def _something_freed(self, others: list[Slot]) -> bool:
+        return any(slot.idle or slot not in self._slots.values() for slot in others)
 
     def _key_of(self, slot: Slot) -> SlotKey:
         return next(key for key, value in self._slots.items() if value is slot)
@@ -223,7 +228,7 @@ class Pool:
         """Unload a model by id once it is idle; False where it is not loaded."""
         for key, slot in list(self._slots.items()):
             if slot.choice.model.id == model:
-                await self._wait_until(lambda s=slot: s.users == 0)  # type: ignore[misc]
+                await self._wait_until(partial(_unused, slot))
                 await self._unload(key, slot, "asked to")
                 return True
         return False
@@ -269,3 +274,7 @@ class Pool:
         handles = [s.handle for s in self._slots.values() if s.handle is not None]
         await asyncio.gather(*(handle.stop() for handle in handles))
         self._slots.clear()
+
+
+def _unused(slot: Slot) -> bool:
+    return slot.users == 0

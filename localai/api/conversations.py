@@ -168,5 +168,3 @@ class _ReplyStream(ChatStream):
 
 def _shown(conversation: Conversation, path: tuple[StoredMessage, ...]) -> dict[str, Any]:
     return {**asdict(conversation), "messages": [asdict(m) for m in path]}
-
-

@@ -320,4 +320,6 @@ def _biases(given: dict[str, float]) -> dict[int, float]:
     try:
         return {int(token): bias for token, bias in given.items()}
     except ValueError as error:
-        raise BadRequest("logit_bias has a key that is no token id", "keys are token ids", param="logit_bias") from error
+        raise BadRequest(
+            "logit_bias has a key that is no token id", "keys are token ids", param="logit_bias"
+        ) from error

@@ -155,7 +155,7 @@ def _routing(started: Started) -> dict[str, Any]:
 
 
 class ChatStream:
-    """Translates events to chat.completion.chunk frames: role first, then deltas, finish reasons, and usage if asked."""
+    """Translates events to chat.completion.chunk frames: role, deltas, finish reasons, and usage if asked."""
 
     def __init__(self, *, include_usage: bool) -> None:
         self._include_usage = include_usage

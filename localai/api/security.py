@@ -109,7 +109,9 @@ class Door:
         return counted
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is larger than {self._max_body} bytes", "send less, or raise max_body in config.toml")
+        return TooLarge(
+            f"the body is larger than {self._max_body} bytes", "send less, or raise max_body in config.toml"
+        )
 
 
 def from_unix_socket(scope: Scope) -> bool:
