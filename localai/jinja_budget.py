@@ -59,8 +59,8 @@ class Budget:
     def weigh(self, *values: Any, printed: bool = True) -> int:
         """Characters and items of `values` written out in full; shared parts count every time.
 
-        Raises Overrun above the largest size (`[x, x]` in a loop doubles it each time around), and, if they are to be
-        `printed`, for an object that has no business in text.
+        Raises Overrun above the largest size (`[x, x]` in a loop doubles it each time around), and TypeError, if they
+        are to be `printed`, for an object that has no business in text.
         """
         characters, items, stack = 0, 0, list(values)
         while stack:
@@ -74,7 +74,7 @@ class Budget:
             elif isinstance(value, list | tuple):
                 stack.extend(value)
             elif printed and not isinstance(value, _ATOMS):
-                raise Overrun(f"it uses a {type(value).__name__} as text")
+                raise TypeError(f"it uses a {type(value).__name__} as text")
             if characters > self.largest or items + len(stack) > self.most_items:
                 raise Overrun("it makes too much text")
         self._until_check -= items // 16

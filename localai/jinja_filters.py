@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -59,6 +59,8 @@ def _tojson(
 ) -> str:
     if isinstance(value, Undefined):
         raise TypeError("an undefined value has no JSON")
+    if isinstance(value, Iterator):
+        value = list(value)
     width = len(indent) if isinstance(indent, str) else indent or 0
     if width > _MAX_INDENT or sum(map(len, separators or ())) > _MAX_INDENT:
         raise Overrun("it indents too far")

@@ -259,6 +259,6 @@ def _spell(layout: Layout, call: ToolCall) -> str:
 
 
 def _value(layout: Layout, value: Any) -> str:
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False) if layout.comma else value
-    return repr(value) if layout.comma else json.dumps(value, ensure_ascii=False)
+    if layout.comma and isinstance(value, bool | None):
+        return repr(value)
+    return value if isinstance(value, str) and not layout.comma else json.dumps(value, ensure_ascii=False)
