@@ -67,16 +67,25 @@ class Library:
         return list(seen.values())
 
     def resolve(self, name: str, *, files: bool = True) -> LocalModel:
+        """The model that `name` means, fit for use. Raises as `known`, and ModelBroken."""
+        model = self.known(name, files=files)
+        if model.problem is not None:
+            raise ModelBroken(
+                f"{model.id} cannot be used: {model.problem}", "remove it and get it again", param="model"
+            )
+        return model
+
+    def known(self, name: str, *, files: bool = True) -> LocalModel:
         """The model that `name` means: an id, an alias, `hf:owner/repo[:quant]`, or a path where `files` allows it.
 
-        Raises UnknownModel (with the nearest name), NotFound (known, but not here; the hint pulls it), ModelBroken.
+        Raises UnknownModel (with the nearest name) and NotFound (known, but not here; the hint pulls it).
         """
-        if files and (name.lower().endswith(".gguf") and not name.startswith("hf:")):
-            return _usable(self.file(Path(name).expanduser()))
+        if files and name.lower().endswith(".gguf") and not name.startswith("hf:"):
+            return self.file(Path(name).expanduser())
         models = self.list()
         chosen = self._chosen(name, models)
         if chosen is not None:
-            return _usable(chosen)
+            return chosen
         spec, _ = self._catalogued(name)
         if spec is not None:
             raise NotFound(f"{spec.name} is known, but not on this machine", _how_to_get(name, spec), param="model")
@@ -171,12 +180,6 @@ def _quant(model: LocalModel) -> str:
 
 def _labels(model: LocalModel) -> tuple[str, ...]:
     return _quant(model).lower(), model.path.name.lower(), model.path.stem.lower()
-
-
-def _usable(model: LocalModel) -> LocalModel:
-    if model.problem is not None:
-        raise ModelBroken(f"{model.id} cannot be used: {model.problem}", "remove it and get it again", param="model")
-    return model
 
 
 def _how_to_get(name: str, spec: ModelSpec) -> str:
