@@ -60,6 +60,8 @@ class HeaderCache:
             key = _key(files)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
+        except ValueError:
+            return "cannot be read: that is no path"
         with self._lock:
             known = self._load()
             if key in known:

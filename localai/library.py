@@ -6,6 +6,7 @@ Names enter, `LocalModel` leaves; UnknownModel, NotFound or ModelBroken where a 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class Library:
         Raises UnknownModel (with the nearest name) and NotFound (known, but not here; the hint pulls it).
         """
         if files and name.lower().endswith(".gguf") and not name.startswith("hf:"):
-            return self.file(Path(name).expanduser())
+            return self.file(Path(os.path.expanduser(name)))
         models = self.list()
         chosen = self._chosen(name, models)
         if chosen is not None:
@@ -97,7 +98,7 @@ class Library:
         """Describe a file outside all stores; the other parts of a split model are found beside it."""
         try:
             parts = shards(path)
-        except (ModelFileError, OSError):
+        except (ModelFileError, OSError, ValueError):
             parts = (path,)
         return self._describe(Found(f"file:{path.stem}", parts, "file"), self.catalog)
 
@@ -195,6 +196,6 @@ def _size(files: Iterable[Path]) -> int:
     for file in files:
         try:
             total += file.stat().st_size
-        except OSError:
+        except (OSError, ValueError):
             continue
     return total

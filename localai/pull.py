@@ -129,6 +129,7 @@ class Puller:
     def _download(self, plan: Plan, meter: Meter) -> None:
         store = self._library.store
         folder = store.folder(plan.id)
+        meter.show(plan.files[0].target.name, "checking")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             missing = [file for file in plan.files if not _kept(file, store.manifest(plan.id), meter)]

@@ -155,6 +155,11 @@ def test_a_path_leads_to_a_file(machine: Machine, tmp_path: Path) -> None:
         ("ollama:llama3.3:3b", errors.UnknownModel, "did you mean 'ollama:llama3.2:3b'?"),
         ("no such thing at all", errors.UnknownModel, "`localai models list`"),
         ("absent.gguf", errors.ModelBroken, "get it again"),
+        ("~nobody-of-this-name/x.gguf", errors.ModelBroken, "get it again"),
+        ("a\0b.gguf", errors.ModelBroken, "get it again"),
+        ("\udcff.gguf", errors.ModelBroken, "get it again"),
+        ("a" * 5000 + ".gguf", errors.ModelBroken, "get it again"),
+        ("", errors.UnknownModel, "`localai models list`"),
     ],
 )
 def test_names_that_lead_nowhere(machine: Machine, name: str, error: type[errors.LocalaiError], said: str) -> None:
