@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from localai.catalog import Catalog, ModelSpec, PackageSource
 from localai.errors import ModelBroken, NotFound, UnknownModel
 from localai.foreign_stores import Found, Origin, Stores
 from localai.gguf_names import PREFERENCE, quant_of
-from localai.header_cache import HeaderCache, HeaderSummary
+from localai.header_cache import HeaderCache, HeaderSummary, stamp
 from localai.model_store import ModelStore
 
+_KEPT_NAMES = 256
 _OURS = ("starter", "pulled", "imported")
 
 
@@ -44,7 +46,7 @@ class LocalModel:
 
 
 class Library:
-    """`catalog` may be replaced at any time, for instance by a CatalogWatcher. Safe to use from several threads."""
+    """Safe to use from several threads; `use` takes a newer catalogue, for instance from a CatalogWatcher."""
 
     def __init__(self, home: Path, catalog: Catalog, stores: Stores | None = None) -> None:
         self.home = home
@@ -52,6 +54,12 @@ class Library:
         self.store = ModelStore(home)
         self._stores = Stores.from_environment() if stores is None else stores
         self._headers = HeaderCache(home / "cache" / "headers.json")
+        self._resolved: dict[tuple[str, bool], tuple[LocalModel, tuple[int, str, int]]] = {}
+
+    def use(self, catalog: Catalog) -> None:
+        """Look names up in this catalogue from now on."""
+        self.catalog = catalog
+        self._resolved.clear()
 
     def use(self, catalog: Catalog) -> None:
         """Go by another catalogue from now on."""
@@ -68,12 +76,20 @@ class Library:
         return list(seen.values())
 
     def resolve(self, name: str, *, files: bool = True) -> LocalModel:
-        """The model that `name` means, fit for use. Raises as `known`, and ModelBroken."""
+        """The model that `name` means, fit for use. Raises as `known`, and ModelBroken.
+
+        Asked for with every request, so an answer is kept while its files, our models and the catalogue stay the same.
+        """
+        kept = self._resolved.get((name, files))
+        if kept is not None and kept[1] == self._state(kept[0]):
+            return kept[0]
         model = self.known(name, files=files)
         if model.problem is not None:
-            raise ModelBroken(
-                f"{model.id} cannot be used: {model.problem}", "remove it and get it again", param="model"
-            )
+            broken = f"{model.id} cannot be used: {model.problem}"
+            raise ModelBroken(broken, "remove it and get it again", param="model")
+        if len(self._resolved) >= _KEPT_NAMES:
+            self._resolved.clear()
+        self._resolved[name, files] = (model, self._state(model))
         return model
 
     def known(self, name: str, *, files: bool = True) -> LocalModel:
@@ -101,6 +117,14 @@ class Library:
         except (ModelFileError, OSError, ValueError):
             parts = (path,)
         return self._describe(Found(f"file:{path.stem}", parts, "file"), self.catalog)
+
+    def _state(self, model: LocalModel) -> tuple[int, str, int]:
+        """What the answer `model` rests on; a model whose files are gone never equals an earlier state."""
+        try:
+            files = stamp(model.files)
+        except OSError:
+            return id(self.catalog), "gone", time.monotonic_ns()
+        return id(self.catalog), files, self.store.changed_ns()
 
     def _find(self, catalog: Catalog) -> Iterator[Found]:
         for spec in catalog.specs:

@@ -50,6 +50,10 @@ class ModelStore:
     def __init__(self, home: Path) -> None:
         self.root = home / "models"
 
+    def changed_ns(self) -> int:
+        """When a model folder was last added or removed, 0 for never; nanoseconds since the epoch."""
+        return self.root.stat().st_mtime_ns if self.root.is_dir() else 0
+
     def folder(self, model_id: str) -> Path:
         """Where `model_id` lives, whether it exists or not. Raises BadRequest for an id that is no safe name."""
         if len(model_id) > 200 or not _ID.fullmatch(model_id) or "--" in model_id:
