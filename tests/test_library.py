@@ -137,6 +137,24 @@ def test_names_lead_to_models(machine: Machine, name: str, expected: str) -> Non
     assert machine.library().resolve(name).id == expected
 
 
+def test_a_kept_answer_ends_with_what_it_rests_on(machine: Machine) -> None:
+    library = machine.library()
+    path = machine.put(machine.lmstudio / "Qwen" / "Qwen3-8B-GGUF" / "Qwen3-8B-Q4_K_M.gguf")
+    found = library.resolve("qwen3-8b")
+    assert found.origin == "lmstudio"
+    assert library.resolve("qwen3-8b") is found
+    machine.pulled("qwen3-8b", spec_id="qwen3-8b")
+    assert library.resolve("qwen3-8b").origin == "pulled"
+    library.store.remove("qwen3-8b")
+    assert library.resolve("qwen3-8b") == found
+    (machine.home / "models.toml").write_text("")
+    library.use(Catalog.load(machine.home))
+    assert library.resolve("qwen3-8b") == found
+    path.unlink()
+    with pytest.raises(errors.NotFound):
+        library.resolve("qwen3-8b")
+
+
 def test_a_path_leads_to_a_file(machine: Machine, tmp_path: Path) -> None:
     path = machine.put(tmp_path / "any" / "own.gguf")
     model = machine.library().resolve(str(path))
@@ -155,6 +173,11 @@ def test_a_path_leads_to_a_file(machine: Machine, tmp_path: Path) -> None:
         ("ollama:llama3.3:3b", errors.UnknownModel, "did you mean 'ollama:llama3.2:3b'?"),
         ("no such thing at all", errors.UnknownModel, "`localai models list`"),
         ("absent.gguf", errors.ModelBroken, "get it again"),
+        ("~nobody-of-this-name/x.gguf", errors.ModelBroken, "get it again"),
+        ("a\0b.gguf", errors.ModelBroken, "get it again"),
+        ("\udcff.gguf", errors.ModelBroken, "get it again"),
+        ("a" * 5000 + ".gguf", errors.ModelBroken, "get it again"),
+        ("", errors.UnknownModel, "`localai models list`"),
     ],
 )
 def test_names_that_lead_nowhere(machine: Machine, name: str, error: type[errors.LocalaiError], said: str) -> None:

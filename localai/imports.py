@@ -1,0 +1,105 @@
+"""Takes files into our store, and removes models from it; what belongs to other programs is never touched.
+
+A path enters, the LocalModel leaves. The header is read before a byte is copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from backends.errors import ModelFileError
+from backends.gguf import shards
+from localai.errors import BadRequest, Conflict, ModelBroken, from_backend
+from localai.library import Library, LocalModel
+from localai.model_store import Manifest, StoredFile, disk_error
+from localai.pull import Report
+from localai.transfer import BLOCK, Meter
+
+
+def import_file(
+    library: Library,
+    path: Path,
+    name: str,
+    *,
+    link: bool = False,
+    progress: Report | None = None,
+    cancel: threading.Event | None = None,
+) -> LocalModel:
+    """Copy or hard-link the model at `path`, all parts of a split one, into the home as `name`.
+
+    Raises ModelBroken, BadRequest, Conflict (the name is taken), OutOfResources, PullCancelled; nothing is left then.
+    """
+    if library.catalog.get(name) is not None:
+        raise Conflict(f"{name} is a model of the catalogue", "choose another name", param="model")
+    described = library.file(path)
+    if described.problem is not None:
+        raise ModelBroken(f"{path.name}: {described.problem}", "give a complete .gguf file", param="model")
+    try:
+        parts = shards(path)
+    except ModelFileError as error:
+        raise from_backend(error) from error
+    with library.store.locked(name):
+        if library.store.manifest(name) is not None:
+            raise Conflict(f"a model named {name} exists", f"`localai models rm {name}`, or choose another name")
+        meter = Meter(name, described.size_bytes, progress, cancel)
+        _take(library, parts, name, meter, link=link)
+    meter.show(parts[-1].name, "done")
+    return library.resolve(name)
+
+
+def remove(library: Library, name: str) -> int:
+    """Delete a model of ours; return the bytes freed. Raises Conflict for a model that another program keeps."""
+    model = library.known(name)
+    if model.origin not in ("pulled", "imported"):
+        owner = {"starter": "pip", "ollama": "Ollama", "lmstudio": "LM Studio", "hub": "the hub's cache"}
+        where = owner.get(model.origin, "another folder")
+        raise Conflict(f"{model.id} belongs to {where} and is only used from there", f"remove it with {where}")
+    with library.store.locked(model.id):
+        return library.store.remove(model.id)
+
+
+def _take(library: Library, parts: tuple[Path, ...], name: str, meter: Meter, *, link: bool) -> None:
+    folder = library.store.folder(name)
+    targets = [folder / part.name for part in parts]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for source, target in zip(parts, targets, strict=True):
+            digest = None
+            if link:
+                _link(source, target)
+            else:
+                digest = _copy(source, target, meter)
+            files.append(StoredFile(target.name, target.stat().st_size, digest))
+        library.store.publish(Manifest(id=name, origin="imported", files=tuple(files)))
+    except OSError as error:
+        raise disk_error(error, "free some space, or link instead of copying") from error
+    finally:
+        if library.store.manifest(name) is None:
+            for target in targets:
+                target.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        raise BadRequest(f"{source.name} cannot be linked from where it is", "import it without linking") from error
+
+
+def _copy(source: Path, target: Path, meter: Meter) -> str:
+    """Copy with progress; return the SHA-256."""
+    digest = hashlib.sha256()
+    with source.open("rb", buffering=0) as reader, target.open("wb") as writer:
+        while block := reader.read(BLOCK):
+            writer.write(block)
+            digest.update(block)
+            meter.add(len(block), source.name, "copying")
+    return digest.hexdigest()
