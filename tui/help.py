@@ -1,0 +1,36 @@
+"""The keys of the chat, read from the bindings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+
+class Help(ModalScreen[None]):
+    AUTO_FOCUS = "VerticalScroll"
+    CSS = """
+    Help { align: center middle; }
+    Help VerticalScroll {
+        width: 50; max-width: 95%; height: auto; max-height: 90%; border: round $primary; padding: 0 1;
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1", "dismiss(None)", "Back")]
+
+    def __init__(self, bindings: Iterable[BindingType]) -> None:
+        super().__init__()
+        self._keys = [binding for binding in bindings if isinstance(binding, Binding)]
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll():
+            yield Static("\n".join(f"{keys_text(each.key):24}{each.description}" for each in self._keys), markup=False)
+
+
+def keys_text(keys: str) -> str:
+    """`shift+enter,ctrl+j` as people write it: `Shift+Enter, Ctrl+J`."""
+    return ", ".join("+".join(part.capitalize() for part in key.split("+")) for key in keys.split(","))
