@@ -19,6 +19,7 @@ import msgspec
 from localai.errors import ConfigError
 
 Capability = Literal["chat", "tools", "reasoning", "fim", "embedding", "rerank"]
+SamplingField = Literal["temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
 Repo = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -69,6 +70,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     active_parameters: Count | None = None
     gated: bool = False
     template: str = ""
+    sampling: dict[SamplingField, float] = {}
     default_quant: str | None = None
     gguf: GgufSource | None = None
     mlx: Repo | None = None

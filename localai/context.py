@@ -5,17 +5,18 @@ Nothing is cut silently: a prompt that does not fit is refused with both numbers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
-from backends.contract import EngineInfo, Grammar, Job
+from backends.contract import EngineInfo, Grammar, Job, Sampling
 from backends.handle import EngineHandle
 from localai.errors import BadRequest, ContextExceeded
-from localai.messages import TurnRequest
+from localai.messages import Tool, TurnRequest
 from localai.templates import ChatTemplate
 from localai.toolcalls import OutputParser
-from localai.toolformats import detect
 from localai.toolgrammar import tool_grammar
 
 
@@ -28,52 +29,77 @@ class Prompt:
     parser: Callable[[], OutputParser] | None
 
 
-async def render(request: TurnRequest, engine: EngineHandle) -> Prompt:
-    """Build the job. Raises BadRequest, ContextExceeded, or what the template or engine reports."""
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A prompt as text and tokens, what the answer must stay inside, and how to read it."""
+
+    text: str
+    tokens: list[int]
+    grammar: Grammar | None
+    parser: Callable[[], OutputParser] | None = None
+
+
+async def render(request: TurnRequest, engine: EngineHandle, recommended: Mapping[str, Any]) -> Prompt:
+    """Build the job; `recommended` is the model's own sampling, for what the client left open.
+
+    Raises BadRequest, ContextExceeded, or what the template or engine reports.
+    """
     info = engine.info
     _refuse_what_is_missing(request, info)
-    if request.kind == "chat":
-        return await _chat(request, engine)
+    content = await (_chat if request.kind == "chat" else _plain)(request, engine)
+    answer = request.kind != "embedding" and request.max_tokens != 0
+    if len(content.tokens) + answer > info.n_ctx:
+        raise ContextExceeded(len(content.tokens), info.n_ctx)
+    sampling = Sampling(**{**recommended, **request.sampling})
+    return Prompt(_job(request, content, sampling), content.text, content.parser)
+
+
+async def _plain(request: TurnRequest, engine: EngineHandle) -> _Content:
+    text = request.prompt or ""
     if request.prompt_tokens is not None:
         tokens = list(request.prompt_tokens)
         text = await engine.detokenize(tokens) if request.echo else ""
     elif request.suffix is not None:
-        text = request.prompt or ""
         tokens = await _fill_in_the_middle(text, request.suffix, engine)
     else:
-        text = request.prompt or ""
         tokens = await engine.tokenize(text, special=request.kind == "completion", add_bos=True)
-    return Prompt(_job(request, tokens, request.grammar, (), info), text, None)
+    return _Content(text, tokens, request.grammar)
 
 
-async def _chat(request: TurnRequest, engine: EngineHandle) -> Prompt:
+async def _chat(request: TurnRequest, engine: EngineHandle) -> _Content:
     info = engine.info
-    template = _template(info.chat_template, info.bos, info.eos)
     tools = request.tools if request.tool_choice.mode != "none" else ()
-    tool_format, reasoning = detect(info.chat_template or "", info.architecture)
-    text = template.render(request.messages, tools=tools, think=request.think)
+    # In a thread: a template is the model's own program, and may take its whole time budget.
+    template, text = await asyncio.to_thread(_rendered, request, tools, info)
+    in_reasoning = template.starts_in_reasoning(text)
     # A template that writes the BOS token itself must not get a second one.
     tokens = await engine.tokenize(text, special=True, add_bos=info.add_bos and not text.startswith(info.bos or "\0"))
-    in_reasoning = reasoning is not None and template.opens_reasoning
-    grammar = request.grammar
     forced = bool(tools) and request.tool_choice.mode == "required"
+    grammar = request.grammar
     if forced:
         grammar = tool_grammar(
-            tool_format,
+            template.tool_format,
             tools,
             request.tool_choice,
             request.parallel_tool_calls,
             special=info.control_tokens,
-            reasoning=reasoning,
+            reasoning=template.reasoning_format,
             starts_in_reasoning=in_reasoning,
         )
+    parser = partial(
+        OutputParser,
+        template.tool_format,
+        reasoning=template.reasoning_format,
+        starts_in_reasoning=in_reasoning,
+        tools=tools,
+        forced=forced,
+    )
+    return _Content(text, tokens, grammar, parser)
 
-    def parser() -> OutputParser:
-        return OutputParser(
-            tool_format, reasoning=reasoning, starts_in_reasoning=in_reasoning, tools=tools, forced=forced
-        )
 
-    return Prompt(_job(request, tokens, grammar, parser().markers, info), text, parser)
+def _rendered(request: TurnRequest, tools: Sequence[Tool], info: EngineInfo) -> tuple[ChatTemplate, str]:
+    template = _template(info.chat_template, info.bos, info.eos, info.architecture)
+    return template, template.render(request.messages, tools=tools, think=request.think)
 
 
 async def _fill_in_the_middle(prefix: str, suffix: str, engine: EngineHandle) -> list[int]:
@@ -97,18 +123,13 @@ def _refuse_what_is_missing(request: TurnRequest, info: EngineInfo) -> None:
         raise BadRequest(f"this model {what}", "choose another model: `localai models list`", param="model")
 
 
-def _job(
-    request: TurnRequest, tokens: list[int], grammar: Grammar | None, markers: tuple[str, ...], info: EngineInfo
-) -> Job:
-    answer = request.kind != "embedding" and request.max_tokens != 0
-    if len(tokens) + answer > info.n_ctx:
-        raise ContextExceeded(len(tokens), info.n_ctx)
+def _job(request: TurnRequest, content: _Content, sampling: Sampling) -> Job:
     return Job(
         id=0,
         kind="embed" if request.kind == "embedding" else "generate",
-        tokens=tokens,
-        sampling=request.sampling,
-        grammar=grammar,
+        tokens=content.tokens,
+        sampling=sampling,
+        grammar=content.grammar,
         max_tokens=request.max_tokens,
         stop=request.stop,
         n=request.n,
@@ -117,11 +138,11 @@ def _job(
         logprobs=request.logprobs,
         prompt_logprobs=request.prompt_logprobs,
         ignore_eos=request.ignore_eos,
-        markers=markers,
+        markers=content.parser().markers if content.parser else (),
         conversation=request.conversation,
     )
 
 
 @lru_cache(maxsize=16)
-def _template(source: str | None, bos: str, eos: str) -> ChatTemplate:
-    return ChatTemplate(source, bos, eos) if source else ChatTemplate.fallback(eos)
+def _template(source: str | None, bos: str, eos: str, architecture: str) -> ChatTemplate:
+    return ChatTemplate(source, bos, eos, architecture=architecture) if source else ChatTemplate.fallback(eos)

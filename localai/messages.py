@@ -5,10 +5,11 @@ Frozen values that pass between the stages of `turn`; the API modules translate 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from backends.contract import FinishReason, Grammar, Priority, Sampling, TokenLogprob
+from backends.contract import FinishReason, Grammar, Priority, TokenLogprob
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -56,6 +57,8 @@ class ToolChoice:
 class TurnRequest:
     """One request, in any dialect. Exactly one of `messages`, `prompt`, `prompt_tokens` is given.
 
+    `sampling` holds the fields of `contract.Sampling` that the client set; the model's own recommendation fills the rest.
+
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
     """
@@ -70,7 +73,7 @@ class TurnRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
-    sampling: Sampling = Sampling()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     grammar: Grammar | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backends import registry
 from localai.config import Config
@@ -23,6 +25,11 @@ class Choice:
     backend: str
     n_ctx: int
     reason: str
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """What the model's makers recommend; {} where they are silent."""
+        return self.model.spec.sampling if self.model.spec else {}
 
 
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:

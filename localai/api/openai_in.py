@@ -71,15 +71,15 @@ class SamplingBody(BaseModel):
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self) -> Sampling:
-        """The fields that were sent, over the defaults."""
+    def sampling(self) -> dict[str, Any]:
+        """The fields of `contract.Sampling` that were sent."""
         names = set(Sampling.__struct_fields__) - {"logit_bias", "dry_sequence_breakers"}
         values: dict[str, Any] = {k: v for k in names if (v := getattr(self, k)) is not None}
         if self.dry_sequence_breakers is not None:
             values["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
         if self.logit_bias:
             values["logit_bias"] = _biases(self.logit_bias)
-        return Sampling(**values)
+        return values
 
     def stops(self) -> tuple[str, ...]:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
