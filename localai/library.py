@@ -61,10 +61,6 @@ class Library:
         self.catalog = catalog
         self._resolved.clear()
 
-    def use(self, catalog: Catalog) -> None:
-        """Go by another catalogue from now on."""
-        self.catalog = catalog
-
     def list(self) -> list[LocalModel]:
         """All models, ours first; broken ones carry their `problem`."""
         catalog = self.catalog
