@@ -154,7 +154,7 @@ def pull(model: str, as_json: bool) -> None:
 
 def _show_progress(p: PullProgress) -> None:
     share = f"{100 * p.done / p.total:5.1f} %" if p.total else ""
-    eta = "" if p.eta is None else f", {p.eta:.0f} s left"
+    eta = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
     progress_line(f"{p.file}  {share}  {_size(p.done)} of {_size(p.total)}, {p.rate / 2**20:.1f} MiB/s{eta}")
 
 
@@ -167,7 +167,7 @@ def import_(file: Path, name: str | None, link: bool, as_json: bool) -> None:
     """Take a GGUF file into the data folder, after reading its header."""
     from localai.imports import import_file
 
-    made = import_file(_library(), file, name, link=link, progress=_show_progress)
+    made = import_file(_library(), file, name or file.stem.lower(), link=link, progress=_show_progress)
     progress_line("")
     show(_local(made), as_json, lambda m: f"{m['id']}: {_size(m['size_bytes'])} in {m['path']}")
 

@@ -58,6 +58,7 @@ class TurnRequest:
     """One request, in any dialect. Exactly one of `messages`, `prompt`, `prompt_tokens` is given.
 
     `sampling` holds the fields of `contract.Sampling` that the client set; the model's own recommendation fills the rest.
+    `trusted` requests came from this user's own socket, and may name files.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
@@ -89,6 +90,7 @@ class TurnRequest:
     keep_alive: float | None = None
     conversation: str | None = None
     app: str = ""
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

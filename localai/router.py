@@ -35,7 +35,11 @@ class Choice:
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:
     """Choose for `request`. Raises UnknownModel, NotFound, ModelBroken or BadRequest."""
     name, why = _name(request.model, config)
-    model = _echo(name) if name.startswith(_ECHO) else library.resolve(name)
+    if name.startswith(_ECHO) and request.trusted:
+        model = _echo(name)
+    else:
+        # Others may use what is in the library, but not probe the disk for files.
+        model = library.resolve(name, files=request.trusted)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
     backend = _backend(request.backend or config.backend, model)

@@ -117,6 +117,7 @@ def _open(kept: Conversations, conversation: str, body: ReplyBody) -> _Opening:
         messages=tuple(messages),
         conversation=conversation,
         app="localai chat",
+        trusted=True,
         **{**body.common(), "model": model, "n": 1, "priority": body.priority or "interactive"},
     )
     return _Opening(user, assistant, turn)

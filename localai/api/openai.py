@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from localai.api import openai_out
 from localai.api.openai_in import (
+    Caller,
     ChatBody,
     CompletionBody,
     EmbeddingBody,
@@ -20,6 +21,7 @@ from localai.api.openai_in import (
     completion_requests,
     embedding_requests,
 )
+from localai.api.security import from_unix_socket
 from localai.api.wire import gather, json_response, stream
 from localai.errors import UnknownModel
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
@@ -62,7 +64,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
         """A chat answer; with `stream`, as server-sent events."""
-        turn = chat_request(body, _app(request))
+        turn = chat_request(body, _caller(request))
         if body.stream:
             out = openai_out.ChatStream(include_usage=body.wants_usage())
             return await stream(answer(turn, parts), out)
@@ -71,7 +73,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Continue a text, or fill the middle between `prompt` and `suffix`."""
-        turns = completion_requests(body, _app(request))
+        turns = completion_requests(body, _caller(request))
         if body.stream:
             out = openai_out.CompletionStream(include_usage=body.wants_usage(), prompts=len(turns), n=body.n or 1)
             return await stream(_in_turn(turns, parts), out)
@@ -81,7 +83,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         """One unit vector per input."""
-        turns = embedding_requests(body, _app(request))
+        turns = embedding_requests(body, _caller(request))
         # All at once: the engine batches them into shared steps.
         answers = await asyncio.gather(*(gather(answer(turn, parts), request) for turn in turns))
         return json_response(_embeddings(answers, turns[0].model, body.encoding_format == "base64", body.dimensions))
@@ -95,9 +97,8 @@ async def _in_turn(turns: list[TurnRequest], parts: Parts) -> AsyncGenerator[Tur
             yield event
 
 
-def _app(request: Request) -> str:
-    """Who asks, as far as it says so itself; for the ledger."""
-    return request.headers.get("user-agent", "")[:80]
+def _caller(request: Request) -> Caller:
+    return Caller(request.headers.get("user-agent", "")[:80], from_unix_socket(request.scope))
 
 
 def _embeddings(answers: list[list[TurnEvent]], model: str, as_base64: bool, width: int | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -22,6 +23,14 @@ _ROLES: dict[str, Role] = {
 }
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as it says so itself, and whether it came through this user's own socket."""
+
+    app: str
+    trusted: bool
 
 
 class StreamOptions(BaseModel):
@@ -170,7 +179,7 @@ class EmbeddingBody(BaseModel):
     keep_alive: float | None = None
 
 
-def chat_request(body: ChatBody, app: str) -> TurnRequest:
+def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
     """Raises BadRequest for what a text model cannot take."""
     messages = tuple(_message(m, i) for i, m in enumerate(body.messages))
     tools = tuple(_tool(t.function) for t in body.tools or [])
@@ -183,12 +192,13 @@ def chat_request(body: ChatBody, app: str) -> TurnRequest:
         grammar=_format_grammar(body.response_format) or _plain_grammar(body),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         think=_think(body),
-        app=app,
+        app=caller.app,
+        trusted=caller.trusted,
         **body.common(),
     )
 
 
-def completion_requests(body: CompletionBody, app: str) -> list[TurnRequest]:
+def completion_requests(body: CompletionBody, caller: Caller) -> list[TurnRequest]:
     """One request per prompt."""
     return [
         TurnRequest(
@@ -197,7 +207,8 @@ def completion_requests(body: CompletionBody, app: str) -> list[TurnRequest]:
             echo=bool(body.echo),
             grammar=_plain_grammar(body),
             logprobs=body.logprobs,
-            app=app,
+            app=caller.app,
+            trusted=caller.trusted,
             **_scored(body),
             **prompt,
         )
@@ -205,10 +216,17 @@ def completion_requests(body: CompletionBody, app: str) -> list[TurnRequest]:
     ]
 
 
-def embedding_requests(body: EmbeddingBody, app: str) -> list[TurnRequest]:
+def embedding_requests(body: EmbeddingBody, caller: Caller) -> list[TurnRequest]:
     """One request per input."""
     return [
-        TurnRequest(kind="embedding", model=body.model, keep_alive=body.keep_alive, app=app, **prompt)
+        TurnRequest(
+            kind="embedding",
+            model=body.model,
+            keep_alive=body.keep_alive,
+            app=caller.app,
+            trusted=caller.trusted,
+            **prompt,
+        )
         for prompt in _prompts(body.input, "input")
     ]
 
