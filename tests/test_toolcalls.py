@@ -453,6 +453,15 @@ def test_any_arguments_survive(arguments: dict[str, object]) -> None:
         assert read(style, spell(style, [call])) == Answer("", "", (("now", arguments),))
 
 
+@pytest.mark.parametrize(
+    "schema", [{"enum": 3}, {"type": 4}, {"anyOf": {}}, 5, {"anyOf": [{"type": "string"}]}], ids=str
+)
+def test_odd_schemas_do_not_disturb_reading(schema: object) -> None:
+    tool = Tool("odd", "", {"properties": {"x": schema}})
+    text = "<function=odd>\n<parameter=x>\nhi\n</parameter>\n</function>"
+    assert read(QWEN_XML, text, tools=[tool]).calls == (("odd", {"x": "hi"}),)
+
+
 def test_repeated_openers_cost_little() -> None:
     text = '<tool_call>{"a":' * 4000
     assert read(HERMES, text).content == text
