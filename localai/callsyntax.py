@@ -19,6 +19,7 @@ from localai.textstream import Reading, TextStream
 _MAX_NAME = 128
 _MAX_HEADER = 256
 _MAX_PYTHON = 256 * 1024
+_MAX_CHOICES = 8
 _NAME_KEYS = ("name", "function")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _ENVELOPE_KEYS = ("id", "type")
@@ -200,16 +201,21 @@ def _read_parameter(stream: TextStream, sink: CallSink, schema: object) -> Readi
         raise NotACall
 
 
-def allows_string(schema: object) -> bool:
-    """Whether a JSON schema says that the value is, or may be, a string."""
-    if not isinstance(schema, dict):
+def allows_string(schema: object, depth: int = 0) -> bool:
+    """Whether a JSON schema says that the value is, or may be, a string; a schema that makes no sense says no."""
+    if not isinstance(schema, dict) or depth > _MAX_CHOICES:
         return False
     kinds = schema.get("type")
-    if kinds == "string" or (isinstance(kinds, list) and "string" in kinds):
+    if kinds == "string" or "string" in _items(kinds):
         return True
-    if any(isinstance(value, str) for value in schema.get("enum") or ()):
+    if any(isinstance(value, str) for value in _items(schema.get("enum"))):
         return True
-    return any(allows_string(choice) for key in ("anyOf", "oneOf") for choice in schema.get(key) or ())
+    choices = [*_items(schema.get("anyOf")), *_items(schema.get("oneOf"))]
+    return any(allows_string(choice, depth + 1) for choice in choices)
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _guess(text: str) -> Any:

@@ -48,6 +48,8 @@ def read_harmony(stream: TextStream, sink: HarmonySink, attempt: Attempt | None)
         out = sink.content
         if header is None:
             stream.at = start
+            # What begins like a header and is none is text, and must not be taken for the next one again.
+            out((yield from stream.one_of(_BEGINS)))
         else:
             channel, recipient = _CHANNEL.search(header), _RECIPIENT.search(header)
             if recipient and attempt:
@@ -57,10 +59,7 @@ def read_harmony(stream: TextStream, sink: HarmonySink, attempt: Attempt | None)
         stream.hold -= 1
         found = yield from stream.until(_ENDS, out)
         if found in ("<|start|>", "<|channel|>"):
-            if header is None and stream.at == start + len(found):
-                out(found)
-            else:
-                stream.at -= len(found)
+            stream.at -= len(found)
 
 
 def _read_header(stream: TextStream) -> Reading[str | None]:

@@ -40,7 +40,9 @@ def read_value(stream: TextStream, out: Out, depth: int = 0) -> Reading[None]:
             raise NotJson
         yield from _read_members(stream, out, depth, "}" if first == "{" else "]")
     else:
-        word = yield from stream.run(_WORD)
+        letters: list[str] = []
+        yield from stream.run(_WORD, letters.append)
+        word = "".join(letters)
         if word not in _NAMES and not _NUMBER.fullmatch(word):
             raise NotJson
         out(_NAMES.get(word, word))
@@ -74,7 +76,7 @@ def _read_members(stream: TextStream, out: Out, depth: int, end: str) -> Reading
 def read_string(stream: TextStream, out: Out) -> Reading[None]:
     """Read a string from behind its opening quote past the closing one; `out` gets what stands between them."""
     while True:
-        out((yield from stream.run(_PLAIN)))
+        yield from stream.run(_PLAIN, out)
         character = yield from stream.take(1)
         if character == '"':
             return

@@ -84,7 +84,7 @@ def probe(render: Render) -> Capabilities:
     calls = _call_style(render)
     return Capabilities(
         system=shows("qxsystem qxuser", [_turn("system", "qxsystem"), _user("qxuser")]),
-        late_system=shows("qxsystem", [_user("a"), _reply("b"), _turn("system", "qxsystem"), _user("c")]),
+        late_system=_shows_in_order(render, none),
         repeats=shows("qxa qxb", [_user("qxa"), _user("qxb")])
         and shows("qxa qxb", [_user("a"), _reply("qxa"), _reply("qxb"), _user("c")]),
         assistant_first=shows("qxa qxb", [_reply("qxa"), _user("qxb")]),
@@ -96,6 +96,15 @@ def probe(render: Render) -> Capabilities:
         stable=_is_stable(render, none),
         needs_tools=needs_tools,
     )
+
+
+def _shows_in_order(render: Render, tools: list[Turn] | None) -> bool:
+    """Whether a later system message stands in its place: some templates move it to the front, or let it replace the
+    first one, which would change the text of the messages before it."""
+    early, late = _turn("system", "qxearly"), _turn("system", "qxlate")
+    text = _text(render, [early, _user("qxuser"), _reply("b"), late, _user("c")], tools)
+    places = [text.find(word) for word in ("qxearly", "qxuser", "qxlate")]
+    return -1 not in places and places == sorted(places)
 
 
 def _turn(role: str, content: str, **more: Any) -> Turn:

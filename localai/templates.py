@@ -13,13 +13,16 @@ from datetime import date
 from typing import Any, Literal
 
 from localai.errors import BadRequest
-from localai.jinja_sandbox import Program
+from localai.jinja_sandbox import RENDER_SECONDS, Program
 from localai.messages import Message, Tool, ToolCall
 from localai.template_probe import PROBE_DAY, CallStyle, Capabilities, Turn, probe, thinking_variables
 from localai.toolformats import CHANNELS, GENERIC, ReasoningFormat, ToolFormat, detect
 from localai.turns import describe, instruction, paired, shaped
 
 _PROBE_SECONDS = 0.5
+# Some templates look at all messages for each message: 2,000 of them took 10 s of CPU time with the slowest one.
+_SECONDS_PER_TURN = 0.01
+_MOST_SECONDS = 30.0
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _FALLBACK = """\
 {%- for message in messages -%}
@@ -107,7 +110,8 @@ class ChatTemplate:
         more: dict[str, Any] = {**thinking_variables(think), "add_generation_prompt": add_generation_prompt}
         if think is False and self._formats[1] is CHANNELS:
             more["reasoning_effort"] = "low"
-        return self._run(turns, native or self._no_tools, more, today or date.today())
+        seconds = min(_MOST_SECONDS, RENDER_SECONDS + _SECONDS_PER_TURN * len(turns))
+        return self._run(turns, native or self._no_tools, more, today or date.today(), seconds)
 
     @property
     def _no_tools(self) -> list[Turn] | None:
@@ -148,7 +152,7 @@ class ChatTemplate:
         tools: list[Turn] | None,
         more: dict[str, Any] | None = None,
         today: date = PROBE_DAY,
-        seconds: float | None = None,
+        seconds: float = RENDER_SECONDS,
     ) -> str:
         variables = {
             "messages": turns,
@@ -160,8 +164,7 @@ class ChatTemplate:
             "add_generation_prompt": True,
             **(more or {}),
         }
-        limit = {} if seconds is None else {"seconds": seconds}
-        return self._program.run(variables, today=today, **limit)
+        return self._program.run(variables, today=today, seconds=seconds)
 
 
 def _call(call: ToolCall, style: CallStyle) -> Turn:

@@ -63,16 +63,14 @@ class TextStream:
         while (character := (yield from self.peek())) and character in characters:
             self.at += 1
 
-    def run(self, pattern: re.Pattern[str]) -> Reading[str]:
-        """What `pattern` (of the form `[...]*`) matches from here, waiting until it ends."""
-        found = ""
+    def run(self, pattern: re.Pattern[str], out: Callable[[str], None]) -> Reading[None]:
+        """Hand to `out`, as it comes, what `pattern` (of the form `[...]*`) matches from here."""
         while (yield from self.peek()):
             match = pattern.match(self.text, self.at)
             if match is None or match.end() == self.at:
-                break
-            found += match.group()
+                return
             self.at = match.end()
-        return found
+            out(match.group())
 
     def one_of(self, options: Sequence[str]) -> Reading[str]:
         """Pass over whichever of `options` the text continues with; '' for none."""

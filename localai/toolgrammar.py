@@ -111,8 +111,8 @@ class _Writer:
     def _members(self, index: int, tool: Tool, layout: Layout) -> tuple[str, list[str]]:
         """The arguments one by one, in the schema's order, required ones first."""
         schema = _arguments_schema(tool)
-        required = set(schema.get("required") or ())
-        keys = sorted(schema.get("properties") or {}, key=lambda key: key not in required)
+        required = schema.get("required", [])
+        keys = sorted(schema.get("properties", {}), key=lambda key: key not in required)
         parts, rules = [], []
         for number, key in enumerate(keys):
             name = f"value_{index}_{number}"
@@ -125,12 +125,17 @@ class _Writer:
     def _value(self, root: dict[str, Any], schema: Any, layout: Layout) -> tuple[str, bool]:
         """The rule of one argument behind its name, and whether the value's ending is part of it."""
         if layout.value_end and allows_string(schema):
-            options = [option for option in schema.get("enum") or () if isinstance(option, str)]
+            options = [option for option in _enumerated(schema) if isinstance(option, str)]
             if options:
                 return ": " + " | ".join(_quoted(option) for option in options), False
             return f"[suffix={_quoted(layout.value_end)}]: /(.|\\n)*/", True
         shared: dict[str, Any] = {key: root[key] for key in ("$defs", "definitions") if key in root}
         return f": %json {_json({**(schema if isinstance(schema, dict) else {}), **shared})}", False
+
+
+def _enumerated(schema: object) -> list[Any]:
+    options = schema.get("enum") if isinstance(schema, dict) else None
+    return options if isinstance(options, list) else []
 
 
 def _sequence(parts: Iterable[tuple[str, bool]], comma: str) -> str:
@@ -151,8 +156,15 @@ def _sequence(parts: Iterable[tuple[str, bool]], comma: str) -> str:
 
 
 def _arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The tool's schema as that of an object; members that it does not name are not allowed unless it says so."""
+    """The tool's schema as that of an object; members that it does not name are not allowed unless it says so.
+
+    Raises BadRequest where it cannot be one.
+    """
     schema = {"type": "object", **tool.parameters}
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if schema["type"] != "object" or not isinstance(properties, dict) or not isinstance(required, list):
+        hint = "give `parameters` as a JSON schema of an object, with `properties` and `required`"
+        raise BadRequest(f"the parameters of the tool {tool.name!r} are no object's schema", hint, param="tools")
     if not any(key in schema for key in ("anyOf", "oneOf", "allOf", "$ref", "patternProperties")):
         schema.setdefault("properties", {})
         schema.setdefault("additionalProperties", False)
