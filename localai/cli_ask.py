@@ -22,7 +22,7 @@ _LARGEST_FILE = 2 * 2**20
 @click.argument("prompt", required=False)
 @click.option("-m", "--model", default="", help="Model id, alias, hf:owner/repo[:quant] or a GGUF file.")
 @click.option("-B", "--backend", default=None, help="Engine to use instead of the chosen one.")
-@click.option("-s", "--system", default="", help="System prompt.")
+@click.option("-s", "--system", default=None, help="System prompt; '' leaves it to the model's template.")
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Add a text file to the prompt.")
 @click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")
 @click.option("--temperature", type=float, default=None, help="0 is greedy; typical values are 0 to 2.")
@@ -34,7 +34,7 @@ def ask(
     prompt: str | None,
     model: str,
     backend: str | None,
-    system: str,
+    system: str | None,
     files: tuple[Path, ...],
     max_tokens: int | None,
     temperature: float | None,
@@ -51,6 +51,7 @@ def ask(
     config = load()
     if ensure_running(config):
         say(f"started the daemon ({config.socket})")
+    system = config.system if system is None else system
     messages = [{"role": "system", "content": system}] if system else []
     body: dict[str, Any] = {
         "model": _model(model),

@@ -85,7 +85,9 @@ def _table(value: Any) -> str:
     for m in value["models"]:
         name = m["id"] + (f" ({', '.join(m['aliases'])})" if m["aliases"] else "")
         end = m["problem"] or m["origin"]
-        rows.append((name, _count(m["parameters"]), m["quant"] or "", _tokens(m["context"]), _size(m["size_bytes"]), end))
+        rows.append(
+            (name, _count(m["parameters"]), m["quant"] or "", _tokens(m["context"]), _size(m["size_bytes"]), end)
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)
 
@@ -187,5 +189,3 @@ def rm(model: str, as_json: bool) -> None:
         say("the daemon is not running, so nothing needs unloading")
     remove(library, found.id)
     show({"removed": found.id, "freed_bytes": found.size_bytes}, as_json, lambda m: f"removed {m['removed']}")
-
-

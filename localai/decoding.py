@@ -45,7 +45,16 @@ class _Choice:
         self.index = index
         self._parser = parser
         self._held: list[TokenLogprob] = []
-        self.called = False
+
+    @property
+    def called(self) -> bool:
+        """True where the answer holds a whole tool call."""
+        return self._parser is not None and self._parser.calls > 0
+
+    @property
+    def broken(self) -> frozenset[int]:
+        """Calls that were begun and then turned out to be text."""
+        return self._parser.broken if self._parser else frozenset()
 
     def push(self, text: str, scored: TokenLogprob | None) -> Delta | None:
         """The delta that `text` gives rise to; log-probabilities wait for the text that they belong to."""
@@ -63,7 +72,6 @@ class _Choice:
         calls = tuple(p for p in pieces if isinstance(p, ToolCallDelta))
         content = "".join(p.text for p in pieces if isinstance(p, Content))
         reasoning = "".join(p.text for p in pieces if isinstance(p, Reasoning))
-        self.called = self.called or bool(calls)
         if not (content or reasoning or calls or self._held):
             return None
         held, self._held = tuple(self._held), []
@@ -91,8 +99,12 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
                     delta = choice.close(event.text)
                     if delta is not None:
                         yield delta
-                    called = choice.called and event.reason in ("stop", "length")
-                    yield ChoiceDone(event.index, "tool_calls" if called else event.reason, event.stop)
+                    yield ChoiceDone(
+                        event.index,
+                        "tool_calls" if choice.called and event.reason == "stop" else event.reason,
+                        event.stop,
+                        choice.broken,
+                    )
                 elif isinstance(event, Progress):
                     yield Waiting("prefill", event.done / event.total)
                 elif isinstance(event, PromptLogprobs):

@@ -57,7 +57,7 @@ class ToolChoice:
 class TurnRequest:
     """One request, in any dialect. Exactly one of `messages`, `prompt`, `prompt_tokens` is given.
 
-    `sampling` holds the fields of `contract.Sampling` that the client set; the model's own recommendation fills the rest.
+    `sampling` holds the fields of `contract.Sampling` that the client set; the model's recommendation fills the rest.
     `trusted` requests came from this user's own socket, and may name files.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
@@ -142,11 +142,15 @@ class PromptScored:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceDone:
-    """Choice `index` has ended. `reason` is the engine's, or `tool_calls`."""
+    """Choice `index` has ended. `reason` is the engine's, or `tool_calls`.
+
+    `broken` are the indexes of calls that were begun and then turned out to be text, which came as content.
+    """
 
     index: int
     reason: FinishReason | Literal["tool_calls"]
     stop: str | None = None
+    broken: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

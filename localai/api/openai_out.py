@@ -118,6 +118,8 @@ def _gathered(events: Sequence[TurnEvent]) -> list[_Whole]:
                 whole.take(event)
             else:
                 whole.reason = _REASONS.get(event.reason, event.reason)
+                for broken in event.broken:
+                    whole.calls.pop(broken, None)
     return [choices[index] for index in sorted(choices)]
 
 
