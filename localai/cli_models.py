@@ -15,7 +15,7 @@ from localai.lifecycle import client
 if TYPE_CHECKING:
     from localai.catalog import ModelSpec
     from localai.library import Library, LocalModel
-    from localai.pull import PullProgress
+    from localai.transfer import PullProgress
 
 
 @click.group()

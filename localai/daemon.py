@@ -12,7 +12,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -28,6 +27,7 @@ from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
 from localai.ledger import Ledger
 from localai.library import Library
+from localai.lifecycle import make_folders
 from localai.metrics import Metrics
 from localai.pool import Pool
 from localai.tested import TestedSettings
@@ -42,7 +42,7 @@ _BACKLOG = 512
 
 def serve(config: Config, *, foreground: bool) -> None:
     """Run until asked to stop. Raises Conflict where a daemon runs already or the port is taken."""
-    _make_folders(config.home)
+    make_folders(config.home)
     with _sole_instance(config) as lock:
         _log_to(config, foreground=foreground)
         sockets = _listen(config)
@@ -130,16 +130,6 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
-
-
-def _make_folders(home: Path) -> None:
-    try:
-        for folder in (home, home / "run", home / "logs"):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise OutOfResources(
-            f"the data folder cannot be written: {error.strerror}", "mend its permissions, or set LOCALAI_HOME"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from localai.client import Client
 from localai.config import Config
-from localai.errors import DaemonUnreachable, LocalaiError
+from localai.errors import DaemonUnreachable, LocalaiError, OutOfResources
 
 _START_S = 15.0
 _STOP_S = 40.0
@@ -38,7 +38,7 @@ def ensure_running(config: Config, flags: dict[str, object] | None = None) -> bo
     """
     if is_running(config):
         return False
-    config.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folders(config.home)
     begin = config.daemon_log.stat().st_size if config.daemon_log.exists() else 0
     with config.daemon_log.open("ab") as log:
         child = subprocess.Popen(
@@ -74,6 +74,17 @@ def stop(config: Config) -> bool:
             raise LocalaiError("the daemon has not ended yet", "it may be finishing a request; `localai logs`")
         time.sleep(_LOOK_S)
     return True
+
+
+def make_folders(home: Path) -> None:
+    """Make the home and its folders for this user alone. Raises OutOfResources where that is not possible."""
+    try:
+        for folder in (home, home / "run", home / "logs"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutOfResources(
+            f"the data folder cannot be written: {error.strerror}", "mend its permissions, or set LOCALAI_HOME"
+        ) from error
 
 
 def _arguments(flags: dict[str, object]) -> list[str]:

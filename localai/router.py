@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,17 @@ class Choice:
     reason: str
 
     @property
-    def sampling(self) -> Mapping[str, Any]:
+    def sampling(self) -> dict[str, Any]:
         """What the model's makers recommend; {} where they are silent."""
-        return self.model.spec.sampling if self.model.spec else {}
+        return dict(self.model.spec.sampling) if self.model.spec else {}
 
 
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:
     """Choose for `request`. Raises UnknownModel, NotFound, ModelBroken or BadRequest."""
     name, why = _name(request.model, config)
-    if name.startswith(_ECHO) and request.trusted:
-        model = _echo(name)
-    else:
-        # Others may use what is in the library, but not probe the disk for files.
-        model = library.resolve(name, files=request.trusted)
+    # Strangers may use what is in the library, but not probe the disk for files.
+    files = request.trusted
+    model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
     backend = _backend(request.backend or config.backend, model)
