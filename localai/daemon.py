@@ -12,7 +12,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from types import FrameType
 from typing import IO
 
 import uvicorn
@@ -109,6 +108,7 @@ class _Server:
                 http="httptools",
                 timeout_graceful_shutdown=2,
                 server_header=False,
+                date_header=False,
             )
         )
         serving = asyncio.create_task(server.serve(sockets))
@@ -116,20 +116,24 @@ class _Server:
         await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("stopping: %d engines, %d requests", len(pool.slots), sum(s.users for s in pool.slots))
         await pool.close(GRACE_S)
-        server.should_exit = True
+        server.end.set()
         await serving
         ending.cancel()
 
 
 class _Uvicorn(uvicorn.Server):
-    """Leaves the signals to `_Server`."""
+    """Leaves the signals to `_Server`, and sleeps until its end instead of looking ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.end = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.end.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.should_exit = True
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class Choice:
     @property
     def sampling(self) -> dict[str, Any]:
         """What the model's makers recommend; {} where they are silent."""
-        return dict(self.model.spec.sampling) if self.model.spec else {}
+        return {**self.model.spec.sampling} if self.model.spec else {}
 
 
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:
