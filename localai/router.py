@@ -28,7 +28,7 @@ class Choice:
     @property
     def sampling(self) -> dict[str, Any]:
         """What the model's makers recommend; {} where they are silent."""
-        return {**self.model.spec.sampling} if self.model.spec else {}
+        return {str(k): v for k, v in self.model.spec.sampling.items()} if self.model.spec else {}
 
 
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:
