@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 from localai import config as module
@@ -17,7 +18,7 @@ def settings_table() -> str:
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config").body
     texts: dict[str, str] = {}
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
             texts[node.target.id] = str(ast.literal_eval(after.value))
     rows = ["| setting | default | meaning |", "|---|---|---|"]
