@@ -112,7 +112,8 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first frame to a child: which file to open, and how.
 
-    `n_ctx` is the longest sequence to serve, in tokens; `prove` asks for the self-test of untried settings.
+    `n_ctx` is the longest sequence to serve, in tokens; `prove` asks for the self-test of untried settings. `rates`
+    are decode rates in token/s by thread count as measured before; where there are none, they are measured now.
     """
 
     backend: str
@@ -124,6 +125,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     extra_bufts: bool = True
     gpu_layers: int = -1
     prove: bool = False
+    rates: dict[int, float] = {}
     step_seconds: float = 0.15
 
 
@@ -293,10 +295,14 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Loading ended well; jobs are taken from now on. `rss` is the child's resident memory in bytes."""
+    """Loading ended well; jobs are taken from now on.
+
+    `rss` is the child's resident memory in bytes, `rates` the decode rates in token/s by thread count.
+    """
 
     info: EngineInfo
     rss: int
+    rates: dict[int, float]
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import cast
@@ -53,14 +54,21 @@ def _ignore_step(_: StepRecord) -> None:
 
 
 class EngineHandle(asyncio.SubprocessProtocol):
-    """One running child. Make it with `start`; `info` is what it loaded, `rss` its resident bytes after loading."""
+    """One running child. Make it with `start`.
+
+    `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
+    count, `stages` the seconds that each stage of loading took.
+    """
 
     info: EngineInfo
     rss: int
+    rates: dict[int, float]
 
     def __init__(self, order: Load, on_stage: OnStage, on_step: OnStep) -> None:
         self.order = order
-        self.phase = "starting"
+        self.phase = "start"
+        self.stages: dict[str, float] = {}
+        self._phase_began = time.monotonic()
         self.died: EngineDied | None = None
         self.last_step: StepRecord | None = None
         self.steps = 0
@@ -242,18 +250,25 @@ class EngineHandle(asyncio.SubprocessProtocol):
                 self.steps += 1
                 self._on_step(frame.record)
         elif isinstance(frame, Stage):
-            self.phase = frame.name
+            self._enter(frame.name)
             self._on_stage(frame.name, frame.fraction)
         elif isinstance(frame, Ids):
             self._answer(frame.id, frame.tokens)
         elif isinstance(frame, Text):
             self._answer(frame.id, frame.text)
         elif isinstance(frame, Ready):
-            self.info, self.rss, self.phase = frame.info, frame.rss, "serving"
+            self.info, self.rss, self.rates = frame.info, frame.rss, frame.rates
+            self._enter("serving")
             if not self._loaded.done():
                 self._loaded.set_result(None)
         elif isinstance(frame, LoadFailed) and not self._loaded.done():
             self._loaded.set_exception(rebuild(frame.kind, frame.message, frame.hint))
+
+    def _enter(self, phase: str) -> None:
+        now = time.monotonic()
+        if phase != self.phase:
+            self.stages[self.phase] = round(now - self._phase_began, 4)
+            self.phase, self._phase_began = phase, now
 
     def _deliver(self, event: Event) -> None:
         queue = self._jobs.get(event.job)

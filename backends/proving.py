@@ -27,15 +27,15 @@ def thread_counts(most: int) -> tuple[int, ...]:
     return tuple(sorted(counts))
 
 
-def prove(engine: Engine, order: Load) -> ThreadGovernor:
-    """Run the self-test and return a governor that starts from what it measured.
+def prove(engine: Engine, order: Load) -> tuple[ThreadGovernor, dict[int, float]]:
+    """Run the self-test if asked; return a governor, and the decode rates in token/s that it starts from.
 
-    Raises BackendError when the logits are not finite. Without `order.prove` only the timing is taken.
+    Raises BackendError when the logits are not finite.
     """
     governor = ThreadGovernor(thread_counts(order.threads))
     info = engine.info()
     if "generate" not in info.capabilities:
-        return governor
+        return governor, {}
     rng = np.random.default_rng(0)
     size = min(_BATCH, info.n_batch, info.n_ctx - 1 - _DECODES)
     prompt = rng.integers(0, info.n_vocab, size).tolist()
@@ -44,10 +44,12 @@ def prove(engine: Engine, order: Load) -> ThreadGovernor:
         if logits is None or not np.isfinite(logits).all():
             raise BackendError("the self-test gave logits that are not numbers", "this setting is not used again")
         engine.drop(0)
-    rates = {count: _measure(engine, governor, count, prompt) for count in governor.counts}
-    governor.threads = max(rates, key=lambda count: rates[count])
+    known = {count: order.rates[count] for count in governor.counts if count in order.rates}
+    if len(known) < len(governor.counts):
+        known = {count: _measure(engine, governor, count, prompt) for count in governor.counts}
+    governor.threads = max(known, key=lambda count: known[count])
     engine.set_threads(governor.threads)
-    return governor
+    return governor, known
 
 
 def _measure(engine: Engine, governor: ThreadGovernor, count: int, prompt: list[int]) -> float:

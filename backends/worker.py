@@ -121,7 +121,7 @@ def serve(batcher: Batcher, inbox: SimpleQueue[Sequence | Cancel]) -> None:
         batcher.turn()
 
 
-def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor]:
+def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor, dict[int, float]]:
     """Open the model and, where asked, prove the settings; stages are reported at most ten times a second."""
     last = 0.0
 
@@ -134,7 +134,7 @@ def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor]:
 
     engine = registry.open_engine(order, progress)
     progress("self-test", 1.0)
-    return engine, prove(engine, order)
+    return engine, *prove(engine, order)
 
 
 def main() -> None:
@@ -155,13 +155,13 @@ def main() -> None:
     if not isinstance(order, Load):
         raise SystemExit("the first frame must be Load")
     try:
-        engine, governor = load(order, outbox)
+        engine, governor, rates = load(order, outbox)
     except BackendError as error:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
     reader = Reader(source, frames[1:], outbox, engine)
     batcher = Batcher(engine, governor, outbox.emit, order.step_seconds)
-    outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss))
+    outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
     reader.start()
     serve(batcher, reader.inbox)
 

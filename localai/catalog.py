@@ -70,6 +70,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     active_parameters: Count | None = None
     gated: bool = False
     template: str = ""
+    system: str | None = None
     sampling: dict[SamplingField, float] = {}
     default_quant: str | None = None
     gguf: GgufSource | None = None

@@ -27,8 +27,8 @@ class Config:
     """TCP port; 0 switches TCP off, so that only the Unix socket remains."""
     default_model: str = "starter"
     """Model of a request that names none."""
-    system: str = "You are a helpful AI assistant."
-    """System prompt of `localai ask` and of new chats; API clients send their own."""
+    system: str = ""
+    """System prompt of `localai ask` and of new chats; where empty, what the catalogue or the model's template says."""
     backend: str = "auto"
     """llama.cpp, or auto: what the router finds best here."""
     ctx: int = 0

@@ -6,15 +6,15 @@ Nothing is cut silently: a prompt that does not fit is refused with both numbers
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 from backends.contract import EngineInfo, Grammar, Job, Sampling
 from backends.handle import EngineHandle
 from localai.errors import BadRequest, ContextExceeded
-from localai.messages import Tool, TurnRequest
+from localai.messages import Message, Tool, TurnRequest
+from localai.router import Choice
 from localai.templates import ChatTemplate
 from localai.toolcalls import OutputParser
 from localai.toolgrammar import tool_grammar
@@ -39,18 +39,18 @@ class _Content:
     parser: Callable[[], OutputParser] | None = None
 
 
-async def render(request: TurnRequest, engine: EngineHandle, recommended: Mapping[str, Any]) -> Prompt:
-    """Build the job; `recommended` is the model's own sampling, for what the client left open.
+async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> Prompt:
+    """Build the job; what the client left open is filled with what is recommended for the chosen model.
 
     Raises BadRequest, ContextExceeded, or what the template or engine reports.
     """
     info = engine.info
     _refuse_what_is_missing(request, info)
-    content = await (_chat if request.kind == "chat" else _plain)(request, engine)
+    content = await (_chat(request, engine, choice.system) if request.kind == "chat" else _plain(request, engine))
     answer = request.kind != "embedding" and request.max_tokens != 0
     if len(content.tokens) + answer > info.n_ctx:
         raise ContextExceeded(len(content.tokens), info.n_ctx)
-    sampling = Sampling(**{**recommended, **request.sampling})
+    sampling = Sampling(**{**choice.sampling, **request.sampling})
     return Prompt(_job(request, content, sampling), content.text, content.parser)
 
 
@@ -66,11 +66,11 @@ async def _plain(request: TurnRequest, engine: EngineHandle) -> _Content:
     return _Content(text, tokens, request.grammar)
 
 
-async def _chat(request: TurnRequest, engine: EngineHandle) -> _Content:
+async def _chat(request: TurnRequest, engine: EngineHandle, system: str | None) -> _Content:
     info = engine.info
     tools = request.tools if request.tool_choice.mode != "none" else ()
     # In a thread: a template is the model's own program, and may take its whole time budget.
-    template, text = await asyncio.to_thread(_rendered, request, tools, info)
+    template, text = await asyncio.to_thread(_rendered, request, tools, info, system)
     in_reasoning = template.starts_in_reasoning(text)
     # A template that writes the BOS token itself must not get a second one.
     tokens = await engine.tokenize(text, special=True, add_bos=info.add_bos and not text.startswith(info.bos or "\0"))
@@ -97,9 +97,14 @@ async def _chat(request: TurnRequest, engine: EngineHandle) -> _Content:
     return _Content(text, tokens, grammar, parser)
 
 
-def _rendered(request: TurnRequest, tools: Sequence[Tool], info: EngineInfo) -> tuple[ChatTemplate, str]:
+def _rendered(
+    request: TurnRequest, tools: Sequence[Tool], info: EngineInfo, system: str | None
+) -> tuple[ChatTemplate, str]:
     template = _template(info.chat_template, info.bos, info.eos, info.architecture)
-    return template, template.render(request.messages, tools=tools, think=request.think)
+    messages = request.messages
+    if system is not None and all(message.role != "system" for message in messages):
+        messages = (Message("system", system), *messages)
+    return template, template.render(messages, tools=tools, think=request.think)
 
 
 async def _fill_in_the_middle(prefix: str, suffix: str, engine: EngineHandle) -> list[int]:

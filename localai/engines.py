@@ -29,6 +29,8 @@ _LIBRARY = {"llama.cpp": "llama-cpp-python"}
 _MARGIN = 0.08
 _LEAST_MARGIN = 256 * 2**20
 N_SEQ = 32
+_COMPARABLE = 2**30
+"""Bytes; wait policies are compared by loading the model again, which a large one would make too dear."""
 
 
 class Engines:
@@ -87,7 +89,7 @@ class Engines:
                 self._key(choice),
                 self._tested,
                 log=self._log_file(choice),
-                env={},
+                compare=plan.total <= _COMPARABLE,
                 on_stage=on_stage,
                 on_step=on_step,
             )
@@ -101,7 +103,7 @@ class Engines:
                 "version": info.version,
                 "n_ctx": info.n_ctx,
                 "total_ms": _since(begun),
-                "stages": json.dumps(info.load_stages),
+                "stages": json.dumps(rung.handle.stages | {"in the engine": info.load_stages}),
                 "settings": json.dumps(info.settings),
                 "resident_bytes": rung.handle.rss,
             }

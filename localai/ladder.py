@@ -7,7 +7,7 @@ noted for this device and library version, and the next setting is tried.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from backends.errors import BackendError, EngineDied
 from backends.handle import EngineHandle, OnStep
 from localai.errors import from_backend
 from localai.tested import Key, Setting, TestedSettings, Verdict
+from localai.wait_policy import POLICIES, WaitPolicy, best_policy, policy_key
 
 _log = logging.getLogger(__name__)
 
@@ -42,17 +43,25 @@ async def climb(
     tested: TestedSettings,
     *,
     log: Path,
-    env: dict[str, str],
+    compare: bool,
     on_stage: OnStage,
     on_step: OnStep,
 ) -> Rung:
-    """Load `order` with the best setting that lives. Raises LocalaiError: the child's reason, or all settings died."""
+    """Load `order` with the best setting that lives; `compare` allows a first load to measure the wait policies.
+
+    Raises LocalaiError: the child's reason, or that all settings died.
+    """
+
+    async def start(policy: WaitPolicy, attempt: Load) -> EngineHandle:
+        return await EngineHandle.start(attempt, log=log, env=policy.environment, on_stage=on_stage, on_step=on_step)
+
     while True:
         setting = tested.best(key, CANDIDATES)
         known = tested.verdict(key, setting)
-        attempt = msgspec.structs.replace(order, prove=known is None, **dict(setting.values))
+        policy = best_policy(tested, key)
+        attempt = msgspec.structs.replace(order, prove=known is None, rates=tested.threads(key), **dict(setting.values))
         try:
-            handle = await EngineHandle.start(attempt, log=log, env=env, on_stage=on_stage, on_step=on_step)
+            handle = await start(policy or POLICIES[0], attempt)
         except EngineDied as death:
             if not _blame(death, known, setting, key, tested):
                 raise from_backend(death) from death
@@ -61,7 +70,33 @@ async def climb(
             raise from_backend(error) from error
         if known is None:
             tested.record(key, setting, Verdict("survived"))
+        if policy is None and compare and handle.rates:
+            handle = await _compare_policies(handle, attempt, key, tested, start)
+        if handle.rates:
+            tested.record_threads(key, handle.rates)
         return Rung(handle, key, setting)
+
+
+async def _compare_policies(
+    first: EngineHandle,
+    attempt: Load,
+    key: Key,
+    tested: TestedSettings,
+    start: Callable[[WaitPolicy, Load], Awaitable[EngineHandle]],
+) -> EngineHandle:
+    """Load once more under each other wait policy, note what each decodes, and keep the fastest engine."""
+    best = first
+    tested.record_threads(policy_key(key, POLICIES[0]), first.rates)
+    for policy in POLICIES[1:]:
+        try:
+            other = await start(policy, msgspec.structs.replace(attempt, prove=False, rates={}))
+        except BackendError as error:
+            _log.warning("wait policy %s could not be measured: %s", policy.name, error.message)
+            continue
+        tested.record_threads(policy_key(key, policy), other.rates)
+        slower, best = sorted((best, other), key=lambda handle: max(handle.rates.values()))
+        await slower.stop()
+    return best
 
 
 def _blame(death: EngineDied, known: Verdict | None, setting: Setting, key: Key, tested: TestedSettings) -> bool:

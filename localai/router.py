@@ -27,8 +27,13 @@ class Choice:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What the model's makers recommend; {} where they are silent."""
+        """What the catalogue recommends for this model; {} where it is silent."""
         return {str(k): v for k, v in self.model.spec.sampling.items()} if self.model.spec else {}
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt that the catalogue recommends; None leaves it to the model's template."""
+        return self.model.spec.system if self.model.spec else None
 
 
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:

@@ -57,7 +57,8 @@ def routes(parts: Parts, kept: Conversations) -> APIRouter:
     @router.post("")
     async def create(body: NewBody) -> Response:
         """Begin a conversation."""
-        made = await asyncio.to_thread(kept.create, title=body.title, model=body.model, system=body.system)
+        system = body.system or parts.config.system
+        made = await asyncio.to_thread(kept.create, title=body.title, model=body.model, system=system)
         return json_response(_shown(made, ()))
 
     @router.get("/{conversation}")
