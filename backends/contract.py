@@ -290,7 +290,6 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     control_tokens: dict[str, int]
     capabilities: frozenset[str]
     settings: dict[str, str | int | bool]
-    notes: tuple[str, ...] = ()
     load_stages: dict[str, float] = {}
 
 

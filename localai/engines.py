@@ -114,7 +114,7 @@ class Engines:
             if self._tested.record(rung.key, rung.setting, Verdict("died", death.cause, death.step)):
                 _log.warning("%s is not used again with %s on this device", choice.backend, rung.setting)
 
-        return Loaded(rung.handle, note_death)
+        return Loaded(rung.handle, note_death, tuple(self._tested.turned_off(rung.key)))
 
     def _key(self, choice: Choice) -> Key:
         package = _LIBRARY.get(choice.backend)

@@ -28,6 +28,10 @@ CANDIDATES = (Setting.of(extra_bufts=True), Setting.of(extra_bufts=False))
 """Fastest first. Repacked weights (and AMX tiles with them) are what some virtual machines lie about."""
 
 
+_QUIET_S = 1.5
+"""A self-test longer than this ran beside busy neighbours; its figures would mislead, and so would a comparison."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rung:
     """A running engine, and the setting that it survived."""
@@ -70,7 +74,7 @@ async def climb(
             raise from_backend(error) from error
         if known is None:
             tested.record(key, setting, Verdict("survived"))
-        if policy is None and compare and handle.rates:
+        if policy is None and compare and handle.rates and handle.stages["self-test"] < _QUIET_S:
             handle = await _compare_policies(handle, attempt, key, tested, start)
         if handle.rates:
             tested.record_threads(key, handle.rates)

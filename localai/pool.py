@@ -38,10 +38,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A started engine and what to do if it dies while serving."""
+    """A started engine, what to do if it dies while serving, and what had to be turned off for it to live here."""
 
     handle: EngineHandle
     note_death: Callable[[EngineDied], None]
+    notes: tuple[str, ...] = ()
 
 
 PlanFor = Callable[[Choice, int], Plan]
@@ -65,6 +66,7 @@ class Slot:
     stage: Waiting = Waiting("queued")
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     load_s: float = 0.0
+    notes: tuple[str, ...] = ()
 
     def say(self, stage: str, fraction: float | None) -> None:
         self.stage = Waiting(stage, fraction)
@@ -90,6 +92,11 @@ class Lease:
     def engine(self) -> EngineHandle:
         assert self._slot.handle is not None, "wait for load() first"
         return self._slot.handle
+
+    @property
+    def reason(self) -> str:
+        """Why this engine serves, and with what turned off."""
+        return "; ".join((self._slot.choice.reason, *self._slot.notes))
 
     async def load(self) -> AsyncIterator[Waiting]:
         """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
@@ -175,7 +182,7 @@ class Pool:
             await self._announce()
             raise
         slot.load_s = time.monotonic() - begun
-        slot.handle = loaded.handle
+        slot.handle, slot.notes = loaded.handle, loaded.notes
         slot.last_used = time.monotonic()
 
         def bury(death: EngineDied) -> None:
@@ -199,7 +206,8 @@ class Pool:
             others = [s for s in self._slots.values() if s is not slot and s.plan is not None]
             free = self._budget() - sum(s.plan.total for s in others if s.plan)
             try:
-                return self._plan(slot.choice, free)
+                # In a thread: it reads the file's header, vocabulary and all.
+                return await asyncio.to_thread(self._plan, slot.choice, free)
             except OutOfResources:
                 idle = sorted((s for s in others if s.idle), key=lambda s: s.last_used)
                 if idle:

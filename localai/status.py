@@ -51,7 +51,7 @@ def _engine(slot: Slot) -> dict[str, Any]:
             "compute_bytes": info.compute_bytes,
             "resident_bytes": slot.handle.rss,
             "settings": info.settings,
-            "notes": list(info.notes),
+            "notes": list(slot.notes),
             "threads": step.threads if step else info.settings.get("threads"),
             "steps": slot.handle.steps,
         }

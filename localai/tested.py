@@ -167,6 +167,10 @@ class TestedSettings:
         """One sentence for each setting that is turned off, one for the threads measured."""
         return _sentences(self._entry(key))
 
+    def turned_off(self, key: Key) -> list[str]:
+        """One sentence for each setting that is turned off."""
+        return _deaths(self._entry(key))
+
     def explain_device(self, fingerprint: str) -> list[str]:
         """The sentences of all that is known of a device, each once."""
         entries = [entry for entry in self._read().entries if entry.key.device == fingerprint]
@@ -227,6 +231,14 @@ class TestedSettings:
 
 
 def _sentences(entry: _Entry) -> list[str]:
+    lines = _deaths(entry)
+    if entry.threads:
+        rates = ", ".join(f"{count}: {rate:.0f}" for count, rate in sorted(entry.threads.items()))
+        lines.append(f"threads measured for {entry.key.model}, token/s: {rates}")
+    return lines
+
+
+def _deaths(entry: _Entry) -> list[str]:
     lines = []
     survivors = [trial.setting for trial in entry.trials if (v := trial.verdict()) and v.outcome == "survived"]
     for trial in entry.trials:
@@ -238,9 +250,6 @@ def _sentences(entry: _Entry) -> list[str]:
         how = _how(verdict.reason)
         off = _turned_off(trial.setting, survivors)
         lines.append(f"{off}: the engine process {how} {times} on {day} ({entry.key.library})")
-    if entry.threads:
-        rates = ", ".join(f"{count}: {rate:.0f}" for count, rate in sorted(entry.threads.items()))
-        lines.append(f"threads measured for {entry.key.model}, token/s: {rates}")
     return lines
 
 
