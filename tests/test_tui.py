@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Collapsible, Markdown
 
@@ -283,6 +284,15 @@ async def test_new_lines_are_typed_with_their_own_key(server: ChatServer) -> Non
     assert server.requests[0]["content"] == "a\nb\nc"
 
 
+async def test_keys_that_come_in_one_burst_keep_their_order(server: ChatServer) -> None:
+    async with opened(chat(server)) as pilot:
+        for key in ("o", "n", "e", "enter", "t", "w", "o"):
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await answered(pilot)
+        assert pilot.app.query_one(Prompt).text == "two"
+    assert server.requests[0]["content"] == "one"
+
+
 async def test_help_lists_the_keys_that_work(server: ChatServer) -> None:
     async with opened(chat(server)) as pilot:
         await pilot.press("f1")
@@ -301,7 +311,7 @@ async def test_a_second_question_waits_for_the_first(server: ChatServer) -> None
         await wait_until(pilot, lambda: "Hello" in seen(pilot))
         await say(pilot, "two")
         await pilot.press("ctrl+r")
-        assert pilot.app.query_one(Prompt).text == "two"
+        await wait_until(pilot, lambda: pilot.app.query_one(Prompt).text == "two")
         server.script.released.set()
         await answered(pilot)
     assert len(server.requests) == 1

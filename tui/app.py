@@ -95,6 +95,7 @@ class ChatApp(App[None]):
 
     async def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
         if self._reply is not None:
+            self._prompt.put_back(event.text)
             self.notify("An answer is being written. Esc stops it.")
         else:
             await self._ask(event.text)
@@ -188,7 +189,6 @@ class ChatApp(App[None]):
     async def _ask(self, text: str) -> None:
         """Show the question and send it. Until the daemon has stored it, a failure puts it back into the prompt."""
         self._question = await self._transcript.ask(text)
-        self._prompt.clear()
         # The parent is always named: sent twice, a question becomes a second branch and no answer to itself.
         self._start({"content": text, "parent": self._leaf})
 
@@ -269,8 +269,7 @@ class ChatApp(App[None]):
         """No answer has begun: what was typed returns to the prompt, before what has been typed since."""
         if reply.question is not None and self._question is not None:
             await self._question.remove()
-            self._prompt.text = "\n".join(filter(None, (reply.question, self._prompt.text)))
-            self._prompt.move_cursor(self._prompt.document.end)
+            self._prompt.put_back(reply.question)
             self._repeat = self._send_again
         if reply.error is not None:
             await self._transcript.fail(reply.error)
@@ -281,9 +280,9 @@ class ChatApp(App[None]):
         else:
             answer.note(ending_text("cancelled" if reply.stopped else self._reason or "stop"))
 
-    async def _send_again(self) -> None:
+    def _send_again(self) -> None:
         if self._prompt.text.strip():
-            await self._ask(self._prompt.text)
+            self._prompt.action_submit()
         else:
             self._regenerate()
 
