@@ -144,7 +144,9 @@ def error_of(described: Json, status: int | None = None) -> LocalaiError:
     """
     kind = _by_code(LocalaiError).get(str(described.get("code")), LocalaiError)
     error = kind.__new__(kind)
-    message, hint = str(described["message"]), str(described.get("hint") or "")
+    hint = str(described.get("hint") or "")
+    # OpenAI's clients show the message alone, so on the wire it ends in the hint.
+    message = str(described["message"]).removesuffix(f". {hint}")
     LocalaiError.__init__(error, message, hint, param=described.get("param"))
     if status is not None:
         error.status = status

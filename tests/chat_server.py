@@ -21,7 +21,11 @@ USAGE = {"prompt_tokens": 30, "completion_tokens": 12}
 
 @dataclass
 class Script:
-    """What the model does next. `hold` after piece number N waits for `released` or for the client to go."""
+    """What the model does next.
+
+    `hold` waits for `released`, or for the client to go: after piece number N, at -1 before the first, at -2 before
+    anything is answered.
+    """
 
     pieces: list[str] = field(default_factory=lambda: ["Hello", " there"])
     reasoning: list[str] = field(default_factory=list)
@@ -112,11 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reply(self, chat: str, body: dict[str, Any]) -> None:
         script, store = self.server.script, self.server.store
-        if script.refuse:
-            raise script.refuse
         parent = body.get("parent", store.get(chat).head)
-        user = store.append(chat, parent, "user", body["content"]) if "content" in body else None
+        user = store.append(chat, parent, "user", body["content"]) if body.get("content") else None
         answer = store.append(chat, user.id if user else parent, "assistant", "")
+        if script.refuse:
+            store.finish(answer.id, "error")
+            raise script.refuse
+        self._hold(-2)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
@@ -177,4 +183,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _error(error: LocalaiError) -> dict[str, Any]:
-    return {"message": error.message, "hint": error.hint, "code": error.code}
+    return {"message": f"{error.message}. {error.hint}", "hint": error.hint, "code": error.code}

@@ -230,7 +230,7 @@ def test_closing_the_client_ends_everything(server: Server, client: Client) -> N
 @pytest.mark.parametrize(
     ("status", "body", "kind", "text"),
     [
-        (404, {"code": "model_not_found", "message": "no model 'x'", "hint": "try y"}, UnknownModel, "no model 'x'"),
+        (404, {"code": "model_not_found", "message": "no 'x'. try y", "hint": "try y"}, UnknownModel, "no 'x'"),
         (400, {"code": "context_length_exceeded", "message": "9 > 8"}, ContextExceeded, "9 > 8"),
         (502, {"code": "engine_failed", "message": "died"}, EngineFailed, "died"),
         (418, {"code": "new", "message": "teapot"}, LocalaiError, "teapot"),

@@ -24,7 +24,7 @@ from tui.messages import Failed, Healthy, Listed, Loaded, Tick, Titled
 from tui.prompt import Prompt
 from tui.reply import Reply
 from tui.status import StatusLine, progress_text
-from tui.transcript import Answer, Transcript, ending_text, error_text
+from tui.transcript import Answer, Question, Transcript, ending_text, error_text
 from tui.wire import Created, Figures, Finished, Opened, Progress, ReplyEvent, Text, chat_lines_of, chat_of
 
 DRAWS_PER_SECOND = 20
@@ -64,9 +64,10 @@ class ChatApp(App[None]):
         self._chat_title = ""
         self._leaf: str | None = None
         self._reply: Reply | None = None
+        self._question: Question | None = None
         self._answer: Answer | None = None
         self._reason: str | None = None
-        self._figures = Figures(model=model)
+        self._figures = Figures()
         self._repeat: Callable[[], object] | None = None
         self._ticks: Timer | None = None
 
@@ -92,11 +93,12 @@ class ChatApp(App[None]):
 
     # What the person does.
 
-    def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
+    async def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
         if self._reply is not None:
+            self._prompt.put_back(event.text)
             self.notify("An answer is being written. Esc stops it.")
         else:
-            self._ask(event.text)
+            await self._ask(event.text)
 
     def action_stop(self) -> None:
         if self._reply is not None:
@@ -107,10 +109,8 @@ class ChatApp(App[None]):
         repeat, self._repeat = self._repeat, None
         if self._reply is not None:
             self.notify("An answer is being written. Esc stops it.")
-        elif repeat is not None:
-            repeat()
         else:
-            self._regenerate()
+            self.call_later(repeat or self._regenerate)
 
     async def action_new(self) -> None:
         await self._leave()
@@ -138,7 +138,7 @@ class ChatApp(App[None]):
     def _begin_with(self, conversation: str | None) -> None:
         """Show `conversation`, or an empty one that the daemon will hear of with its first message."""
         self._conversation, self._leaf, self._repeat = conversation, None, None
-        self._set_figures(Figures(model=self._model))
+        self._set_figures(Figures(model=self._model or "default"))
         self._set_title("")
         if conversation is None:
             self._fetch("/health", lambda _: Healthy(), lambda: self._begin_with(None))
@@ -165,7 +165,7 @@ class ChatApp(App[None]):
             return
         self._leaf = chat.messages[-1].id if chat.messages else None
         self._set_title(chat.title)
-        self._set_figures(Figures(model=self._model or chat.model))
+        self._set_figures(Figures(model=self._model or chat.model or "default"))
         await self._transcript.show(chat.messages)
 
     def on_titled(self, event: Titled) -> None:
@@ -186,14 +186,18 @@ class ChatApp(App[None]):
 
     # One answer.
 
-    def _ask(self, text: str) -> None:
-        self._start({"content": text, "parent": self._leaf} if self._leaf else {"content": text})
+    async def _ask(self, text: str) -> None:
+        """Show the question and send it. Until the daemon has stored it, a failure puts it back into the prompt."""
+        self._question = await self._transcript.ask(text)
+        # The parent is always named: sent twice, a question becomes a second branch and no answer to itself.
+        self._start({"content": text, "parent": self._leaf})
 
     def _regenerate(self) -> None:
         question = self._transcript.last_question
-        if question is None:
+        if question is None or question.message is None:
             self.notify("There is no question to answer again.")
         else:
+            self._question = question
             self._start({"parent": question.message})
 
     def _start(self, body: dict[str, Any]) -> None:
@@ -226,7 +230,7 @@ class ChatApp(App[None]):
             case Created():
                 self._conversation = event.conversation
             case Opened():
-                await self._open(reply, event)
+                await self._open(event)
             case Progress():
                 self._say(progress_text(event))
             case Text() if self._answer is not None:
@@ -238,14 +242,11 @@ class ChatApp(App[None]):
                 known = {name: value for name, value in asdict(event).items() if value is not None}
                 self._set_figures(Figures(**{**asdict(self._figures), **known}))
 
-    async def _open(self, reply: Reply, opened: Opened) -> None:
-        """The daemon has the question: what was typed may go from the prompt."""
+    async def _open(self, opened: Opened) -> None:
+        """The daemon has stored the question."""
         self._leaf = opened.assistant
-        if reply.question is not None:
-            await self._transcript.clear_notices()
-            await self._transcript.ask(reply.question, opened.user or "")
-            if self._prompt.text == reply.question:
-                self._prompt.clear()
+        if self._question is not None and opened.user is not None:
+            self._question.sent(opened.user)
         self._answer = await self._transcript.begin_answer()
         self._say("waiting for the model…")
 
@@ -258,12 +259,20 @@ class ChatApp(App[None]):
         if self._answer is not None:
             await self._answer.finish()
             self._note_ending(self._answer, reply)
-        elif reply.error is not None:
-            await self._transcript.fail(reply.error)
-            self._repeat = lambda: self._start_over(reply)
+        else:
+            await self._take_back(reply)
         if self._conversation is not None and not self._chat_title and reply.error is None:
             path = f"/localai/conversations/{self._conversation}"
             self._fetch(path, lambda body: Titled(chat_of(body)), lambda: None)
+
+    async def _take_back(self, reply: Reply) -> None:
+        """No answer has begun: what was typed returns to the prompt, before what has been typed since."""
+        if reply.question is not None and self._question is not None:
+            await self._question.remove()
+            self._prompt.put_back(reply.question)
+            self._repeat = self._send_again
+        if reply.error is not None:
+            await self._transcript.fail(reply.error)
 
     def _note_ending(self, answer: Answer, reply: Reply) -> None:
         if reply.error is not None:
@@ -271,12 +280,11 @@ class ChatApp(App[None]):
         else:
             answer.note(ending_text("cancelled" if reply.stopped else self._reason or "stop"))
 
-    def _start_over(self, reply: Reply) -> None:
-        """The daemon never got it: send what the prompt holds now, or answer the same question again."""
-        if reply.question is None:
-            self._regenerate()
+    def _send_again(self) -> None:
+        if self._prompt.text.strip():
+            self._prompt.action_submit()
         else:
-            self._ask(self._prompt.text if self._prompt.text.strip() else reply.question)
+            self._regenerate()
 
     # Small things.
 

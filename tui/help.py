@@ -31,6 +31,9 @@ class Help(ModalScreen[None]):
             yield Static("\n".join(f"{keys_text(each.key):24}{each.description}" for each in self._keys), markup=False)
 
 
+_NAMES = {"escape": "Esc", "pageup": "PageUp", "pagedown": "PageDown"}
+
+
 def keys_text(keys: str) -> str:
     """`shift+enter,ctrl+j` as people write it: `Shift+Enter, Ctrl+J`."""
-    return ", ".join("+".join(part.capitalize() for part in key.split("+")) for key in keys.split(","))
+    return ", ".join("+".join(_NAMES.get(k, k.capitalize()) for k in key.split("+")) for key in keys.split(","))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
 
 class Prompt(TextArea):
-    """Posts Submitted and keeps its text: whoever has taken it clears it."""
+    """Posts Submitted and empties itself; `put_back` undoes that."""
 
     DEFAULT_CSS = """
     Prompt {
@@ -23,10 +24,9 @@ class Prompt(TextArea):
     }
     """
 
-    # With priority, because the text area itself takes Enter before its bindings are asked.
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Send", show=False, priority=True),
-        Binding("shift+enter,ctrl+j", "newline", "New line", show=False, priority=True),
+        Binding("enter", "submit", "Send", show=False),
+        Binding("shift+enter,ctrl+j", "newline", "New line", show=False),
         Binding("pageup", "app.scroll_transcript(-1)", "Scroll up", show=False),
         Binding("pagedown", "app.scroll_transcript(1)", "Scroll down", show=False),
     ]
@@ -41,9 +41,23 @@ class Prompt(TextArea):
     def __init__(self) -> None:
         super().__init__(placeholder="Ask anything. Enter sends, Ctrl+J makes a new line", soft_wrap=True)
 
+    def on_key(self, event: events.Key) -> None:
+        """Enter and the new line keys, here rather than as bindings: those run ahead of letters still in the queue."""
+        action = {"enter": self.action_submit, "shift+enter": self.action_newline, "ctrl+j": self.action_newline}
+        if event.key in action:
+            event.stop()
+            event.prevent_default()
+            action[event.key]()
+
     def action_submit(self) -> None:
         if self.text.strip():
             self.post_message(self.Submitted(self.text))
+            self.clear()
 
     def action_newline(self) -> None:
         self.insert("\n")
+
+    def put_back(self, text: str) -> None:
+        """Return what could not be sent, before what has been typed since."""
+        self.text = "\n".join(filter(None, (text, self.text)))
+        self.move_cursor(self.document.end)

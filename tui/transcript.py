@@ -29,13 +29,21 @@ _ENDINGS = {
 
 
 class Question(Static):
-    """What the person wrote, as it was typed."""
+    """What the person wrote, as it was typed; paler until the daemon has stored it and given it an id."""
 
-    DEFAULT_CSS = "Question { border-left: thick $primary; padding: 0 1; margin: 0 0 1 0; }"
+    DEFAULT_CSS = """
+    Question { border-left: thick $primary; padding: 0 1; margin: 0 0 1 0; }
+    Question.unsent { color: $text-muted; border-left: thick $panel; }
+    """
 
-    def __init__(self, text: str, message: str) -> None:
+    def __init__(self, text: str, message: str | None = None) -> None:
         super().__init__(clean(text), markup=False)
         self.message = message
+        self.set_class(message is None, "unsent")
+
+    def sent(self, message: str) -> None:
+        self.message = message
+        self.remove_class("unsent")
 
 
 class Notice(Static):
@@ -126,9 +134,12 @@ class Transcript(VerticalScroll):
             await self.mount_all([view for message in messages for view in _views_of(message)])
         self.anchor()
 
-    async def ask(self, text: str, message: str) -> None:
-        await self.mount(Question(text, message))
+    async def ask(self, text: str) -> Question:
+        await self.clear_notices()
+        question = Question(text)
+        await self.mount(question)
         self.anchor()
+        return question
 
     async def begin_answer(self) -> Answer:
         """A new answer under the last question, in place of the one that is there."""

@@ -100,7 +100,8 @@ class _Opening(msgspec.Struct, frozen=True):
 
 def _open(kept: Conversations, conversation: str, body: ReplyBody) -> _Opening:
     found = kept.get(conversation)
-    parent, user = body.parent or found.head, None
+    # A parent given as null begins a branch at the root; one left out continues the branch that is shown.
+    parent, user = body.parent if "parent" in body.model_fields_set else found.head, None
     if body.content is not None:
         user = kept.append(conversation, parent, "user", body.content)
         parent = user.id
