@@ -16,7 +16,7 @@ import msgspec
 from backends.contract import Load
 from backends.errors import BackendError, EngineDied
 from backends.handle import EngineHandle, OnStep
-from localai.errors import from_backend
+from localai.errors import OutOfResources, from_backend
 from localai.tested import Key, Setting, TestedSettings, Verdict
 
 _log = logging.getLogger(__name__)
@@ -60,8 +60,16 @@ async def climb(
         except BackendError as error:
             raise from_backend(error) from error
         if known is None:
-            tested.record(key, setting, Verdict("survived"))
+            _note_survival(key, setting, tested)
         return Rung(handle, key, setting)
+
+
+def _note_survival(key: Key, setting: Setting, tested: TestedSettings) -> None:
+    """What cannot be written down is tested again next time; the engine that runs now is none the worse for it."""
+    try:
+        tested.record(key, setting, Verdict("survived"))
+    except OutOfResources as error:
+        _log.warning("the self-test of %s is not remembered: %s", key.engine, error.message)
 
 
 def _blame(death: EngineDied, known: Verdict | None, setting: Setting, key: Key, tested: TestedSettings) -> bool:
