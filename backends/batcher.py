@@ -26,10 +26,9 @@ from backends.contract import (
 from backends.errors import BackendError
 from backends.prefill import plan_prefill, urgency
 from backends.sampling import logprobs
-from backends.sequences import Sequence, rejection
+from backends.sequences import MAX_ACTIVE, Sequence, rejection
 from backends.threads import ThreadGovernor
 
-MAX_ACTIVE = 16
 _PROGRESS_S = 0.5
 
 Emit = Callable[[list[Event], StepRecord | None], None]
@@ -45,6 +44,7 @@ class Batcher:
         self._governor = governor
         self._emit = emit
         self._step_seconds = step_seconds
+        self._most = min(MAX_ACTIVE, self._info.n_seq)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._cancelled: set[int] = set()
@@ -108,14 +108,16 @@ class Batcher:
 
     def _admit(self, now: float) -> None:
         for sequence in sorted(self._waiting, key=lambda s: urgency(s, now)):
-            wants = 1 + len(sequence.siblings)
-            if len(self._running) + wants > MAX_ACTIVE:
+            if sum(s.width for s in self._running) + sequence.width > self._most:
                 return
             # Growing answers may outrun the cells later; `_make_room` then sets the least urgent one back.
-            if not self._cells.room_for(min(len(sequence.tokens) + wants, self._cells.n_cells), wants):
-                return
+            promised = sum(s.remaining for s in self._running if s.prefilling)
+            cells = promised + min(len(sequence.tokens) + sequence.width, self._cells.n_cells)
             reuse = sequence.job.kind == "generate" and sequence.job.prompt_logprobs is None
-            sequence.seq, sequence.pos = self._cells.acquire(sequence.tokens, reuse=reuse)
+            place = self._cells.acquire(sequence.tokens, cells=cells, reuse=reuse)
+            if place is None:
+                return
+            sequence.seq, sequence.pos = place
             if sequence.admitted is None:
                 sequence.admitted = now
                 sequence.cached = sequence.pos
@@ -157,12 +159,15 @@ class Batcher:
             self._end(last, "length")
             return
         self._leave(last, keep=False)
-        last.pos = 0
+        last.set_back()
         self._waiting.insert(0, last)
 
     def _advance(self, sequence: Sequence, part: Slice, result: Floats | None, now: float) -> Share:
         decoding = not sequence.prefilling
         count = len(part.tokens)
+        if sequence.seq is None:
+            # Another choice of its job ended them all in this very step.
+            return Share(sequence.job.id, 0 if decoding else count, 1 if decoding else 0, part.pos + count)
         sequence.pos += count
         sequence.last_served = now
         self._cells.grow(_number(sequence), sequence.pos)
@@ -198,6 +203,8 @@ class Batcher:
             self._draw(each, row)
 
     def _draw(self, sequence: Sequence, row: Floats) -> None:
+        if sequence.seq is None:
+            return
         try:
             token, reason = sequence.draw(row, self._engine.tokenizer)
         except BackendError as error:
@@ -235,8 +242,10 @@ class Batcher:
     def _score_prompt(self, sequence: Sequence, part: Slice, rows: Floats) -> None:
         top = sequence.job.prompt_logprobs or 0
         prompt, piece = sequence.job.tokens, self._engine.tokenizer.raw_piece
-        targets = prompt[part.pos + 1 : part.pos + 1 + len(part.tokens)]
-        scored = [logprobs(row, token, top, piece) for row, token in zip(rows, targets, strict=False)]
+        known = max(0, sequence.scored - part.pos)
+        targets = prompt[part.pos + 1 + known : part.pos + 1 + len(part.tokens)]
+        scored = [logprobs(row, token, top, piece) for row, token in zip(rows[known:], targets, strict=False)]
+        sequence.scored = max(sequence.scored, part.pos + len(scored) + known)
         if scored:
             self._events.append(PromptLogprobs(sequence.job.id, scored))
 

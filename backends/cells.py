@@ -37,6 +37,7 @@ class Cells:
         self._engine = engine
         self.n_cells = info.n_ctx
         self._can_share = {"fork", "trim"} <= info.capabilities
+        self._n_seq = info.n_seq
         self._free = list(range(info.n_seq - 1, -1, -1))
         self._active: dict[int, list[int]] = {}
         self._lengths: dict[int, int] = {}
@@ -54,16 +55,22 @@ class Cells:
     def residents(self) -> int:
         return len(self._residents)
 
-    def acquire(self, tokens: list[int], *, reuse: bool) -> tuple[int, int]:
-        """A sequence number for `tokens`, and how many of them it already holds.
+    def acquire(self, tokens: list[int], *, cells: int, reuse: bool) -> tuple[int, int] | None:
+        """A sequence number for `tokens`, and how many of them it already holds; None where there is no room.
 
-        The last token is never taken from the cache, because its logits are wanted. Call `room_for` first.
+        `cells` is what must fit beside the active sequences; residents make way for it, oldest first, but not the one
+        that is taken over. The last token is never taken from the cache, because its logits are wanted.
         """
         source, common = self._best_match(tokens[:-1]) if reuse and self._can_share else (-1, 0)
-        if common >= _WORTH:
-            seq = self._share(source, common)
-        else:
-            seq, common = self._take_free(), 0
+        if common < _WORTH:
+            source, common = -1, 0
+        taken = sum(self._lengths.values()) + (common if source in self._residents else 0)
+        new = cells - common
+        if taken + new > self.n_cells or len(self._active) == self._n_seq:
+            return None
+        while self.n_cells - self.used < new and self.evict_one(keep=source):
+            pass
+        seq = self._share(source, common, new) if common else self._take_free()
         self._active[seq] = tokens
         self._lengths[seq] = common
         return seq, common
@@ -80,9 +87,10 @@ class Cells:
                 best, length = seq, common
         return best, length
 
-    def _share(self, source: int, common: int) -> int:
+    def _share(self, source: int, common: int, new: int) -> int:
         held = self._residents.get(source)
-        if held is not None and (2 * common >= len(held) or not self._free):
+        cramped = not self._free or self.n_cells - self.used < common + new
+        if held is not None and (2 * common >= len(held) or cramped):
             del self._residents[source]
             seq = source
         else:
@@ -93,7 +101,7 @@ class Cells:
 
     def _take_free(self) -> int:
         if not self._free:
-            self._evict()
+            self.evict_one()
         return self._free.pop()
 
     def fork(self, source: int, tokens: list[int]) -> int:
@@ -117,20 +125,12 @@ class Cells:
             self._engine.drop(seq)
             self._free.append(seq)
 
-    def room_for(self, cells: int, sequences: int = 0) -> bool:
-        """Make room by dropping residents, oldest first; False where the active ones alone leave too little."""
-        while self._residents and (self.n_cells - self.used < cells or len(self._free) < sequences):
-            self._evict()
-        return self.n_cells - self.used >= cells and len(self._free) >= sequences
-
-    def evict_one(self) -> bool:
-        """Drop the oldest resident; False where there is none."""
-        if self._residents:
-            self._evict()
-            return True
-        return False
-
-    def _evict(self) -> None:
-        seq, _ = self._residents.popitem(last=False)
+    def evict_one(self, keep: int = -1) -> bool:
+        """Drop the oldest resident other than number `keep`; False where there is none."""
+        seq = next((s for s in self._residents if s != keep), None)
+        if seq is None:
+            return False
+        del self._residents[seq]
         self._engine.drop(seq)
         self._free.append(seq)
+        return True

@@ -39,10 +39,12 @@ from backends.contract import (
     Token,
     Tokenize,
 )
-from backends.errors import BackendError, DeathStep, EngineDied, rebuild
+from backends.errors import BackendError, DeathStep, EngineDied, InvalidJob, rebuild
 from backends.frames import child_decoder, encode
 
 _STOP_S = 5.0
+_LAST_WORDS_S = 0.5
+"""Wait for the rest of the output of a child that has exited: a process that it left behind may hold the pipe."""
 
 OnStage = Callable[[str, float], None]
 OnStep = Callable[[StepRecord], None]
@@ -84,6 +86,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._loaded: asyncio.Future[None] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
         self._stopping = False
+        self._exited = False
+        self._silent = False
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
 
@@ -120,6 +124,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
             await handle._loaded
         except BaseException:
             handle.kill()
+            # Its memory is free for the next try only when it is gone.
+            await asyncio.shield(handle._gone)
             raise
         return handle
 
@@ -150,7 +156,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
     # -- work
 
     async def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        """Ids of `text` in this model's vocabulary."""
+        """Ids of `text` in this model's vocabulary; a lone surrogate becomes U+FFFD, as frames carry UTF-8 only."""
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         reply = await self._ask(lambda n: Tokenize(n, text, special, add_bos))
         assert isinstance(reply, list)
         return reply
@@ -170,9 +177,9 @@ class EngineHandle(asyncio.SubprocessProtocol):
         number = next(self._numbers)
         queue: asyncio.Queue[Event | BackendError] = asyncio.Queue()
         self._jobs[number] = queue
-        left = job.n
+        left = max(1, job.n)
         try:
-            self._send(msgspec.structs.replace(job, id=number))
+            self._submit(msgspec.structs.replace(job, id=number))
             while left:
                 event = await queue.get()
                 if isinstance(event, BackendError):
@@ -207,6 +214,13 @@ class EngineHandle(asyncio.SubprocessProtocol):
         """A copy for each who must raise it: a shared exception would gather every reader's traceback."""
         return EngineDied(death.message, death.hint, cause=death.cause, step=death.step)
 
+    def _submit(self, job: Job) -> None:
+        try:
+            self._send(job)
+        except (OverflowError, UnicodeEncodeError) as error:
+            message = f"a field of the request cannot be sent to the engine: {error}"
+            raise InvalidJob(message, "use 64-bit numbers and UTF-8") from error
+
     def _send(self, frame: ToChild) -> None:
         if self._stdin is not None and not self._stdin.is_closing():
             self._stdin.write(encode(frame))
@@ -223,21 +237,33 @@ class EngineHandle(asyncio.SubprocessProtocol):
         try:
             frames = self._decoder.feed(data)
         except BackendError as error:
-            self._fail(EngineDied(error.message, error.hint))
+            self._fail(EngineDied(error.message, error.hint, cause="noise", step=self._step()))
             self.kill()
             return
         for frame in frames:
             self._take(frame)
 
     def process_exited(self) -> None:
-        code = self._transport.get_returncode() if self._transport else None
-        self._fail(self._obituary(code))
-        if not self._gone.done():
-            self._gone.set_result(None)
+        self._exited = True
+        if self._silent:
+            self._bury()
+        else:
+            asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._bury)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        # Output ends before the exit status arrives; waiting for both keeps the true cause in the message.
-        pass
+        if fd == 1:
+            self._silent = True
+            if self._exited:
+                self._bury()
+
+    def _bury(self) -> None:
+        """The child has exited and said its last word: either alone would lose the cause, or the reason it gave."""
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
+        assert self._transport is not None
+        self._fail(self._obituary(self._transport.get_returncode()))
+        self._transport.close()
 
     # -- frames
 
@@ -301,10 +327,13 @@ class EngineHandle(asyncio.SubprocessProtocol):
         if serving and not self._stopping and self.on_death is not None:
             self.on_death(error)
 
-    def _obituary(self, code: int | None) -> EngineDied:
-        step: DeathStep = "self-test" if self.phase == "self-test" else "load"
+    def _step(self) -> DeathStep:
         if self.phase == "serving":
-            step = "prefill" if len(self._answering) < len(self._jobs) else "decode"
+            return "prefill" if len(self._answering) < len(self._jobs) else "decode"
+        return "self-test" if self.phase == "self-test" else "load"
+
+    def _obituary(self, code: int | None) -> EngineDied:
+        step = self._step()
         cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
         if self._stopping:
             return EngineDied("the engine was stopped", "ask again", cause="stopped", step=step)

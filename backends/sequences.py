@@ -22,6 +22,8 @@ from backends.errors import BackendError, InvalidJob, PromptTooLong
 from backends.sampling import Sampler, logprobs, validate
 from backends.textstream import TextStream
 
+MAX_ACTIVE = 16
+"""Sequences of one engine that run at once."""
 _NEVER = float("-inf")
 
 
@@ -30,6 +32,7 @@ class Sequence:
     """`tokens` is prompt and answer; the KV cache holds `tokens[:pos]` under number `seq` while that is not None.
 
     Times are monotonic seconds. `siblings` are the other choices of the job, which fork off when the prompt is done.
+    `scored` counts the prompt tokens whose log-probabilities have been reported.
     """
 
     job: Job
@@ -49,6 +52,7 @@ class Sequence:
     first_token: float | None = None
     last_served: float = 0.0
     last_progress: float = 0.0
+    scored: int = 0
     embedding: Floats | None = None
 
     @property
@@ -59,6 +63,15 @@ class Sequence:
     @property
     def prefilling(self) -> bool:
         return self.remaining > 1 or self.prompt_done is None
+
+    @property
+    def width(self) -> int:
+        """Sequence numbers that it takes or will take: its own and one for each choice still to fork off."""
+        return 1 + len(self.siblings)
+
+    def set_back(self) -> None:
+        """Start over from the first token, because the cells were given to another."""
+        self.seq, self.pos, self.embedding = None, 0, None
 
     def deadline_passed(self, now: float) -> bool:
         return self.job.deadline is not None and now - self.submitted > self.job.deadline
@@ -171,8 +184,9 @@ def _check(job: Job, info: EngineInfo) -> None:
     if needed not in info.capabilities:
         hint = "an embedding model only embeds" if needed == "generate" else "choose another model"
         raise InvalidJob(f"this model on {info.backend} has no {needed.replace('_', ' ')}", hint)
-    if not 1 <= job.n <= info.n_seq // 2:
-        raise InvalidJob(f"n is {job.n}; this engine takes 1 to {info.n_seq // 2}", "ask for fewer choices")
+    most = min(MAX_ACTIVE, max(1, info.n_seq // 2)) if job.kind == "generate" else 1
+    if not 1 <= job.n <= most:
+        raise InvalidJob(f"n is {job.n}; this engine takes 1 to {most}", "ask for fewer choices")
     if job.n > 1 and "fork" not in info.capabilities:
         raise InvalidJob("this model cannot share a prompt among choices", "send n=1, several times")
     if (job.max_tokens or 0) < 0:

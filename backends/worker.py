@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import BinaryIO
 
@@ -65,14 +66,20 @@ class Outbox:
 
 
 class Reader(threading.Thread):
-    """Turns frames into work for the engine thread; checks jobs and compiles grammars on the way."""
+    """Turns frames into work for the engine thread; checks jobs and compiles grammars on the way.
 
-    def __init__(self, pipe: BinaryIO, first: list[ToChild], outbox: Outbox, engine: Engine) -> None:
+    `waiting` counts the jobs that the engine thread has taken but not started.
+    """
+
+    def __init__(
+        self, pipe: BinaryIO, first: list[ToChild], outbox: Outbox, engine: Engine, waiting: Callable[[], int]
+    ) -> None:
         super().__init__(name="reader", daemon=True)
         self.inbox: SimpleQueue[Sequence | Cancel] = SimpleQueue()
         self._pipe = pipe
         self._first = first
         self._outbox = outbox
+        self._waiting = waiting
         self._tokenizer = engine.tokenizer
         self._info = engine.info()
         self._constraints = Constraints(engine.tokenizer)
@@ -100,13 +107,19 @@ class Reader(threading.Thread):
 
     def _take_job(self, job: Job) -> None:
         try:
-            if self.inbox.qsize() >= MAX_WAITING:
+            if self.inbox.qsize() + self._waiting() >= MAX_WAITING:
                 raise EngineBusy(f"{MAX_WAITING} requests wait for this model already", "try again in a moment")
             sequence = prepare(job, self._info, self._tokenizer, self._constraints)
         except BackendError as error:
             self._outbox.emit([rejection(job.id, error)], None)
         else:
             self.inbox.put(sequence)
+
+
+def _leave(error: threading.ExceptHookArgs) -> None:
+    """A process whose reader is dead would never hear that its daemon is gone."""
+    threading.__excepthook__(error)
+    os._exit(1)
 
 
 def serve(batcher: Batcher, inbox: SimpleQueue[Sequence | Cancel]) -> None:
@@ -159,9 +172,10 @@ def main() -> None:
     except BackendError as error:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
-    reader = Reader(source, frames[1:], outbox, engine)
     batcher = Batcher(engine, governor, outbox.emit, order.step_seconds)
+    reader = Reader(source, frames[1:], outbox, engine, lambda: batcher.depth[0])
     outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
+    threading.excepthook = _leave
     reader.start()
     serve(batcher, reader.inbox)
 

@@ -16,7 +16,7 @@ from backends.gguf import read_shards
 from localai import budget
 from localai.config import Config
 from localai.device import Device, inspect
-from localai.errors import LocalaiError, from_backend
+from localai.errors import LocalaiError, OutOfResources, from_backend
 from localai.ladder import climb
 from localai.ledger import Ledger
 from localai.pool import Loaded, Plan
@@ -111,7 +111,12 @@ class Engines:
         _log.info("loaded %s on %s in %.0f ms", choice.model.id, choice.backend, _since(begun))
 
         def note_death(death: EngineDied) -> None:
-            if self._tested.record(rung.key, rung.setting, Verdict("died", death.cause, death.step)):
+            try:
+                bad = self._tested.record(rung.key, rung.setting, Verdict("died", death.cause, death.step))
+            except OutOfResources as error:
+                _log.warning("the death of %s is not remembered: %s", choice.backend, error.message)
+                return
+            if bad:
                 _log.warning("%s is not used again with %s on this device", choice.backend, rung.setting)
 
         return Loaded(rung.handle, note_death, tuple(self._tested.turned_off(rung.key)))

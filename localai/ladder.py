@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from backends.contract import Load
 from backends.errors import BackendError, EngineDied
 from backends.handle import EngineHandle, OnStep
-from localai.errors import from_backend
+from localai.errors import OutOfResources, from_backend
 from localai.tested import Key, Setting, TestedSettings, Verdict
 from localai.wait_policy import POLICIES, WaitPolicy, best_policy, policy_key
 
@@ -73,11 +74,11 @@ async def climb(
         except BackendError as error:
             raise from_backend(error) from error
         if known is None:
-            tested.record(key, setting, Verdict("survived"))
+            _remember(lambda: tested.record(key, setting, Verdict("survived")))
         if policy is None and compare and handle.rates and handle.stages["self-test"] < _QUIET_S:
             handle = await _compare_policies(handle, attempt, key, tested, start)
         if handle.rates:
-            tested.record_threads(key, handle.rates)
+            _remember(lambda: tested.record_threads(key, handle.rates))
         return Rung(handle, key, setting)
 
 
@@ -90,17 +91,25 @@ async def _compare_policies(
 ) -> EngineHandle:
     """Load once more under each other wait policy, note what each decodes, and keep the fastest engine."""
     best = first
-    tested.record_threads(policy_key(key, POLICIES[0]), first.rates)
+    _remember(lambda: tested.record_threads(policy_key(key, POLICIES[0]), first.rates))
     for policy in POLICIES[1:]:
         try:
             other = await start(policy, msgspec.structs.replace(attempt, prove=False, rates={}))
         except BackendError as error:
             _log.warning("wait policy %s could not be measured: %s", policy.name, error.message)
             continue
-        tested.record_threads(policy_key(key, policy), other.rates)
+        _remember(partial(tested.record_threads, policy_key(key, policy), other.rates))
         slower, best = sorted((best, other), key=lambda handle: max(handle.rates.values()))
         await slower.stop()
     return best
+
+
+def _remember(write: Callable[[], object]) -> None:
+    """What cannot be written down is tested again next time; the engine that runs now is none the worse for it."""
+    try:
+        write()
+    except OutOfResources as error:
+        _log.warning("the self-test is not remembered: %s", error.message)
 
 
 def _blame(death: EngineDied, known: Verdict | None, setting: Setting, key: Key, tested: TestedSettings) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,7 +18,7 @@ from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from localai.breaker import Breaker
 from localai.budget import gigabytes
-from localai.errors import OutOfResources, Unavailable
+from localai.errors import EngineFailed, OutOfResources, Unavailable
 from localai.messages import Waiting
 from localai.router import Choice
 
@@ -107,9 +107,13 @@ class Lease:
             yield self._slot.stage
             self._slot.changed.clear()
             change = asyncio.ensure_future(self._slot.changed.wait())
-            await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
-            change.cancel()
+            try:
+                await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                change.cancel()
             self.load_s = time.monotonic() - begun
+        if task.cancelled():
+            raise _stopping()
         task.result()
 
 
@@ -127,6 +131,7 @@ class Pool:
         self._slots: dict[SlotKey, Slot] = {}
         self._breakers: dict[SlotKey, Breaker] = {}
         self._freed = asyncio.Condition()
+        self._wake = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
         self._closing = False
         self._background: set[asyncio.Task[None]] = set()
@@ -139,7 +144,7 @@ class Pool:
     async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
         """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
         if self._closing:
-            raise Unavailable("the daemon is stopping", "start it again: `localai start`")
+            raise _stopping()
         key = (str(choice.model.path), choice.backend)
         self._breakers.setdefault(key, Breaker()).check(time.monotonic())
         slot = await self._slot_for(key, choice)
@@ -154,10 +159,15 @@ class Pool:
             await self._note_idle()
 
     async def _slot_for(self, key: SlotKey, choice: Choice) -> Slot:
-        slot = self._slots.get(key)
-        if slot is not None and slot.plan is not None and choice.n_ctx > slot.plan.n_ctx:
-            await self._outgrow(key, slot, choice.n_ctx)
-            slot = self._slots.get(key)
+        while (slot := self._slots.get(key)) is not None and choice.n_ctx:
+            if slot.plan is None:
+                await self._wait_until(partial(self._planned_or_gone, key, slot))
+            elif choice.n_ctx > slot.plan.n_ctx:
+                await self._outgrow(key, slot, choice.n_ctx)
+            else:
+                break
+        if self._closing:
+            raise _stopping()
         if slot is None:
             slot = Slot(choice, self._keep_alive)
             self._slots[key] = slot
@@ -168,17 +178,24 @@ class Pool:
 
     async def _outgrow(self, key: SlotKey, slot: Slot, n_ctx: int) -> None:
         """Unload an engine whose context is too small, once it is idle; a smaller wish never gets here."""
-        await self._wait_until(lambda: self._slots.get(key) is not slot or slot.users == 0)
+        while self._slots.get(key) is slot and slot.users:
+            await self._wait_until(lambda: self._slots.get(key) is not slot or slot.users == 0)
         if self._slots.get(key) is slot:
             await self._unload(key, slot, f"a context of {n_ctx} tokens was asked for")
+
+    def _planned_or_gone(self, key: SlotKey, slot: Slot) -> bool:
+        return slot.plan is not None or self._slots.get(key) is not slot
 
     async def _bring_up(self, key: SlotKey, slot: Slot) -> None:
         begun = time.monotonic()
         try:
             slot.plan = await self._make_room(slot)
+            await self._announce()
             loaded = await self._load(slot.choice, slot.plan, slot.say, self._on_step)
-        except BaseException:
-            self._slots.pop(key, None)
+        except BaseException as error:
+            if isinstance(error, EngineFailed):
+                self._breakers[key].note_death(time.monotonic())
+            self._forget(key, slot)
             await self._announce()
             raise
         slot.load_s = time.monotonic() - begun
@@ -187,10 +204,12 @@ class Pool:
 
         def bury(death: EngineDied) -> None:
             _log.error("%s on %s: %s", slot.choice.model.id, slot.choice.backend, death.message)
+            self._forget(key, slot)
             self._breakers[key].note_death(time.monotonic())
             loaded.note_death(death)
-            if self._slots.get(key) is slot:
-                del self._slots[key]
+            announcement = asyncio.ensure_future(self._announce())
+            self._background.add(announcement)
+            announcement.add_done_callback(self._background.discard)
 
         if loaded.handle.died is not None:
             bury(loaded.handle.died)
@@ -200,23 +219,33 @@ class Pool:
     # -- memory
 
     async def _make_room(self, slot: Slot) -> Plan:
-        """Plan the load into what is free, unloading idle engines, oldest first; wait where only busy ones are left."""
+        """Plan the load into what is free, unloading idle engines, oldest first; wait where only busy ones are left.
+
+        An idle engine goes rather than that the new one's context shrinks; a busy one does not.
+        """
         deadline = time.monotonic() + _MEMORY_WAIT_S
+        # What does not fit into the whole budget is refused before anything else has to go.
+        best = await self._planned(slot, self._budget())
         while True:
             others = [s for s in self._slots.values() if s is not slot and s.plan is not None]
+            idle = sorted((s for s in others if s.idle), key=lambda s: s.last_used)
             free = self._budget() - sum(s.plan.total for s in others if s.plan)
             try:
-                # In a thread: it reads the file's header, vocabulary and all.
-                return await asyncio.to_thread(self._plan, slot.choice, free)
+                plan = await self._planned(slot, free)
+                if plan.n_ctx >= best.n_ctx or not idle:
+                    return plan
             except OutOfResources:
-                idle = sorted((s for s in others if s.idle), key=lambda s: s.last_used)
-                if idle:
-                    await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
-                elif not others or time.monotonic() > deadline:
+                if not idle and (not others or time.monotonic() > deadline):
                     raise
-                else:
-                    slot.say("waiting for memory", None)
-                    await self._wait_until(partial(self._something_freed, others), deadline - time.monotonic())
+            if idle:
+                await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
+            else:
+                slot.say("waiting for memory", None)
+                await self._wait_until(partial(self._something_freed, others), deadline - time.monotonic())
+
+    async def _planned(self, slot: Slot, free: int) -> Plan:
+        # In a thread: it reads the file's header, vocabulary and all.
+        return await asyncio.to_thread(self._plan, slot.choice, free)
 
     def _something_freed(self, others: list[Slot]) -> bool:
         return any(slot.idle or slot not in self._slots.values() for slot in others)
@@ -225,18 +254,27 @@ class Pool:
         return next(key for key, value in self._slots.items() if value is slot)
 
     async def _unload(self, key: SlotKey, slot: Slot, why: str) -> None:
-        self._slots.pop(key, None)
+        self._forget(key, slot)
+        if slot.task is not None and not slot.task.done():
+            slot.task.cancel()
+            await asyncio.wait({slot.task})
         if slot.handle is not None:
             size = gigabytes(slot.plan.total) if slot.plan else "an unknown amount"
             _log.info("unloading %s (%s): %s", slot.choice.model.id, size, why)
             await slot.handle.stop()
         await self._announce()
 
+    def _forget(self, key: SlotKey, slot: Slot) -> None:
+        # Another engine may have taken the place while this one was waited for.
+        if self._slots.get(key) is slot:
+            del self._slots[key]
+
     async def unload(self, model: str) -> bool:
         """Unload a model by id once it is idle; False where it is not loaded."""
         for key, slot in list(self._slots.items()):
             if slot.choice.model.id == model:
-                await self._wait_until(partial(_unused, slot))
+                while slot.users:
+                    await self._wait_until(partial(_unused, slot))
                 await self._unload(key, slot, "asked to")
                 return True
         return False
@@ -256,16 +294,20 @@ class Pool:
 
     async def _note_idle(self) -> None:
         await self._announce()
-        if self._reaper is None or self._reaper.done():
+        self._wake.set()
+        if (self._reaper is None or self._reaper.done()) and not self._closing:
             self._reaper = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
         """Sleep until the next idle engine expires, unload it, and end when none is left that could."""
-        while True:
-            waiting = [s for s in self._slots.values() if s.expires != float("inf")]
+        while not self._closing:
+            self._wake.clear()
+            waiting = [s for s in self._slots.values() if s.idle and s.expires != float("inf")]
             if not waiting:
                 return
-            await asyncio.sleep(max(1.0, min(s.expires for s in waiting) - time.monotonic()))
+            pause = min(s.expires for s in waiting) - time.monotonic()
+            with suppress(TimeoutError):  # woken early: a lease has ended, perhaps with a shorter keep-alive
+                await asyncio.wait_for(self._wake.wait(), max(0.0, pause))
             for key, slot in list(self._slots.items()):
                 if slot.idle and slot.expires <= time.monotonic():
                     await self._unload(key, slot, f"idle for {slot.keep_alive:.0f} s")
@@ -274,14 +316,13 @@ class Pool:
         """Take no new leases, give running ones `grace` seconds, then stop every engine."""
         self._closing = True
         await self._wait_until(lambda: all(s.users == 0 for s in self._slots.values()), grace)
-        if self._reaper is not None:
-            self._reaper.cancel()
-        for slot in self._slots.values():
-            if slot.task is not None and not slot.task.done():
-                slot.task.cancel()
-        handles = [s.handle for s in self._slots.values() if s.handle is not None]
-        await asyncio.gather(*(handle.stop() for handle in handles))
-        self._slots.clear()
+        self._wake.set()
+        await asyncio.gather(*(self._unload(key, slot, "stopping") for key, slot in list(self._slots.items())))
+        await asyncio.gather(*self._background, *([self._reaper] if self._reaper else []))
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the daemon is stopping", "start it again: `localai start`")
 
 
 def _unused(slot: Slot) -> bool:
