@@ -84,11 +84,14 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
     choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]
     usages: list[Usage] = []
     scored: list[TokenLogprob] = []
-    if echo:
-        yield Delta(0, prompt.text)
+    echoed = not echo
     try:
         async with aclosing(engine.run(job)) as events:
             async for event in events:
+                if not echoed and isinstance(event, Token | Finish):
+                    echoed = True
+                    for choice in choices:
+                        yield Delta(choice.index, prompt.text, logprobs=_whole_prompt(prompt, scored))
                 if isinstance(event, Token):
                     delta = choices[event.index].push(event.text, event.logprob)
                     if delta is not None:
@@ -114,9 +117,17 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
                     yield Embedded(tuple(array("f", event.vector)))
     except BackendError as error:
         raise from_backend(error) from error
-    if scored:
-        yield PromptScored(tuple(scored), prompt.text)
+    if job.prompt_logprobs is not None:
+        yield PromptScored(_whole_prompt(prompt, scored), prompt.text)
     yield summarize(usages, clock)
+
+
+def _whole_prompt(prompt: Prompt, scored: Sequence[TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    """`scored` behind the first token, which nothing comes before: it has no log-probability, and the text left over."""
+    if prompt.job.prompt_logprobs is None:
+        return ()
+    rest = b"".join(token.piece for token in scored)
+    return TokenLogprob(prompt.job.tokens[0], prompt.text.encode().removesuffix(rest), None, []), *scored
 
 
 def summarize(usages: list[Usage], clock: Clock) -> Summary:

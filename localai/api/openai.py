@@ -6,6 +6,7 @@ import asyncio
 import base64
 from array import array
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -22,8 +23,7 @@ from localai.api.openai_in import (
     embedding_requests,
 )
 from localai.api.security import from_unix_socket
-from localai.api.wire import gather, json_response, stream
-from localai.errors import UnknownModel
+from localai.api.wire import gather, gather_all, json_response, stream
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
 from localai.turn import Parts, answer
 
@@ -55,11 +55,9 @@ def routes(parts: Parts) -> APIRouter:
     @router.get("/models/{name:path}")
     async def model(name: str) -> Response:
         """One model."""
-        found = await asyncio.to_thread(parts.library.list)
-        for entry in openai_out.models(found, parts):
-            if name in (entry["id"], *entry["aliases"]):
-                return json_response(entry)
-        raise UnknownModel(name, None)
+        wanted = parts.config.default_model if name == "default" else name
+        found = await asyncio.to_thread(parts.library.resolve, wanted, files=False)
+        return json_response(openai_out.models([found], parts)[0])
 
     @router.post("/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
@@ -77,15 +75,13 @@ def routes(parts: Parts) -> APIRouter:
         if body.stream:
             out = openai_out.CompletionStream(include_usage=body.wants_usage(), prompts=len(turns), n=body.n or 1)
             return await stream(_in_turn(turns, parts), out)
-        events = [await gather(answer(turn, parts), request) for turn in turns]
-        return json_response(openai_out.completion(events, echo=bool(body.echo)))
+        return json_response(openai_out.completion(await gather_all([answer(t, parts) for t in turns], request)))
 
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         """One unit vector per input."""
         turns = embedding_requests(body, _caller(request))
-        # All at once: the engine batches them into shared steps.
-        answers = await asyncio.gather(*(gather(answer(turn, parts), request) for turn in turns))
+        answers = await gather_all([answer(turn, parts) for turn in turns], request)
         return json_response(_embeddings(answers, turns[0].model, body.encoding_format == "base64", body.dimensions))
 
     return router
@@ -93,8 +89,9 @@ def routes(parts: Parts) -> APIRouter:
 
 async def _in_turn(turns: list[TurnRequest], parts: Parts) -> AsyncGenerator[TurnEvent, None]:
     for turn in turns:
-        async for event in answer(turn, parts):
-            yield event
+        async with aclosing(answer(turn, parts)) as events:
+            async for event in events:
+                yield event
 
 
 def _caller(request: Request) -> Caller:

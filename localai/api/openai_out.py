@@ -140,12 +140,12 @@ def chat(events: Sequence[TurnEvent]) -> dict[str, Any]:
         "usage": usage(summary),
         "timings": timings(summary),
         **_routing(started),
-        **({"prompt_logprobs": [None, *prompt]} if prompt else {}),
+        **({"prompt_logprobs": prompt} if prompt else {}),
     }
 
 
-def _prompt_token(scored: TokenLogprob) -> dict[str, Any]:
-    return {"id": scored.id, **_token(scored)}
+def _prompt_token(scored: TokenLogprob) -> dict[str, Any] | None:
+    return None if scored.logprob is None else {"id": scored.id, **_token(scored)}
 
 
 def _head(prefix: str, kind: str, started: Started) -> dict[str, Any]:
@@ -221,19 +221,17 @@ def _completion_logprobs(scored: Sequence[TokenLogprob], at: int) -> dict[str, A
     return shown
 
 
-def completion(answers: Sequence[Sequence[TurnEvent]], *, echo: bool) -> dict[str, Any]:
+def completion(answers: Sequence[Sequence[TurnEvent]]) -> dict[str, Any]:
     """A whole text_completion over one or more prompts."""
     started = next(e for e in answers[0] if isinstance(e, Started))
     choices: list[dict[str, Any]] = []
     for events in answers:
-        prompt = [t for e in events if isinstance(e, PromptScored) for t in e.tokens] if echo else []
         for whole in _gathered(events):
-            scored = [*prompt, *whole.logprobs]
             choices.append(
                 {
                     "index": len(choices),
                     "text": "".join(whole.content),
-                    "logprobs": _completion_logprobs(scored, 0) if scored else None,
+                    "logprobs": _completion_logprobs(whole.logprobs, 0) if whole.logprobs else None,
                     "finish_reason": whole.reason,
                 }
             )

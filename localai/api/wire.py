@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -70,12 +70,24 @@ class ClientGone(Exception):
 
 async def gather(events: AsyncGenerator[TurnEvent, None], request: Request) -> list[TurnEvent]:
     """All events of an answer that is sent in one piece; the work is cancelled when the client goes away."""
+    return (await gather_all([events], request))[0]
 
-    async def collect() -> list[TurnEvent]:
+
+async def gather_all(answers: Sequence[AsyncGenerator[TurnEvent, None]], request: Request) -> list[list[TurnEvent]]:
+    """The same for several answers at once, which the engine batches into shared steps; the first error ends all."""
+
+    async def collect(events: AsyncGenerator[TurnEvent, None]) -> list[TurnEvent]:
         async with aclosing(events):
             return [event async for event in events if not isinstance(event, Waiting)]
 
-    work = asyncio.ensure_future(collect())
+    async def collect_all() -> list[list[TurnEvent]]:
+        collecting = [asyncio.ensure_future(collect(events)) for events in answers]
+        try:
+            return await asyncio.gather(*collecting)
+        finally:
+            await _cancel(*collecting)
+
+    work = asyncio.ensure_future(collect_all())
     gone = asyncio.ensure_future(_disconnected(request.receive))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -170,9 +182,11 @@ class EventStream(Response):
         sent = 0
         try:
             while not self._opening.done():
-                for event in self._head[sent:]:
+                # More may arrive while these are being sent.
+                fresh = self._head[sent:]
+                sent += len(fresh)
+                for event in fresh:
                     await self._send(send, self._translate(event) or comment("waiting"))
-                sent = len(self._head)
                 await asyncio.wait({self._opening}, timeout=1.0)
             self._opening.result()
         finally:
