@@ -74,11 +74,11 @@ async def climb(
         except BackendError as error:
             raise from_backend(error) from error
         if known is None:
-            _remember(lambda: tested.record(key, setting, Verdict("survived")))
+            _remember(partial(tested.record, key, setting, Verdict("survived")))
         if policy is None and compare and handle.rates and handle.stages["self-test"] < _QUIET_S:
             handle = await _compare_policies(handle, attempt, key, tested, start)
         if handle.rates:
-            _remember(lambda: tested.record_threads(key, handle.rates))
+            _remember(partial(tested.record_threads, key, handle.rates))
         return Rung(handle, key, setting)
 
 
@@ -91,7 +91,7 @@ async def _compare_policies(
 ) -> EngineHandle:
     """Load once more under each other wait policy, note what each decodes, and keep the fastest engine."""
     best = first
-    _remember(lambda: tested.record_threads(policy_key(key, POLICIES[0]), first.rates))
+    _remember(partial(tested.record_threads, policy_key(key, POLICIES[0]), first.rates))
     for policy in POLICIES[1:]:
         try:
             other = await start(policy, msgspec.structs.replace(attempt, prove=False, rates={}))

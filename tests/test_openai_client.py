@@ -179,7 +179,9 @@ def test_a_completion_echoes_and_scores_its_prompt(client: openai.OpenAI) -> Non
     values = scored.token_logprobs or []
     assert values[0] is None
     assert all(v <= 0 for v in values[1:])
-    assert scored.text_offset == [answer.text.index(t, at) for t, at in zip(scored.tokens or (), scored.text_offset or (), strict=True)]
+    assert scored.text_offset == [
+        answer.text.index(t, at) for t, at in zip(scored.tokens or (), scored.text_offset or (), strict=True)
+    ]
     assert all(len(top) >= 2 for top in (scored.top_logprobs or [])[1:])
 
 
