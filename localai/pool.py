@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -91,7 +91,7 @@ class Lease:
         assert self._slot.handle is not None, "wait for load() first"
         return self._slot.handle
 
-    async def load(self) -> AsyncIterator[Waiting]:
+    async def load(self) -> AsyncGenerator[Waiting, None]:
         """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
         task = self._slot.task
         assert task is not None
@@ -100,9 +100,13 @@ class Lease:
             yield self._slot.stage
             self._slot.changed.clear()
             change = asyncio.ensure_future(self._slot.changed.wait())
-            await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
-            change.cancel()
+            try:
+                await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                change.cancel()
             self.load_s = time.monotonic() - begun
+        if task.cancelled():
+            raise _stopping()
         task.result()
 
 
@@ -132,7 +136,7 @@ class Pool:
     async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
         """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
         if self._closing:
-            raise Unavailable("the daemon is stopping", "start it again: `localai start`")
+            raise _stopping()
         key = (str(choice.model.path), choice.backend)
         self._breakers.setdefault(key, Breaker()).check(time.monotonic())
         slot = await self._slot_for(key, choice)
@@ -242,6 +246,13 @@ class Pool:
             except TimeoutError:
                 return
 
+    async def _wait_for_change(self, seconds: float) -> None:
+        async with self._freed:
+            try:
+                await asyncio.wait_for(self._freed.wait(), seconds)
+            except TimeoutError:
+                return
+
     async def _announce(self) -> None:
         async with self._freed:
             self._freed.notify_all()
@@ -257,7 +268,8 @@ class Pool:
             waiting = [s for s in self._slots.values() if s.expires != float("inf")]
             if not waiting:
                 return
-            await asyncio.sleep(max(1.0, min(s.expires for s in waiting) - time.monotonic()))
+            # Every lease that ends wakes this too: its request may have brought a shorter keep-alive.
+            await self._wait_for_change(max(1.0, min(s.expires for s in waiting) - time.monotonic()))
             for key, slot in list(self._slots.items()):
                 if slot.idle and slot.expires <= time.monotonic():
                     await self._unload(key, slot, f"idle for {slot.keep_alive:.0f} s")
@@ -278,3 +290,7 @@ class Pool:
 
 def _unused(slot: Slot) -> bool:
     return slot.users == 0
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the daemon is stopping", "start it again: `localai start`")
