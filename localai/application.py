@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +25,24 @@ from localai.turn import Parts
 _log = logging.getLogger(__name__)
 
 
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A field is wrong, or the prompt does not fit"},
+    401: {"description": "Unknown token"},
+    403: {"description": "Foreign Host or Origin, or a route of the Unix socket"},
+    404: {"description": "No such model, conversation or route"},
+    405: {"description": "The route takes another method"},
+    409: {"description": "In use, or there already"},
+    413: {"description": "Body over the limit"},
+    422: {"description": "The model's file or template is damaged"},
+    429: {"description": "Too many requests wait"},
+    500: {"description": "A fault of the daemon itself; the log tells more"},
+    502: {"description": "The engine died; a retry starts a new one"},
+    503: {"description": "Stopping, or the engine rests after repeated deaths"},
+    504: {"description": "The request's deadline passed"},
+    507: {"description": "Not enough memory"},
+}
+
+
 class _MethodNotAllowed(BadRequest):
     status = 405
     code = "method_not_allowed"
@@ -37,6 +56,7 @@ def build(parts: Parts, kept: Conversations, metrics: Metrics, *, started: float
         description="A private AI runtime on your own machine.",
         docs_url=None,
         redoc_url=None,
+        responses=ERRORS,
     )
     app.include_router(openai.routes(parts))
     app.include_router(admin.routes(parts, metrics, started, stop))
@@ -66,10 +86,15 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, LocalaiError):
+        # FastAPI wraps whatever goes wrong while it reads a body.
+        return error_response(error.__cause__)
     if error.status_code == 404:
         return error_response(NotFound("no such route", "see /openapi.json for what there is"))
     if error.status_code == 405:
-        return error_response(_MethodNotAllowed("this route takes another method", "see /openapi.json"))
+        answer = error_response(_MethodNotAllowed("this route takes another method", "see /openapi.json"))
+        answer.headers.update(error.headers or {})
+        return answer
     return error_response(BadRequest(str(error.detail), "send JSON in UTF-8"))
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from localai.cli import progress_line, say
-from localai.client import Client, ServerEvent
+from localai.client import Client
 from localai.config import load
-from localai.errors import BadRequest, LocalaiError
+from localai.errors import BadRequest
 from localai.lifecycle import client, ensure_running
 
 _LARGEST_FILE = 2 * 2**20
+_USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "energy")
+_TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "decode_tps", "total_ms")
 
 
 @click.command()
@@ -77,7 +79,8 @@ def ask(
 def _question(prompt: str | None, files: tuple[Path, ...]) -> str:
     parts = [prompt] if prompt else []
     parts += [f"File {path.name}:\n```\n{_read(path)}\n```" for path in files]
-    if not sys.stdin.isatty():
+    # A process that was started without a standard input has None there.
+    if sys.stdin is not None and not sys.stdin.isatty():
         piped = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
         parts += [piped] if piped else []
     if not parts:
@@ -135,14 +138,16 @@ class _Answer:
                 say("(cut at the token limit)")
 
     def as_json(self) -> dict[str, Any]:
+        usage, timings = self._last.get("usage") or {}, self._last.get("timings") or {}
+        shown = {name: timings.get(name) for name in _TIMINGS}
         return {
             "text": self.text,
             "model": self._model,
             "backend": self._last.get("backend"),
             "reason": self._last.get("reason"),
             "finish_reason": self._finish,
-            "usage": self._last.get("usage"),
-            "timings": self._last.get("timings"),
+            "usage": {name: usage.get(name) for name in _USAGE},
+            "timings": {**shown, "cached": {"live": 0, "ram": 0, "ssd": 0, **(timings.get("cached") or {})}},
             "memories": [],
         }
 
@@ -158,16 +163,9 @@ def _run(daemon: Client, body: dict[str, Any], answer: _Answer) -> None:
             if waiting:
                 progress_line("")
                 waiting = False
-            _take(event, answer)
+            if event.data is not None:
+                answer.take(event.data)
     answer.end()
-
-
-def _take(event: ServerEvent, answer: _Answer) -> None:
-    if isinstance(event.data, dict) and "error" in event.data:
-        error = event.data["error"]
-        raise LocalaiError(error["message"].removesuffix(f". {error['hint']}"), error["hint"])
-    if isinstance(event.data, dict):
-        answer.take(event.data)
 
 
 @click.command()

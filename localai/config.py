@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -135,7 +136,15 @@ def _check(config: Config) -> Config:
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
             raise ConfigError(f"{key} is {getattr(config, key)!r}", f"expected one of: {', '.join(allowed)}")
-    limits = {"port": (0, 65535), "ctx": (0, 2**24), "threads": (0, 1024), "gpu_layers": (-1, 10_000)}
+    limits = {
+        "port": (0, 65535),
+        "ctx": (0, 2**24),
+        "ram": (0, 2**50),
+        "threads": (0, 1024),
+        "gpu_layers": (-1, 10_000),
+        "keep_alive": (-math.inf, math.inf),  # NaN is in no range
+        "max_body": (1024, 2**40),
+    }
     for key, (low, high) in limits.items():
         if not low <= getattr(config, key) <= high:
             raise ConfigError(f"{key} is {getattr(config, key)}", f"expected {low} to {high}")

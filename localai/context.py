@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from backends.contract import EngineInfo, Grammar, Job, Sampling
+from backends.errors import BackendError
 from backends.handle import EngineHandle
-from localai.errors import BadRequest, ContextExceeded
+from localai.errors import BadRequest, ContextExceeded, from_backend
 from localai.messages import Message, Tool, TurnRequest
 from localai.router import Choice
 from localai.templates import ChatTemplate
@@ -46,7 +47,10 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     """
     info = engine.info
     _refuse_what_is_missing(request, info)
-    content = await (_chat(request, engine, choice.system) if request.kind == "chat" else _plain(request, engine))
+    try:
+        content = await (_chat(request, engine, choice.system) if request.kind == "chat" else _plain(request, engine))
+    except BackendError as error:
+        raise from_backend(error) from error
     answer = request.kind != "embedding" and request.max_tokens != 0
     if len(content.tokens) + answer > info.n_ctx:
         raise ContextExceeded(len(content.tokens), info.n_ctx)

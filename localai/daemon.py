@@ -44,10 +44,10 @@ def serve(config: Config, *, foreground: bool) -> None:
     make_folders(config.home)
     with _sole_instance(config) as lock:
         _log_to(config, foreground=foreground)
-        sockets = _listen(config)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         try:
+            sockets = _listen(config)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_run(config, sockets))
         finally:

@@ -15,7 +15,7 @@ from backends.contract import Embedding, Finish, Progress, PromptLogprobs, Token
 from backends.errors import BackendError
 from backends.handle import EngineHandle
 from localai.context import Prompt
-from localai.errors import from_backend
+from localai.errors import DeadlinePassed, from_backend
 from localai.messages import (
     ChoiceDone,
     Delta,
@@ -97,6 +97,7 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
                     if delta is not None:
                         yield delta
                 elif isinstance(event, Finish):
+                    _refuse_if_late(event)
                     usages.append(event.usage)
                     choice = choices[event.index]
                     delta = choice.close(event.text)
@@ -122,8 +123,14 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
     yield summarize(usages, clock)
 
 
+def _refuse_if_late(event: Finish) -> None:
+    """A deadline that cuts an answer short leaves what there is; without a token, there is none."""
+    if event.reason == "deadline" and event.usage.completion_tokens == 0:
+        raise DeadlinePassed("the deadline passed before the first token", "allow more time, or shorten the prompt")
+
+
 def _whole_prompt(prompt: Prompt, scored: Sequence[TokenLogprob]) -> tuple[TokenLogprob, ...]:
-    """`scored` behind the first token, which nothing comes before: it has no log-probability, and the text left over."""
+    """`scored` behind the first token, which nothing precedes: it has no log-probability, and the text left over."""
     if prompt.job.prompt_logprobs is None:
         return ()
     rest = b"".join(token.piece for token in scored)

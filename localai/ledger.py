@@ -5,7 +5,9 @@ Rows are written by one background thread, so that a slow disk never delays a to
 
 from __future__ import annotations
 
+import logging
 import time
+from asyncio import CancelledError
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,8 +20,9 @@ from localai.errors import LocalaiError
 from localai.messages import ChoiceDone, Summary, TurnEvent, TurnRequest
 from localai.metrics import Metrics
 from localai.router import Choice
-from localai.sqlite_file import open_file
+from localai.sqlite_file import open_file, translated
 
+_log = logging.getLogger(__name__)
 _NAME = "ledger"
 
 
@@ -120,22 +123,35 @@ class Ledger:
         except LocalaiError as error:
             entry.row |= {"finish": "error", "error": error.code}
             raise
-        except GeneratorExit:
+        except (GeneratorExit, CancelledError):
             entry.row["finish"] = "cancelled"
+            raise
+        except BaseException:
+            entry.row |= {"finish": "error", "error": LocalaiError.code}
             raise
         finally:
             self._metrics.running.dec()
-            entry.row.setdefault("finish", "cancelled")
             entry.row["total_ms"] = round(1000 * (time.monotonic() - entry.begun), 3)
             self._metrics.count(entry.row)
-            self._writer.submit(self._insert, "queries", entry.row)
+            self._write("queries", entry.row)
 
     def note_load(self, row: dict[str, Any]) -> None:
         """Record a model load: what it was, its stages in seconds, bytes charged and bytes resident."""
-        self._writer.submit(self._insert, "loads", {"started": time.time(), **row})
+        self._write("loads", {"started": time.time(), **row})
+
+    def _write(self, table: str, row: dict[str, Any]) -> None:
+        try:
+            self._writer.submit(self._insert, table, row)
+        except RuntimeError:
+            _log.error("a row came after the %s file was closed: %s", _NAME, row)
 
     def _insert(self, table: str, row: dict[str, Any]) -> None:
-        self._db[table].insert(row)
+        # Nobody waits for this row: an answer must not fail because the disk is full, but the log must tell.
+        try:
+            with translated(_NAME):
+                self._db[table].insert(row)
+        except LocalaiError as error:
+            _log.error("a row of %s is lost: %s", table, error.message)
 
     def totals(self, since: float) -> dict[str, Any]:
         """Counts and tokens of the queries since a Unix time, and the last loads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -39,10 +40,17 @@ def ensure_running(config: Config, flags: dict[str, object] | None = None) -> bo
     if is_running(config):
         return False
     make_folders(config.home)
+    with (config.home / "run" / "start.lock").open("a") as lock:
+        # Of two who want to start it, the second finds it started.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return not is_running(config) and _started(config, flags or {})
+
+
+def _started(config: Config, flags: dict[str, object]) -> bool:
     begin = config.daemon_log.stat().st_size if config.daemon_log.exists() else 0
     with config.daemon_log.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "localai", "serve", "--quiet", *_arguments(flags or {})],
+            [sys.executable, "-P", "-m", "localai", "serve", "--quiet", *_arguments(flags)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -31,7 +31,8 @@ class Metrics:
 
     def count(self, row: dict[str, Any]) -> None:
         """Add one ledger row."""
-        model = row.get("model") or ""
+        # A name that led nowhere is whatever a client typed, and must not become a label.
+        model = row["model"] if row.get("backend") else ""
         self._queries.labels(model, row.get("backend") or "", row.get("finish") or "").inc()
         for kind in ("prompt", "cached", "completion"):
             self._tokens.labels(model, kind).inc(row.get(f"{kind}_tokens") or 0)

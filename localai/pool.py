@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,7 +98,7 @@ class Lease:
         """Why this engine serves, and with what turned off."""
         return "; ".join((self._slot.choice.reason, *self._slot.notes))
 
-    async def load(self) -> AsyncIterator[Waiting]:
+    async def load(self) -> AsyncGenerator[Waiting, None]:
         """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
         task = self._slot.task
         assert task is not None
@@ -327,3 +327,7 @@ def _stopping() -> Unavailable:
 
 def _unused(slot: Slot) -> bool:
     return slot.users == 0
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the daemon is stopping", "start it again: `localai start`")

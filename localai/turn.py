@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -30,11 +31,13 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
     """Yield the events of one answer, a Summary last. Raises LocalaiError; closing the iterator cancels the work."""
     clock = Clock()
     with parts.ledger.entry(request) as entry:
-        choice = route(request, parts.library, parts.config)
+        # In a thread: a name met for the first time is looked up on the disk.
+        choice = await asyncio.to_thread(route, request, parts.library, parts.config)
         entry.routed(choice)
         async with parts.pool.lease(choice, request.keep_alive) as lease:
-            async for waiting in lease.load():
-                yield waiting
+            async with aclosing(lease.load()) as stages:
+                async for waiting in stages:
+                    yield waiting
             clock.load_s = lease.load_s
             info = lease.engine.info
             yield Started(choice.model.id, choice.backend, lease.reason, info.n_ctx)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from localai import __version__
-from localai.api.wire import json_response
+from localai.api.wire import JsonRoute, json_response
 from localai.metrics import Metrics
 from localai.status import status
 from localai.turn import Parts
@@ -23,7 +23,7 @@ class UnloadBody(BaseModel):
 
 def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], None]) -> APIRouter:
     """Routes over one daemon's parts; `stop` asks the daemon to end gracefully."""
-    router = APIRouter(tags=["daemon"])
+    router = APIRouter(tags=["daemon"], route_class=JsonRoute)
 
     @router.get("/health")
     async def health() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -16,10 +17,10 @@ from starlette.responses import Response
 
 from localai.api.openai_in import SamplingBody
 from localai.api.openai_out import ChatStream, usage
-from localai.api.wire import data, json_response, stream
+from localai.api.wire import JsonRoute, data, json_response, stream
 from localai.conversations import Conversation, Conversations, StoredMessage
 from localai.errors import BadRequest, LocalaiError
-from localai.messages import ChoiceDone, Delta, Message, Summary, TurnEvent, TurnRequest
+from localai.messages import ChoiceDone, Delta, Message, Started, Summary, TurnEvent, TurnRequest
 from localai.turn import Parts, answer
 
 _FLUSH_S = 0.25
@@ -46,7 +47,7 @@ class ReplyBody(SamplingBody):
 
 def routes(parts: Parts, kept: Conversations) -> APIRouter:
     """The routes under /localai/conversations."""
-    router = APIRouter(prefix="/localai/conversations", tags=["conversations"])
+    router = APIRouter(prefix="/localai/conversations", tags=["conversations"], route_class=JsonRoute)
 
     @router.get("")
     async def listing(limit: int = 50, before: str | None = None) -> Response:
@@ -129,31 +130,53 @@ async def _kept(
     events: AsyncGenerator[TurnEvent, None], kept: Conversations, message: StoredMessage
 ) -> AsyncGenerator[TurnEvent, None]:
     """Pass events on and write the answer down as it comes, so that neither side's crash loses what was said."""
-    content, reasoning, written = [], [], time.monotonic()
-    reason, spent = "cancelled", None
+    notes = _Notes(kept, message)
+    reason, spent, model = "cancelled", None, None
     try:
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, Delta):
-                    content.append(event.content)
-                    reasoning.append(event.reasoning)
+                if isinstance(event, Started):
+                    model = event.model
+                elif isinstance(event, Delta):
+                    await notes.take(event)
                 elif isinstance(event, ChoiceDone):
                     reason = event.reason
                 elif isinstance(event, Summary):
                     spent = usage(event)
-                if time.monotonic() - written > _FLUSH_S:
-                    written = time.monotonic()
-                    await asyncio.to_thread(kept.extend, message.id, "".join(content), reasoning="".join(reasoning))
-                    content.clear()
-                    reasoning.clear()
                 yield event
     except LocalaiError:
         reason = "error"
         raise
     finally:
-        # Not in a thread: this runs while the request is being cancelled, when awaiting anything may be cut short.
-        kept.extend(message.id, "".join(content), reasoning="".join(reasoning))
-        kept.finish(message.id, reason, spent)
+        notes.write()
+        kept.finish(message.id, reason, spent, model=model)
+
+
+class _Notes:
+    """Text of a message that is not written down yet."""
+
+    def __init__(self, kept: Conversations, message: StoredMessage) -> None:
+        self._kept = kept
+        self._message = message
+        self._deltas: list[Delta] = []
+        self._turn = Lock()
+        self._written = time.monotonic()
+
+    async def take(self, delta: Delta) -> None:
+        self._deltas.append(delta)
+        if time.monotonic() - self._written > _FLUSH_S:
+            self._written = time.monotonic()
+            await asyncio.to_thread(self.write)
+
+    def write(self) -> None:
+        """Write what is held. Not awaited at the end, because a request that is being cancelled cannot wait.
+
+        A write in a thread outlives its cancelled waiter; the lock keeps its text before this one's.
+        """
+        with self._turn:
+            deltas, self._deltas = self._deltas, []
+            content = "".join(delta.content for delta in deltas)
+            self._kept.extend(self._message.id, content, reasoning="".join(delta.reasoning for delta in deltas))
 
 
 class _ReplyStream(ChatStream):

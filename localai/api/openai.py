@@ -23,28 +23,14 @@ from localai.api.openai_in import (
     embedding_requests,
 )
 from localai.api.security import from_unix_socket
-from localai.api.wire import gather, gather_all, json_response, stream
+from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
 from localai.turn import Parts, answer
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "A field is wrong, or the prompt does not fit"},
-    401: {"description": "Unknown token"},
-    403: {"description": "Foreign Host or Origin"},
-    404: {"description": "No such model"},
-    413: {"description": "Body over the limit"},
-    422: {"description": "The model's file or template is damaged"},
-    429: {"description": "Too many requests wait"},
-    502: {"description": "The engine died; a retry starts a new one"},
-    503: {"description": "Stopping, or the engine rests after repeated deaths"},
-    504: {"description": "The request's deadline passed"},
-    507: {"description": "Not enough memory"},
-}
 
 
 def routes(parts: Parts) -> APIRouter:
     """The dialect's routes over one daemon's parts."""
-    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
+    router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
     @router.get("/models")
     async def models() -> Response:

@@ -22,7 +22,10 @@ _ROLES: dict[str, Role] = {
     "function": "tool",
 }
 
+ModelName = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""What fits into a frame; the engine knows the sensible range of each parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,9 @@ class StreamOptions(BaseModel):
 class SamplingBody(BaseModel):
     """What every generating request may carry; the names are OpenAI's, then llama-server's."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
-    model: str = ""
+    model: ModelName = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -50,23 +53,23 @@ class SamplingBody(BaseModel):
     stop: str | list[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
     min_p: float | None = None
     typical_p: float | None = None
     repeat_penalty: float | None = Field(None, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"))
-    repeat_last_n: int | None = None
+    repeat_last_n: Whole | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     dry_multiplier: float | None = None
     dry_base: float | None = None
-    dry_allowed_length: int | None = None
-    dry_penalty_last_n: int | None = None
+    dry_allowed_length: Whole | None = None
+    dry_penalty_last_n: Whole | None = None
     dry_sequence_breakers: list[str] | None = None
-    mirostat: int | None = None
+    mirostat: Whole | None = None
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
-    seed: int | None = None
-    logit_bias: dict[str, float] | None = None
+    seed: Whole | None = None
+    logit_bias: dict[Count, float] | None = None
     ignore_eos: bool = False
     grammar: str | None = Field(None, description="GBNF, as llama-server takes it")
     regex: str | None = Field(None, description="A regular expression that the whole answer must match")
@@ -87,7 +90,7 @@ class SamplingBody(BaseModel):
         if self.dry_sequence_breakers is not None:
             values["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
         if self.logit_bias:
-            values["logit_bias"] = _biases(self.logit_bias)
+            values["logit_bias"] = self.logit_bias
         return values
 
     def stops(self) -> tuple[str, ...]:
@@ -163,7 +166,7 @@ class ChatBody(SamplingBody):
 class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    prompt: str | list[str] | list[Count] | list[list[Count]] = ""
     suffix: str | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -172,8 +175,10 @@ class CompletionBody(SamplingBody):
 class EmbeddingBody(BaseModel):
     """POST /v1/embeddings."""
 
-    model: str = ""
-    input: str | list[str] | list[int] | list[list[int]]
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    model: ModelName = ""
+    input: str | list[str] | list[Count] | list[list[Count]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
     keep_alive: float | None = None
@@ -304,14 +309,15 @@ def _tool_choice(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) ->
 
 
 def _format_grammar(value: dict[str, Any] | None) -> Grammar | None:
-    kind = (value or {}).get("type")
-    if value is None or kind in (None, "text"):
+    if value is None or value.get("type") == "text":
         return None
+    kind = value.get("type")
     if kind == "json_object":
         schema = value.get("schema")
         return Grammar("json_schema", json.dumps(schema)) if isinstance(schema, dict) else Grammar("json_object", "")
     if kind == "json_schema":
-        schema = (value.get("json_schema") or {}).get("schema")
+        shape = value.get("json_schema")
+        schema = shape.get("schema") if isinstance(shape, dict) else None
         if isinstance(schema, dict):
             return Grammar("json_schema", json.dumps(schema))
     raise BadRequest(
@@ -332,12 +338,3 @@ def _think(body: ChatBody) -> bool | None:
     if isinstance(given, bool):
         return given
     return None if body.reasoning_effort is None else body.reasoning_effort not in ("none", "minimal")
-
-
-def _biases(given: dict[str, float]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in given.items()}
-    except ValueError as error:
-        raise BadRequest(
-            "logit_bias has a key that is no token id", "keys are token ids", param="logit_bias"
-        ) from error

@@ -45,7 +45,9 @@ class Door:
             await Response(status_code=204, headers=self._preflight(origin))(scope, receive, send)
             return
         try:
-            await self._app(scope, self._limited(receive), _with_origin(send, origin) if origin else send)
+            # What GET answers, HEAD answers too; the server leaves the body out.
+            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            await self._app(asked, self._limited(receive), _with_origin(send, origin) if origin else send)
         except TooLarge as error:
             await error_response(error)(scope, receive, send)
 
@@ -68,7 +70,10 @@ class Door:
             raise self._too_large()
 
     def _check_host(self, host: str) -> None:
-        name = urlsplit(f"//{host}").hostname if host else None
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            name = None
         if name is None or name.lower() not in self._hosts:
             raise Forbidden(
                 f"the Host header {host!r} is not one of this machine's own names",

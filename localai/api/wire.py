@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from localai.errors import LocalaiError
+from localai.errors import BadRequest, LocalaiError
 from localai.messages import Started, Timings, TurnEvent, Waiting
 
 Translate = Callable[[TurnEvent], bytes]
@@ -25,6 +26,8 @@ KEEP_ALIVE_S = 10.0
 """Seconds of silence after which a comment is sent: clients and proxies drop lines that stay silent longer."""
 GRACE_S = 2.0
 """Seconds to wait for the first words before the status is sent."""
+
+_DEEPEST = 128
 
 DONE = b"data: [DONE]\n\n"
 
@@ -62,6 +65,37 @@ def error_response(error: LocalaiError) -> JSONResponse:
 
 def json_response(payload: Any) -> Response:
     return Response(_encode(payload), media_type="application/json")
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is read strictly: no NaN, no half characters, nothing nested beyond reason."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return handle
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        try:
+            value = msgspec.json.decode(await self.body())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is no JSON: {error}", "send JSON in UTF-8") from error
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [child for parent in level for child in _children(parent)]
+            if not level:
+                return value
+        raise BadRequest(f"the body is nested more than {_DEEPEST} levels deep", "make it flatter")
+
+
+def _children(value: Any) -> list[Any]:
+    found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [child for child in found if isinstance(child, dict | list)]
 
 
 class ClientGone(Exception):
