@@ -44,6 +44,8 @@ class Config:
     """Layers on the GPU where the engine has one; -1 is all."""
     keep_alive: float = 300.0
     """Seconds that an idle model stays loaded; negative is for ever."""
+    calibrate: int = 1
+    """1 measures how engine threads should wait, once per device, while nothing else runs; 0 leaves it."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
     allowed_hosts: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 
 from localai.application import build
+from localai.calibrate import Calibrator
 from localai.catalog_watch import CatalogWatcher
 from localai.config import Config
 from localai.conversations import Conversations
@@ -63,7 +64,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     library = Library(config.home, catalog.current)
     catalog.on_change = library.use
     device = inspect(config.home)
-    engines = Engines(config, device, TestedSettings(config.home / "tested.json"), ledger)
+    tested = TestedSettings(config.home / "tested.json")
+    engines = Engines(config, device, tested, ledger)
     pool = Pool(
         plan=engines.plan,
         load=engines.load,
@@ -72,6 +74,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         on_step=metrics.count_step,
     )
     engines.charged = lambda: sum(s.plan.total for s in pool.slots if s.plan and s.handle)
+    calibrator = Calibrator(tested, busy=lambda: any(s.users or s.handle is None for s in pool.slots))
+    engines.calibrator = calibrator if config.calibrate else None
     parts = Parts(config, library, pool, ledger)
     server = _Server(config)
     app = build(parts, kept, metrics, started=started, stop=server.end)
@@ -79,6 +83,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     try:
         await server.run(app, sockets, pool)
     finally:
+        await calibrator.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
         kept.close()

@@ -14,6 +14,7 @@ from backends.contract import Load, StepRecord
 from backends.errors import BackendError, EngineDied
 from backends.gguf import read_shards
 from localai import budget
+from localai.calibrate import Calibrator
 from localai.config import Config
 from localai.device import Device, inspect
 from localai.errors import LocalaiError, OutOfResources, from_backend
@@ -29,8 +30,6 @@ _LIBRARY = {"llama.cpp": "llama-cpp-python"}
 _MARGIN = 0.08
 _LEAST_MARGIN = 256 * 2**20
 N_SEQ = 32
-_COMPARABLE = 2**30
-"""Bytes; wait policies are compared by loading the model again, which a large one would make too dear."""
 
 
 class Engines:
@@ -42,6 +41,7 @@ class Engines:
         self._tested = tested
         self._ledger = ledger
         self.charged: Callable[[], int] = lambda: 0
+        self.calibrator: Calibrator | None = None
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
@@ -89,7 +89,6 @@ class Engines:
                 self._key(choice),
                 self._tested,
                 log=self._log_file(choice),
-                compare=plan.total <= _COMPARABLE,
                 on_stage=on_stage,
                 on_step=on_step,
             )
@@ -109,6 +108,9 @@ class Engines:
             }
         )
         _log.info("loaded %s on %s in %.0f ms", choice.model.id, choice.backend, _since(begun))
+
+        if self.calibrator is not None:
+            self.calibrator.want(rung, plan.total, self._log_file(choice))
 
         def note_death(death: EngineDied) -> None:
             try:

@@ -321,10 +321,6 @@ class Pool:
         await asyncio.gather(*self._background, *([self._reaper] if self._reaper else []))
 
 
-def _stopping() -> Unavailable:
-    return Unavailable("the daemon is stopping", "start it again: `localai start`")
-
-
 def _unused(slot: Slot) -> bool:
     return slot.users == 0
 

@@ -51,7 +51,10 @@ class Daemon:
         self.home = home
         self.port = port
         self.socket = home / "run" / "localai.sock"
-        self.env = {**clean_environment(), "LOCALAI_HOME": str(home), "LOCALAI_PORT": str(port), **settings}
+        self.env = {**clean_environment(), "LOCALAI_HOME": str(home), "LOCALAI_PORT": str(port)} | {
+            "LOCALAI_CALIBRATE": "0",
+            **settings,
+        }
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -43,7 +43,12 @@ def environment() -> Iterator[dict[str, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = str(Path(sys.executable).parent)
-    changed = {"LOCALAI_HOME": home, "LOCALAI_PORT": str(port), "PATH": f"{folder}:{os.environ['PATH']}"}
+    changed = {
+        "LOCALAI_HOME": home,
+        "LOCALAI_PORT": str(port),
+        "LOCALAI_CALIBRATE": "0",
+        "PATH": f"{folder}:{os.environ['PATH']}",
+    }
     yield os.environ | changed
     subprocess.run(["localai", "stop"], env=os.environ | changed, capture_output=True)
     shutil.rmtree(home)
