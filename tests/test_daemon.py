@@ -200,6 +200,17 @@ def test_a_conversation_is_held_and_answered_again(daemon: Daemon) -> None:
     assert daemon.ask("GET", path, unix=True).status == 404
 
 
+def test_a_first_question_sent_twice_becomes_a_second_branch(daemon: Daemon) -> None:
+    model = daemon.echo("twice.txt", 0)
+    chat = daemon.client.post("/localai/conversations", {"model": model})
+    path = f"/localai/conversations/{chat['id']}"
+    for _ in range(2):
+        daemon.ask("POST", f"{path}/reply", {"content": "hello", "parent": None}, unix=True)
+    shown = daemon.client.get(path)
+    assert [m["role"] for m in shown["messages"]] == ["user", "assistant"]
+    assert shown["messages"][0]["parent"] is None
+
+
 def test_an_answer_that_was_left_is_kept_as_far_as_it_came(daemon: Daemon) -> None:
     model = daemon.echo("left.txt", 40)
     chat = daemon.client.post("/localai/conversations", {"model": model})

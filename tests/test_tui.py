@@ -22,7 +22,7 @@ from tui.help import Help
 from tui.prompt import Prompt
 from tui.sanitize import clean
 from tui.status import StatusLine
-from tui.transcript import Answer, Notice, Question, Transcript
+from tui.transcript import Answer, Earlier, Notice, Question, Transcript
 
 Driver = Pilot[None]
 
@@ -176,6 +176,32 @@ async def test_a_restart_shows_the_conversation_again(server: ChatServer) -> Non
     async with opened(chat(server, server.store.list()[0].id)) as pilot:
         await wait_until(pilot, lambda: "Hello there" in seen(pilot))
         assert "remember me" in seen(pilot)
+
+
+async def test_a_long_conversation_opens_at_its_end_and_pages_back(server: ChatServer) -> None:
+    kept, last = server.store.create(title="Long"), None
+    for number in range(20):
+        last = server.store.append(kept.id, last, "user", f"question {number}").id
+        last = server.store.append(kept.id, last, "assistant", f"answer {number}", finish_reason="stop").id
+    async with opened(chat(server, kept.id)) as pilot:
+        await wait_until(pilot, lambda: "answer 19" in seen(pilot))
+        assert len(pilot.app.query(Question)) == 8
+        await pilot.press(*["pageup"] * 8)
+        await wait_until(pilot, lambda: len(pilot.app.query(Question)) == 20)
+        await pilot.press(*["pageup"] * 8)
+        await wait_until(pilot, lambda: "question 0" in seen(pilot) and not pilot.app.query(Earlier))
+
+
+async def test_a_title_that_comes_under_the_help_is_kept(server: ChatServer) -> None:
+    server.script = Script(hold=0)
+    async with opened(chat(server)) as pilot:
+        await say(pilot, "go")
+        await wait_until(pilot, lambda: "Hello" in seen(pilot))
+        await pilot.press("f1")
+        server.script.released.set()
+        await answered(pilot)
+        await pilot.press("f1")
+        await wait_until(pilot, lambda: "localai · go" in seen(pilot))
 
 
 async def test_a_refused_message_stays_typed_and_is_sent_again(server: ChatServer) -> None:

@@ -61,6 +61,11 @@ class ChatApp(App[None]):
         self._client = client
         self._conversation = conversation
         self._model = model
+        # Kept by name: a query would search the screen on top, which may be the help.
+        self._heading = Static(id="title", markup=False)
+        self._transcript = Transcript()
+        self._status = StatusLine()
+        self._prompt = Prompt()
         self._chat_title = ""
         self._leaf: str | None = None
         self._reply: Reply | None = None
@@ -72,16 +77,13 @@ class ChatApp(App[None]):
         self._ticks: Timer | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(id="title", markup=False)
-        yield Transcript()
-        yield StatusLine()
-        yield Prompt()
+        yield self._heading
+        yield self._transcript
+        yield self._status
+        yield self._prompt
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self._transcript = self.query_one(Transcript)
-        self._status = self.query_one(StatusLine)
-        self._prompt = self.query_one(Prompt)
         self._begin_with(self._conversation)
 
     def on_unmount(self) -> None:
@@ -129,9 +131,8 @@ class ChatApp(App[None]):
         if answer is not None:
             answer.toggle_thoughts()
 
-    def action_scroll_transcript(self, pages: int) -> None:
-        scroll = self._transcript.scroll_page_up if pages < 0 else self._transcript.scroll_page_down
-        scroll(animate=False)
+    async def action_scroll_transcript(self, pages: int) -> None:
+        await self._transcript.page(pages)
 
     # Which conversation.
 
@@ -307,4 +308,4 @@ class ChatApp(App[None]):
 
     def _set_title(self, title: str) -> None:
         self._chat_title = title
-        self.query_one("#title", Static).update(f"localai · {title or 'New conversation'}")
+        self._heading.update(f"localai · {title or 'New conversation'}")

@@ -18,6 +18,7 @@ from localai.errors import LocalaiError
 from tui.sanitize import clean
 from tui.wire import ShownMessage
 
+SHOWN_AT_ONCE = 16
 _ENDINGS = {
     "stop": "",
     "tool_calls": "",
@@ -53,6 +54,15 @@ class Notice(Static):
 
     def __init__(self, error: LocalaiError) -> None:
         super().__init__(error_text(error), markup=False)
+
+
+class Earlier(Static):
+    """Stands for the messages before the first one shown; drawing them all would take a tenth of a second each."""
+
+    DEFAULT_CSS = "Earlier { color: $text-muted; padding: 0 1; margin: 0 0 1 0; }"
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} earlier messages: PageUp shows more", markup=False)
 
 
 class Answer(Vertical):
@@ -124,15 +134,40 @@ class Transcript(VerticalScroll):
 
     DEFAULT_CSS = "Transcript { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._earlier: Sequence[ShownMessage] = ()
+
     def on_mount(self) -> None:
         self.anchor()
 
     async def show(self, messages: Sequence[ShownMessage]) -> None:
-        """Replace everything."""
+        """Replace everything by the end of `messages`; `page` brings the others."""
+        self._earlier = messages
         async with self.batch():
             await self.remove_children()
-            await self.mount_all([view for message in messages for view in _views_of(message)])
+            await self._mount_earlier()
         self.anchor()
+
+    async def page(self, pages: int) -> None:
+        """Scroll by whole pages; up from the top, more of the earlier messages are added."""
+        if pages > 0:
+            self.scroll_page_down(animate=False)
+        elif self.scroll_y > 0 or not self._earlier:
+            self.scroll_page_up(animate=False)
+        else:
+            top = self.children[1]
+            async with self.batch():
+                await self.query(Earlier).remove()
+                await self._mount_earlier()
+            self.release_anchor()
+            self.call_after_refresh(self.scroll_to_widget, top, animate=False)
+
+    async def _mount_earlier(self) -> None:
+        self._earlier, now = self._earlier[:-SHOWN_AT_ONCE], self._earlier[-SHOWN_AT_ONCE:]
+        views = [view for message in now for view in _views_of(message)]
+        marks = [Earlier(len(self._earlier))] if self._earlier else []
+        await self.mount_all([*marks, *views], before=0 if self.children else None)
 
     async def ask(self, text: str) -> Question:
         await self.clear_notices()
