@@ -65,7 +65,8 @@ def echo_file(folder: Path, first_line: str = "0", name: str = "model.echo") -> 
 
 def order(path: Path, backend: str = "echo", **fields: Any) -> Load:
     return Load(
-        **{"backend": backend, "path": str(path), "n_ctx": 4096, "n_seq": 32, "threads": 1, "extra_bufts": False} | fields
+        **{"backend": backend, "path": str(path), "n_ctx": 4096, "n_seq": 32, "threads": 1, "extra_bufts": False}
+        | fields
     )
 
 
