@@ -48,6 +48,7 @@ class Batcher:
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._cancelled: set[int] = set()
+        self._full = False
         self._events: list[Event] = []
 
     @property
@@ -98,6 +99,7 @@ class Batcher:
     def _leave(self, sequence: Sequence, *, keep: bool) -> None:
         if sequence in self._running:
             self._running.remove(sequence)
+            self._full = False
         else:
             self._waiting.remove(sequence)
         if sequence.seq is not None:
@@ -107,6 +109,9 @@ class Batcher:
     # -- starting
 
     def _admit(self, now: float) -> None:
+        if self._full and self._running:
+            return
+        self._full = False
         for sequence in sorted(self._waiting, key=lambda s: urgency(s, now)):
             if sum(s.width for s in self._running) + sequence.width > self._most:
                 return
@@ -159,6 +164,8 @@ class Batcher:
             self._end(last, "length")
             return
         self._leave(last, keep=False)
+        # Let in again at once, it would only be set back again: first another has to end.
+        self._full = True
         last.set_back()
         self._waiting.insert(0, last)
 
@@ -198,6 +205,7 @@ class Batcher:
             sibling.seq = self._cells.fork(_number(sequence), sibling.tokens)
             sibling.pos, sibling.cached = sequence.pos, sequence.cached
             sibling.admitted, sibling.prompt_done = sequence.admitted, sequence.prompt_done
+            sibling.last_served = sequence.last_served
             self._running.append(sibling)
         for each in (sequence, *siblings):
             self._draw(each, row)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-_WEIGHT = 0.25
-"""Share of the newest reading in the running mean: follows a growing context within a few steps."""
+_WEIGHT = 0.5
+"""Share of the newest reading in the running mean: follows a neighbour or a growing context within a few steps."""
+_OUTLIER = 3.0
+"""A reading counts as at most this many times the mean: one step that lost its core says little of the next."""
+_DRIFT = 1.002
+"""Growth per reading of the best cost seen, so that a deeper context does not look like a neighbour for long."""
 
 
 class StepCosts:
@@ -16,6 +20,12 @@ class StepCosts:
     def __init__(self) -> None:
         self._mean: dict[int, tuple[float, float]] = {}
 
+    def copy(self) -> StepCosts:
+        """The same readings, to be changed apart."""
+        made = StepCosts()
+        made._mean = dict(self._mean)
+        return made
+
     def add(self, tokens: int, seconds: float) -> None:
         """Note that a step of `tokens` took `seconds`."""
         bucket = tokens.bit_length()
@@ -24,11 +34,19 @@ class StepCosts:
             self._mean[bucket] = (float(tokens), seconds)
         else:
             n, s = old
-            self._mean[bucket] = (n + _WEIGHT * (tokens - n), s + _WEIGHT * (seconds - s))
+            self._mean[bucket] = (n + _WEIGHT * (tokens - n), s + _WEIGHT * (min(seconds, _OUTLIER * s) - s))
+
+    def add_best(self, tokens: int, seconds: float) -> None:
+        """Note `seconds` as the cost of `tokens` if nothing seen so far promises less; what is known ages a little."""
+        promised = self.estimate(tokens)
+        best = seconds if promised is None else min(seconds, _DRIFT * promised)
+        self._mean[tokens.bit_length()] = (float(tokens), best)
 
     def estimate(self, tokens: int) -> float | None:
-        """Expected seconds of a step of `tokens`; None before the first reading."""
-        points = sorted(self._mean.values())
+        """Expected seconds of a step of `tokens`, never less than of a smaller one; None before the first reading."""
+        points: list[tuple[float, float]] = []
+        for n, s in sorted(self._mean.values()):
+            points.append((n, max(s, points[-1][1] if points else 0.0)))
         if not points:
             return None
         below = [p for p in points if p[0] <= tokens]

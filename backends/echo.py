@@ -6,6 +6,8 @@ says nothing about any real engine.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from backends.errors import ModelFileError
 
 _END = 256
 _N_VOCAB = 257
+_BEYOND_SELF_TEST = 64
 
 
 class EchoTokenizer:
@@ -38,14 +41,18 @@ class EchoTokenizer:
 
 
 class EchoEngine:
-    """`order.path` is a text file; a number on its first line is the milliseconds that each step takes."""
+    """`order.path` is a text file; a number on its first line is the milliseconds that each step takes.
+
+    `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` every decoding step with it.
+    """
 
     def __init__(self, order: Load, progress: Callable[[str, float], None]) -> None:
         try:
             first = Path(order.path).read_text(encoding="utf-8").split("\n")[0].strip()
         except OSError as error:
             raise ModelFileError("the echo file cannot be read", "give a readable text file") from error
-        self._step_s = float(first) / 1000 if first else 0.0
+        number, _, self._crash = first.partition(" ")
+        self._step_s = float(number) / 1000 if number else 0.0
         self.tokenizer = EchoTokenizer()
         self._order = order
         self._held: dict[int, list[int]] = {}
@@ -82,6 +89,10 @@ class EchoEngine:
         if sum(len(t) for t in self._held.values()) + sum(len(p.tokens) for p in batch) > self._order.n_ctx:
             raise CacheFull
         time.sleep(self._step_s)
+        alone = len(batch) == 1 and len(batch[0].tokens) == 1 and not self._order.prove
+        deadly = {"crash-fast": self._order.prove, "crash-decode": alone and batch[0].pos > _BEYOND_SELF_TEST}
+        if self._order.extra_bufts and deadly.get(self._crash, False):
+            os.kill(os.getpid(), signal.SIGSEGV)
         return [self._run(part) for part in batch]
 
     def _run(self, part: Slice) -> Floats | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from backends.contract import Engine, Load, Slice
 from backends.errors import BackendError
+from backends.idle_cores import IdleCores
 from backends.threads import ThreadGovernor
 
 _BATCH = 32
@@ -32,7 +33,7 @@ def prove(engine: Engine, order: Load) -> tuple[ThreadGovernor, dict[int, float]
 
     Raises BackendError when the logits are not finite.
     """
-    governor = ThreadGovernor(thread_counts(order.threads))
+    governor = ThreadGovernor(thread_counts(order.threads), IdleCores())
     info = engine.info()
     if "generate" not in info.capabilities:
         return governor, {}
@@ -55,10 +56,9 @@ def prove(engine: Engine, order: Load) -> tuple[ThreadGovernor, dict[int, float]
 def _measure(engine: Engine, governor: ThreadGovernor, count: int, prompt: list[int]) -> float:
     """Decode rate with `count` threads, in tokens per second; feeds the governor's step costs."""
     engine.set_threads(count)
-    costs = governor.costs[count]
     start = time.perf_counter()
     engine.step([Slice(0, prompt, 0, "last")])
-    costs.add(len(prompt), time.perf_counter() - start)
+    governor.learn(count, len(prompt), time.perf_counter() - start)
     readings = []
     for at in range(_DECODES):
         start = time.perf_counter()
@@ -67,5 +67,5 @@ def _measure(engine: Engine, governor: ThreadGovernor, count: int, prompt: list[
     engine.drop(0)
     # The first decodes warm caches and thread pools up; the median leaves them out.
     typical = sorted(readings)[_DECODES // 2]
-    costs.add(1, typical)
+    governor.learn(count, 1, typical)
     return 1.0 / typical

@@ -7,123 +7,114 @@ only if that proves faster, and raised again by short trials whose spacing grows
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
 from backends.costs import StepCosts
+
+Direction = Literal[-1, 1]
 
 _SLOW = 1.5
 """A step this many times the best cost seen for its size counts as slow."""
 _SLOW_STEPS = 3
 _TRIAL_STEPS = 4
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 16.0
 _ROOM = 0.5
 """Idle cores per added thread that make a trial worth its cost."""
-_DRIFT = 1.002
-"""Growth per step of the best cost seen, so that a deeper context does not look like a neighbour for long."""
+_HOPELESS = 2.0
+"""A trial that takes this many times what it is compared with ends at once."""
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 16.0
+_REST = 20.0
+"""Seconds without trials per second that a failed one has lost: trials cost 5 % at most."""
 
 
-class IdleCores:
-    """How many cores of the machine had nothing to do since the last look; None where the system does not say."""
+@dataclass(slots=True)
+class _Trial:
+    """Steps with another count than `before`: seconds that they took, and would have taken with `before`."""
 
-    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
-        self._stat = stat
-        self._last = self._read()
-
-    def __call__(self) -> float | None:
-        before, now = self._last, self._read()
-        if before is None or now is None or now[1] <= before[1]:
-            return None
-        self._last = now
-        return (now[0] - before[0]) / (now[1] - before[1]) * (os.cpu_count() or 1)
-
-    def _read(self) -> tuple[int, int] | None:
-        """Idle and total ticks since boot."""
-        try:
-            fields = [int(field) for field in self._stat.read_text().split("\n")[0].split()[1:9]]
-        except (OSError, ValueError):
-            return None
-        return fields[3] + fields[4], sum(fields)
+    before: int
+    direction: Direction
+    left: int = _TRIAL_STEPS
+    took: float = 0.0
+    expected: float = 0.0
 
 
 class ThreadGovernor:
     """Chooses among `counts` (ascending). `threads` is the choice; `after_step` may change it.
 
-    `idle` tells how many cores stood idle lately: raising the count is only tried where there is room for it.
+    `idle` tells how many cores stood idle lately, None if unknown: more threads are only tried where there is room.
     """
 
-    def __init__(self, counts: tuple[int, ...], idle: Callable[[], float | None] | None = None) -> None:
+    def __init__(self, counts: tuple[int, ...], idle: Callable[[], float | None] = lambda: None) -> None:
         self.counts = counts
-        self._idle = idle or IdleCores()
+        self._idle = idle
         self.threads = counts[-1]
         self.costs = {n: StepCosts() for n in counts}
         self.changes = 0
-        self._best: dict[int, float] = {}
-        self._recent: dict[tuple[int, int], float] = {}
+        self._best = StepCosts()
         self._slow = 0
-        self._trial: tuple[int, int] | None = None
-        self._wait = _FIRST_WAIT
-        self._next_raise = time.monotonic() + _FIRST_WAIT
+        self._trial: _Trial | None = None
+        self._wait: dict[Direction, float] = {-1: _FIRST_WAIT, 1: _FIRST_WAIT}
+        self._next: dict[Direction, float] = {-1: 0.0, 1: 0.0}
 
     @property
     def current(self) -> StepCosts:
         return self.costs[self.threads]
 
+    def learn(self, threads: int, tokens: int, seconds: float) -> None:
+        """Take a reading of the self-test."""
+        self.costs[threads].add(tokens, seconds)
+        self._best.add_best(tokens, seconds)
+
     def after_step(self, tokens: int, seconds: float, now: float) -> int | None:
         """Take a step's reading; return the thread count to set, or None to stay. `now` is monotonic seconds."""
-        self.current.add(tokens, seconds)
-        bucket = tokens.bit_length()
-        key = (self.threads, bucket)
-        self._recent[key] = 0.5 * (self._recent.get(key, seconds) + seconds)
+        best = self._best.estimate(tokens)
+        self.learn(self.threads, tokens, seconds)
         if len(self.counts) == 1:
             return None
-        best = min(seconds, self._best.get(bucket, seconds) * _DRIFT)
-        self._best[bucket] = best
-        self._slow = self._slow + 1 if seconds > _SLOW * best else 0
+        self._slow = self._slow + 1 if best is not None and seconds > _SLOW * best else 0
         if self._trial is not None:
-            return self._judge(bucket, now)
-        if self._slow >= _SLOW_STEPS and self.threads > self.counts[0]:
-            return self._try(self._neighbour(-1))
-        if self.threads < self.counts[-1] and now >= self._next_raise:
-            self._next_raise = now + _FIRST_WAIT
-            if self._room_for(self._neighbour(+1)):
-                return self._try(self._neighbour(+1))
+            return self._judge(self._trial, tokens, seconds, now)
+        if self._slow >= _SLOW_STEPS and self.threads > self.counts[0] and now >= self._next[-1]:
+            return self._try(-1)
+        if self.threads < self.counts[-1] and now >= self._next[1]:
+            self._next[1] = now + _FIRST_WAIT
+            if self._room_for_more():
+                return self._try(1)
         return None
 
-    def _room_for(self, count: int) -> bool:
+    def _room_for_more(self) -> bool:
+        more = self.counts[self.counts.index(self.threads) + 1] - self.threads
         free = self._idle()
-        return free is None or free >= _ROOM * (count - self.threads)
+        return free is None or free >= _ROOM * more
 
-    def _neighbour(self, direction: int) -> int:
-        return self.counts[self.counts.index(self.threads) + direction]
+    def _try(self, direction: Direction) -> int:
+        count = self.counts[self.counts.index(self.threads) + direction]
+        if direction == 1:
+            # What it cost beside a neighbour would keep the trial's steps too small to tell anything.
+            self.costs[count] = self.current.copy()
+        return self._change(count, _Trial(self.threads, direction))
 
-    def _try(self, count: int) -> int:
-        self._trial = (self.threads, _TRIAL_STEPS)
-        for key in [k for k in self._recent if k[0] == count]:
-            del self._recent[key]
+    def _change(self, count: int, trial: _Trial | None) -> int:
+        self._trial = trial
+        self._slow = 0
         self.threads = count
         self.changes += 1
         return count
 
-    def _judge(self, bucket: int, now: float) -> int | None:
-        assert self._trial is not None
-        before, left = self._trial
-        old, new = self._recent.get((before, bucket)), self._recent[(self.threads, bucket)]
-        # A bad trial is cut short: beside a neighbour one step with too many threads can cost as much as fifty.
-        hopeless = old is not None and new > _SLOW * old
-        if left > 1 and not hopeless:
-            self._trial = (before, left - 1)
+    def _judge(self, trial: _Trial, tokens: int, seconds: float, now: float) -> int | None:
+        trial.left -= 1
+        trial.took += seconds
+        trial.expected += self.costs[trial.before].estimate(tokens) or seconds
+        if trial.left and trial.took < _HOPELESS * trial.expected:
             return None
-        self._trial = None
-        self._slow = 0
-        won = old is None or new < 0.95 * old
-        raised = self.threads > before
-        self._wait = _FIRST_WAIT if won else min(2 * self._wait, _LONGEST_WAIT) if raised else self._wait
-        self._next_raise = now + self._wait
-        if won:
+        direction = trial.direction
+        if trial.took < 0.95 * trial.expected:
+            self._trial = None
+            self._slow = 0
+            self._wait[direction] = _FIRST_WAIT
+            self._next[1] = now + self._wait[1]
             return None
-        self.threads = before
-        self.changes += 1
-        return before
+        self._next[direction] = now + max(self._wait[direction], _REST * (trial.took - trial.expected))
+        self._wait[direction] = min(2 * self._wait[direction], _LONGEST_WAIT)
+        return self._change(trial.before, None)

@@ -89,8 +89,8 @@ async def test_choices_share_the_prompt(starter: EngineHandle) -> None:
 
 
 async def test_a_chunked_prefill_ends_like_a_whole_one(starter: EngineHandle, tmp_path: Path) -> None:
-    words = " ".join(f"{number} birds" for number in range(1200))
-    prompt = (await starter.tokenize(words, special=False, add_bos=False))[:3000]
+    words = " ".join(f"{number} birds" for number in range(300))
+    prompt = (await starter.tokenize(words, special=False, add_bos=False))[:700]
     fields: dict[str, Any] = {"max_tokens": 6, "logprobs": 5}
     small = order(STARTER, "llama.cpp", threads=2, step_seconds=0.05)
     STEPS.clear()
