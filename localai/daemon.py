@@ -10,6 +10,7 @@ import logging.handlers
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import IO
@@ -47,6 +48,8 @@ def serve(config: Config, *, foreground: bool) -> None:
         _log_to(config, foreground=foreground)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
+        # From the first socket on, being asked to end must leave nothing behind; `_Server` takes over later.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             sockets = _listen(config)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

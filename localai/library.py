@@ -94,7 +94,10 @@ class Library:
         Raises UnknownModel (with the nearest name) and NotFound (known, but not here; the hint pulls it).
         """
         if files and name.lower().endswith(".gguf") and not name.startswith("hf:"):
-            return self.file(Path(os.path.expanduser(name)))
+            path = Path(os.path.expanduser(name))
+            if not path.is_file():
+                raise NotFound(f"there is no file {name}", "check the path; `localai models list` shows what is here")
+            return self.file(path)
         models = self.list()
         chosen = self._chosen(name, models)
         if chosen is not None:

@@ -70,7 +70,7 @@ def _backend(asked: str, model: LocalModel) -> str:
 def _echo(name: str) -> LocalModel:
     path = Path(name.removeprefix(_ECHO))
     return LocalModel(
-        id=name,
+        id=_ECHO + path.name,
         path=path,
         files=(path,),
         origin="file",

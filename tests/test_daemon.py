@@ -82,7 +82,7 @@ def test_a_stop_lets_a_running_request_finish(fresh: Daemon) -> None:
     assert asking.answer.json["choices"][0]["message"]["content"] == "slowly"
     assert fresh.process is not None
     assert fresh.process.wait(10) == 0
-    assert [row["finish"] for row in fresh.rows("queries")] == ["length", "error"]
+    assert [row["finish"] for row in fresh.rows("queries")] == ["error", "length"]
 
 
 def test_a_stop_during_a_load_ends_cleanly(fresh: Daemon) -> None:
@@ -192,7 +192,7 @@ def test_a_conversation_is_held_and_answered_again(daemon: Daemon) -> None:
     assert events_of(again.content)[0]["user"] is None
     shown = daemon.client.get(path)
     assert [m["role"] for m in shown["messages"]] == ["user", "assistant"]
-    assert (shown["title"], shown["messages"][1]["model"]) == ("hello there", model)
+    assert (shown["title"], shown["messages"][1]["model"]) == ("hello there", "echo:talk.txt")
     assert shown["messages"][1]["finish_reason"] == "stop"
     assert chat["id"] in [c["id"] for c in daemon.client.get("/localai/conversations")["conversations"]]
     assert daemon.ask("POST", f"{path}/reply", {"parent": first["assistant"]["id"]}, unix=True).status == 400
