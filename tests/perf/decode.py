@@ -160,7 +160,7 @@ def main() -> int:
             "tokens": options.tokens,
             "model": model_path(options).name,
         }
-        return report("decode", options, rounds, figures(rounds), **facts)
+        return report("decode", options, rounds, figures(rounds) if rounds.readings else [], **facts)
 
 
 if __name__ == "__main__":
