@@ -1,0 +1,1 @@
+"""Benchmarks, run by hand as `python -m tests.perf.NAME`; pytest does not collect them."""
