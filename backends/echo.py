@@ -43,7 +43,7 @@ class EchoTokenizer:
 class EchoEngine:
     """`order.path` is a text file; a number on its first line is the milliseconds that each step takes.
 
-    `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` every decoding step with it.
+    `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` each decode step.
     """
 
     def __init__(self, order: Load, progress: Callable[[str, float], None]) -> None:
