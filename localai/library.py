@@ -94,10 +94,10 @@ class Library:
         Raises UnknownModel (with the nearest name) and NotFound (known, but not here; the hint pulls it).
         """
         if files and name.lower().endswith(".gguf") and not name.startswith("hf:"):
-            path = Path(os.path.expanduser(name))
-            if not path.is_file():
-                raise NotFound(f"there is no file {name}", "check the path; `localai models list` shows what is here")
-            return self.file(path)
+            path = os.path.expanduser(name)
+            if not os.path.isfile(path):
+                raise NotFound(f"there is no file {name!r}", "check the path; `localai models list` shows what is here")
+            return self.file(Path(path))
         models = self.list()
         chosen = self._chosen(name, models)
         if chosen is not None:

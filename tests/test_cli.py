@@ -83,7 +83,7 @@ def test_a_reader_that_leaves_early_is_no_error(daemon: Daemon) -> None:
     ("arguments", "code", "said"),
     [
         (["ask", "x", "-m", "smolm2-135m-instruct"], 1, "did you mean 'smollm2-135m-instruct'"),
-        (["ask", "x", "-m", "/nowhere/x.gguf"], 1, "there is no file /nowhere/x.gguf"),
+        (["ask", "x", "-m", "/nowhere/x.gguf"], 1, "there is no file '/nowhere/x.gguf'"),
         (["ask", "x", "-B", "abacus"], 2, "no backend named 'abacus'"),
         (["ask"], 2, "there is no question"),
         (["ask", "x", "--file", "/nowhere.txt"], 2, "/nowhere.txt cannot be read"),

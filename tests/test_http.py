@@ -42,7 +42,7 @@ def test_a_stream_has_openais_shape_byte_by_byte(daemon: Daemon) -> None:
 
 
 def test_a_slow_prefill_is_bridged_by_comments(daemon: Daemon) -> None:
-    body = {"prompt": "x" * 80, "max_tokens": 2, "stream": True, "model": daemon.echo("slow.txt", 200)}
+    body = {"prompt": "x" * 60, "max_tokens": 2, "stream": True, "model": daemon.echo("slow.txt", 200)}
     begun = time.monotonic()
     with closing(daemon.connection(unix=True)) as line:
         line.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
@@ -58,7 +58,7 @@ def test_a_slow_prefill_is_bridged_by_comments(daemon: Daemon) -> None:
 
 def test_health_answers_at_once_during_a_prefill(daemon: Daemon) -> None:
     model = daemon.echo("busy.txt", 200)
-    asking = threading.Thread(target=lambda: daemon.chat("y" * 40, unix=True, model=model, max_tokens=1))
+    asking = threading.Thread(target=lambda: daemon.chat("y" * 24, unix=True, model=model, max_tokens=1))
     asking.start()
     wait_for(lambda: any(e["users"] for e in daemon.engines()))
     waits = []
