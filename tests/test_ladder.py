@@ -18,7 +18,7 @@ FAST, SAFE = CANDIDATES
 
 async def load(path: Path, tested: TestedSettings) -> Rung:
     return await climb(
-        order(path), KEY, tested, log=path.with_suffix(".log"), env={}, on_stage=lambda *_: None, on_step=lambda _: None
+        order(path), KEY, tested, log=path.with_suffix(".log"), on_stage=lambda *_: None, on_step=lambda _: None
     )
 
 
