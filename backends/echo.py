@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.contract import CacheFull, EngineInfo, Floats, Load, Slice
+from backends.contract import CacheFull, EngineInfo, Floats, Load, Slice, Tokenizer
 from backends.errors import ModelFileError
 
 _END = 256
@@ -53,7 +53,7 @@ class EchoEngine:
             raise ModelFileError("the echo file cannot be read", "give a readable text file") from error
         number, _, self._crash = first.partition(" ")
         self._step_s = float(number) / 1000 if number else 0.0
-        self.tokenizer = EchoTokenizer()
+        self.tokenizer: Tokenizer = EchoTokenizer()
         self._order = order
         self._held: dict[int, list[int]] = {}
         self._prompts: dict[int, int] = {}

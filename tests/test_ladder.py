@@ -18,7 +18,7 @@ FAST, SAFE = CANDIDATES
 
 async def load(path: Path, tested: TestedSettings) -> Rung:
     return await climb(
-        order(path), KEY, tested, log=path.with_suffix(".log"), env={}, on_stage=lambda *_: None, on_step=lambda _: None
+        order(path), KEY, tested, log=path.with_suffix(".log"), on_stage=lambda *_: None, on_step=lambda _: None
     )
 
 
@@ -32,7 +32,7 @@ async def test_what_dies_in_its_self_test_gives_way(tmp_path: Path) -> None:
         assert (await ask(rung.handle, list(b"hello"))).text == "hello"
         await rung.handle.stop()
     assert tested.deaths(KEY, FAST) == {"self-test": 1}
-    (line,) = tested.explain(KEY)
+    line = tested.explain(KEY)[0]
     assert "AMX tile kernels and weight repacking turned off" in line
     assert "SIGSEGV" in line
 
@@ -43,7 +43,7 @@ async def test_the_fast_setting_stays_where_it_lives(tmp_path: Path) -> None:
     await rung.handle.stop()
     assert rung.setting == FAST
     assert tested.verdict(KEY, FAST) is not None
-    assert tested.explain(KEY) == []
+    assert not any("turned off" in line for line in tested.explain(KEY))
 
 
 async def test_two_deaths_on_decode_demote(tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ async def test_what_can_never_fit_is_refused_and_disturbs_nobody(build: Build) -
 
 async def test_idle_engines_expire(build: Build) -> None:
     house = build(keep_alive=1.0)
-    await house.use("a")
     await house.use("forever", keep_alive=-1)
+    await house.use("a")
     begun = time.monotonic()
     await until(lambda: house.loaded == ["forever"])
     assert 0.5 < time.monotonic() - begun < 2.5

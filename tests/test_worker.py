@@ -115,8 +115,8 @@ async def test_broken_models_are_named(tmp_path: Path, content: bytes | None, ba
 async def test_fuzzed_headers_end_in_an_error_or_an_answer(tmp_path: Path) -> None:
     random_ = random.Random(1)
     source = STARTER.read_bytes()
-    outcomes = []
-    for number in range(12):
+    outcomes: list[str] = []
+    for number in range(8):
         data = bytearray(source)
         for _ in range(1 + number % 6):
             at = random_.randrange(4, 2000)
@@ -127,8 +127,9 @@ async def test_fuzzed_headers_end_in_an_error_or_an_answer(tmp_path: Path) -> No
             async with asyncio.timeout(30), engine(order(path, "llama.cpp", n_ctx=64, n_seq=2), tmp_path) as handle:
                 outcomes.append((await ask(handle, [1, 2, 3], max_tokens=1)).end.reason)
         except BackendError as error:
-            outcomes.append(error.kind if error.message else "")
-    assert len(outcomes) == 12
+            outcomes.append(error.kind if error.message else "no message")
+    assert len(outcomes) == 8
+    assert "no message" not in outcomes
     assert len(set(outcomes)) > 1, outcomes
 
 
@@ -174,7 +175,7 @@ async def storm(handle: EngineHandle, requests: int, prompt: list[int], most: in
 
 
 @pytest.mark.parametrize(
-    ("requests", "starter"), [pytest.param(200, False, id="echo"), pytest.param(32, True, id="starter")]
+    ("requests", "starter"), [pytest.param(200, False, id="echo"), pytest.param(16, True, id="starter")]
 )
 async def test_a_storm_of_requests_leaves_nothing_behind(tmp_path: Path, requests: int, starter: bool) -> None:
     load: Load = order(STARTER, "llama.cpp", n_ctx=2048) if starter else order(echo_file(tmp_path))
