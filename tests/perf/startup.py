@@ -74,13 +74,13 @@ def _newest_ttft(daemon: Daemon) -> float:
 
 
 def idle(process: psutil.Process, seconds: float) -> tuple[float, float]:
-    """CPU of `process` in percent of a core while nothing is asked of it, and its context switches per second."""
+    """CPU of `process` in percent of a core while nothing is asked of it, and its main thread's wake-ups per second."""
     time.sleep(1.0)
     before, switches = process.cpu_times(), process.num_ctx_switches()
     time.sleep(seconds)
     after, later = process.cpu_times(), process.num_ctx_switches()
     used = after.user + after.system - before.user - before.system
-    return 100 * used / seconds, (later.voluntary - switches.voluntary) / seconds
+    return max(0.0, 100 * used / seconds), (later.voluntary - switches.voluntary) / seconds
 
 
 def memory_mib(process: psutil.Process) -> tuple[float, float]:
