@@ -14,6 +14,7 @@ import msgspec
 import psutil
 
 from backends.contract import Load
+from tests.perf.load import cpu_seconds
 from tests.perf.measure import Figure, Reading, Rounds, arguments, at_least, play, rate, report
 from tests.perf.processes import (
     Daemon,
@@ -87,7 +88,10 @@ class Bench:
         return found
 
     def _http(self, found: Reading, same: list[int]) -> None:
+        serving = self.daemon.process
+        before = cpu_seconds(serving)
         answer = self._stream(self.daemon, same)
+        found["daemon cpu"] = 1e6 * (cpu_seconds(serving) - before) / self.options.tokens
         count = answer["usage"]["completion_tokens"]
         found["http decode"] = rate(answer["times"]) * (count - 1) / (len(answer["times"]) - 1)
         found["events a token"] = len(answer["times"]) / count
@@ -139,6 +143,7 @@ def figures(rounds: Rounds) -> list[Figure]:
     for column in ("http", "loop", "peer"):
         if rounds.has(f"{column} decode"):
             found += [rounds.figure(f"{column} {name}", "token/s") for name in names]
+    found.append(rounds.figure("daemon cpu", "us/token"))
     found.append(rounds.figure("client cpu", "us/token"))
     found.append(rounds.figure("events a token", ""))
     found.append(rounds.figure("daemon threads", ""))

@@ -13,7 +13,8 @@ import psutil
 
 from localai.config import load
 from localai.lifecycle import stop
-from tests.perf.measure import Figure, Reading, Rounds, arguments, at_most, play, report, say
+from tests.perf.load import cpu_seconds
+from tests.perf.measure import Figure, Reading, Rounds, arguments, at_most, play, report
 from tests.perf.processes import Daemon, SseClient, model_path, prompt, whole
 
 _QUESTION = "Say the word number {}."
@@ -76,10 +77,9 @@ def _newest_ttft(daemon: Daemon) -> float:
 def idle(process: psutil.Process, seconds: float) -> tuple[float, float]:
     """CPU of `process` in percent of a core while nothing is asked of it, and its main thread's wake-ups per second."""
     time.sleep(1.0)
-    before, switches = process.cpu_times(), process.num_ctx_switches()
+    before, switches = cpu_seconds(process), process.num_ctx_switches()
     time.sleep(seconds)
-    after, later = process.cpu_times(), process.num_ctx_switches()
-    used = after.user + after.system - before.user - before.system
+    used, later = cpu_seconds(process) - before, process.num_ctx_switches()
     return max(0.0, 100 * used / seconds), (later.voluntary - switches.voluntary) / seconds
 
 
@@ -149,8 +149,6 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--idle", type=float, default=20.0, help="seconds of watching idleness (default: %(default)s)")
     options = parser.parse_args()
-    if options.idle < 5:
-        say("CPU clocks tick in hundredths: below 5 s of idling the figure is coarse")
     with SseClient() as client:
         rounds = play(options, Bench(options, client).round)
     facts: dict[str, Any] = {"model": model_path(options).name, "idle_s": options.idle}
