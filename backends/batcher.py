@@ -21,29 +21,45 @@ from backends.contract import (
     PromptLogprobs,
     Share,
     Slice,
+    StepInterrupted,
     StepRecord,
 )
 from backends.errors import BackendError
-from backends.prefill import plan_prefill, urgency
+from backends.prefill import LONG_STEP_S, SHORT_STEP, plan_prefill, urgency
 from backends.sampling import logprobs
 from backends.sequences import MAX_ACTIVE, Sequence, rejection
 from backends.threads import ThreadGovernor
 
 _PROGRESS_S = 0.5
+_RESTLESS_S = 5.0
+"""Seconds of short steps after one was given up, so that frequent arrivals cannot keep a prompt from moving."""
 
 Emit = Callable[[list[Event], StepRecord | None], None]
 
 
 class Batcher:
-    """Owns the running and waiting sequences of one engine. One thread calls `add`, `cancel` and `turn`."""
+    """Owns the running and waiting sequences of one engine. One thread calls `add`, `cancel` and `turn`.
 
-    def __init__(self, engine: Engine, governor: ThreadGovernor, emit: Emit, step_seconds: float) -> None:
+    `arrived` tells, also in the middle of a step, whether something waits to be added or cancelled.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        governor: ThreadGovernor,
+        emit: Emit,
+        step_seconds: float,
+        arrived: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._engine = engine
         self._info = engine.info()
         self._cells = Cells(engine)
         self._governor = governor
         self._emit = emit
         self._step_seconds = step_seconds
+        self._arrived = arrived
+        self._patient = "interrupt" in self._info.capabilities
+        self._calm_from = 0.0
         self._most = min(MAX_ACTIVE, self._info.n_seq)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -135,15 +151,21 @@ class Batcher:
         decoding = [s for s in self._running if not s.prefilling]
         plan = [(s, Slice(_number(s), s.tokens[s.pos :], s.pos, "last")) for s in decoding]
         prefilling = sorted((s for s in self._running if s.prefilling), key=lambda s: urgency(s, now))
-        return plan + plan_prefill(prefilling, len(decoding), self._governor.current, self._info, self._step_seconds)
+        # Long steps are the most efficient, and can be given up; after one was, short ones lose less for a while.
+        seconds = LONG_STEP_S if self._patient and now >= self._calm_from else self._step_seconds
+        return plan + plan_prefill(prefilling, len(decoding), self._governor.current, self._info, seconds)
 
     def _run(self, plan: list[tuple[Sequence, Slice]]) -> StepRecord | None:
         tokens = sum(len(part.tokens) for _, part in plan)
         t0, cpu0 = time.monotonic(), time.process_time()
+        interruptible = self._patient and tokens >= SHORT_STEP and all(s.prefilling for s, _ in plan)
         try:
-            results = self._engine.step([part for _, part in plan])
+            results = self._engine.step([part for _, part in plan], self._arrived if interruptible else None)
         except CacheFull:
             self._make_room()
+            return None
+        except StepInterrupted:
+            self._calm_from = time.monotonic() + _RESTLESS_S
             return None
         t1 = time.monotonic()
         threads = self._governor.threads

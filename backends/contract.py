@@ -5,7 +5,7 @@ Frames are msgspec structs, frozen and tagged; times are seconds, of the monoton
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -335,6 +335,10 @@ class Tokenizer(Protocol):
         """The bytes of `token` with control tokens spelt out, as `<|im_end|>`."""
 
 
+Interrupt = Callable[[], bool]
+"""True where the running step should be given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """Tokens of one sequence to run in a step: `tokens` at positions `pos`, `pos + 1`, ... of sequence `seq`."""
@@ -355,8 +359,11 @@ class Engine(Protocol):
 
     def info(self) -> EngineInfo: ...
 
-    def step(self, batch: Sequence[Slice]) -> list[Floats | None]:
+    def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
         """Run one batch; return for each slice what it wanted.
+
+        An engine with the capability `interrupt` asks `interrupt` now and then, and raises StepInterrupted where it
+        says so; nothing has changed then. Others run the batch to its end.
 
         `last`: logits of shape (1, n_vocab); `all`: (len(tokens), n_vocab), row i predicting the token after
         tokens[i]; `embed`: the sum of the slice's embeddings, (1, n_embd); `none`: None. The arrays are views that
@@ -375,6 +382,10 @@ class Engine(Protocol):
     def set_threads(self, threads: int) -> None: ...
 
     def close(self) -> None: ...
+
+
+class StepInterrupted(Exception):
+    """The step was given up because something more urgent came; step again."""
 
 
 class CacheFull(Exception):

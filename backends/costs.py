@@ -6,6 +6,8 @@ _WEIGHT = 0.5
 """Share of the newest reading in the running mean: follows a neighbour or a growing context within a few steps."""
 _OUTLIER = 3.0
 """A reading counts as at most this many times the mean: one step that lost its core says little of the next."""
+_FORGET = 0.99
+"""Share of a size's cost that is kept per reading of another size: what was dear once is tried again after a while."""
 _DRIFT = 1.002
 """Growth per reading of the best cost seen, so that a deeper context does not look like a neighbour for long."""
 
@@ -30,6 +32,9 @@ class StepCosts:
         """Note that a step of `tokens` took `seconds`."""
         bucket = tokens.bit_length()
         old = self._mean.get(bucket)
+        for other, (n, s) in self._mean.items():
+            if other > bucket:
+                self._mean[other] = (n, _FORGET * s)
         if old is None:
             self._mean[bucket] = (float(tokens), seconds)
         else:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.contract import CacheFull, EngineInfo, Floats, Load, Slice, Tokenizer
+from backends.contract import CacheFull, EngineInfo, Floats, Interrupt, Load, Slice, Tokenizer
 from backends.errors import ModelFileError
 
 _END = 256
@@ -85,7 +85,7 @@ class EchoEngine:
             settings={"threads": self._order.threads},
         )
 
-    def step(self, batch: Sequence[Slice]) -> list[Floats | None]:
+    def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
         if sum(len(t) for t in self._held.values()) + sum(len(p.tokens) for p in batch) > self._order.n_ctx:
             raise CacheFull
         time.sleep(self._step_s)

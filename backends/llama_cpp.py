@@ -15,7 +15,7 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from backends.contract import CacheFull, EngineInfo, Floats, Load, Slice
+from backends.contract import CacheFull, EngineInfo, Floats, Interrupt, Load, Slice, StepInterrupted
 from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
 from backends.llama_vocab import LlamaVocab
 
@@ -25,6 +25,7 @@ MAX_OUTPUTS = 64
 
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
 _LOG_DEBUG, _LOG_ERROR = 1, 4
+_ABORTED = 2
 
 
 class _Log:
@@ -174,14 +175,16 @@ class LlamaCppEngine:
         if self._encoder_only:
             return frozenset({"embed", "whole_prompt"})
         recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
-        return frozenset({"generate", "embed", "prompt_logprobs"} | (set() if recurrent else {"trim", "fork"}))
+        return frozenset(
+            {"generate", "embed", "prompt_logprobs", "interrupt"} | (set() if recurrent else {"trim", "fork"})
+        )
 
     # -- the contract
 
     def info(self) -> EngineInfo:
         return self._info
 
-    def step(self, batch: Sequence[Slice]) -> list[Floats | None]:
+    def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
         """See `contract.Engine.step`. Raises BackendError where the library refuses the batch for good."""
         total = sum(len(part.tokens) for part in batch)
         self._check(batch, total)
@@ -190,13 +193,27 @@ class LlamaCppEngine:
             llama.llama_set_embeddings(self._context, embedding)
             self._embedding_on = embedding
         raw = self._batch.fill(batch)
-        run = llama.llama_encode if self._encoder_only else llama.llama_decode
-        status = run(self._context, raw)
+        status = self._run(raw, interrupt)
         if status == 1:
             raise CacheFull
+        if status == _ABORTED:
+            raise StepInterrupted
         if status != 0:
             raise BackendError(f"llama.cpp refused a batch (status {status}): {self._log.reason()}", "retry once")
         return self._collect(batch, total, all_rows=embedding)
+
+    def _run(self, raw: Any, interrupt: Interrupt | None) -> int:
+        run = llama.llama_encode if self._encoder_only else llama.llama_decode
+        if interrupt is None:
+            return int(run(self._context, raw))
+        # Only for long steps: the library asks before each of its hundreds of graph nodes, and each asking takes the
+        # interpreter's lock. A batch is one micro-batch here, so a step given up leaves no half of it behind.
+        ask = llama.ggml_abort_callback(lambda _: interrupt())
+        llama.llama_set_abort_callback(self._context, ask, None)
+        try:
+            return int(run(self._context, raw))
+        finally:
+            llama.llama_set_abort_callback(self._context, llama.ggml_abort_callback(), None)
 
     def _check(self, batch: Sequence[Slice], total: int) -> None:
         rows = sum(len(p.tokens) if p.want in ("all", "embed") else p.want == "last" for p in batch)

@@ -16,6 +16,16 @@ GAP = 4.0
 _LEAST = 4
 """Prefill tokens that a step carries however slow it is, so that a prompt always moves."""
 
+_MIXED_S = 0.15
+"""Most seconds of a step that others decode in, however dear their own part is."""
+
+SHORT_STEP = 64
+"""Prefill tokens of a step with nobody decoding, at least: from here on the CPU's attention kernel shares its loads
+among queries, and at a depth of 2,048 tokens smaller steps cost half as much again per token."""
+
+LONG_STEP_S = 2.0
+"""Seconds of a step that can be given up."""
+
 
 def urgency(sequence: Sequence, now: float) -> tuple[float, float]:
     """Sort key, smallest first: priority level less the levels gained by waiting, then age."""
@@ -41,7 +51,8 @@ def plan_prefill(
     """
     if not sequences:
         return []
-    room = max(_LEAST, costs.largest(_limit(decoding, costs, step_seconds), info.n_batch) - decoding)
+    least = _LEAST if decoding else SHORT_STEP
+    room = max(least, costs.largest(_limit(decoding, costs, step_seconds), info.n_batch) - decoding)
     room = min(room, info.n_batch - decoding)
     whole = "whole_prompt" in info.capabilities
     plan: list[tuple[Sequence, Slice]] = []
@@ -68,4 +79,4 @@ def plan_prefill(
 
 def _limit(decoding: int, costs: StepCosts, step_seconds: float) -> float:
     alone = costs.estimate(decoding) if decoding else None
-    return step_seconds if alone is None else max(min(GAP * alone, step_seconds), 1.5 * alone)
+    return step_seconds if alone is None else max(min(GAP * alone, _MIXED_S), 1.5 * alone)

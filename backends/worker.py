@@ -72,10 +72,16 @@ class Reader(threading.Thread):
     """
 
     def __init__(
-        self, pipe: BinaryIO, first: list[ToChild], outbox: Outbox, engine: Engine, waiting: Callable[[], int]
+        self,
+        pipe: BinaryIO,
+        first: list[ToChild],
+        outbox: Outbox,
+        engine: Engine,
+        inbox: SimpleQueue[Sequence | Cancel],
+        waiting: Callable[[], int],
     ) -> None:
         super().__init__(name="reader", daemon=True)
-        self.inbox: SimpleQueue[Sequence | Cancel] = SimpleQueue()
+        self.inbox = inbox
         self._pipe = pipe
         self._first = first
         self._outbox = outbox
@@ -172,12 +178,13 @@ def main() -> None:
     except BackendError as error:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
-    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds)
-    reader = Reader(source, frames[1:], outbox, engine, lambda: batcher.depth[0])
+    inbox: SimpleQueue[Sequence | Cancel] = SimpleQueue()
+    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, arrived=lambda: not inbox.empty())
+    reader = Reader(source, frames[1:], outbox, engine, inbox, lambda: batcher.depth[0])
     outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()
-    serve(batcher, reader.inbox)
+    serve(batcher, inbox)
 
 
 if __name__ == "__main__":

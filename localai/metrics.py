@@ -28,6 +28,7 @@ class Metrics:
         self._steps = Counter("localai_engine_steps", "Engine steps", registry=own)
         self._step_seconds = Counter("localai_engine_step_seconds", "Wall time in engine steps", registry=own)
         self._cpu_seconds = Counter("localai_engine_cpu_seconds", "CPU time in engine steps", registry=own)
+        self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
 
     def count(self, row: dict[str, Any]) -> None:
         """Add one ledger row."""
@@ -43,12 +44,17 @@ class Metrics:
             self._load.labels(model).observe(row["load_ms"] / 1000)
 
     def count_step(self, record: StepRecord) -> None:
-        """Add one engine step."""
-        self._steps.inc()
-        self._step_seconds.inc(record.t1 - record.t0)
-        self._cpu_seconds.inc(record.cpu_s)
+        """Add one engine step; plain sums, because this runs once per token."""
+        self._new_steps += 1
+        self._new_seconds += record.t1 - record.t0
+        self._new_cpu += record.cpu_s
 
     def render(self) -> bytes:
+        """The text format, with the steps counted since the last time."""
+        self._steps.inc(self._new_steps)
+        self._step_seconds.inc(self._new_seconds)
+        self._cpu_seconds.inc(self._new_cpu)
+        self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
         return generate_latest(self.registry)
 
 

@@ -123,7 +123,9 @@ def test_a_long_prefill_never_takes_a_token_from_a_stream(tmp_path: Path) -> Non
         pytest.param([(1, 0.01), (100, 0.11)], 1, 0.15, 25, 32, id="beside a stream: GAP times its step"),
         pytest.param([(1, 0.01), (100, 0.0101)], 1, 0.15, 390, 511, id="flat costs: as on a GPU"),
         pytest.param([(1, 0.5), (100, 9.0)], 1, 0.15, 4, 4, id="slow: the prompt still moves"),
-        pytest.param([], 0, 0.15, 4, 4, id="unknown costs: a careful start"),
+        pytest.param([], 0, 0.15, 64, 64, id="unknown costs: a careful start"),
+        pytest.param([(1, 0.5), (100, 9.0)], 0, 0.15, 64, 64, id="slow and alone: no less than pays off"),
+        pytest.param([], 1, 0.15, 4, 4, id="unknown costs beside a stream"),
     ],
 )
 def test_chunks_follow_the_measured_costs(

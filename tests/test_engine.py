@@ -285,3 +285,16 @@ async def test_more_choices_wait_than_the_engine_has_numbers_for(starter: Engine
     warm = Sampling(temperature=1.0, seed=1)
     answers = await asyncio.gather(*(ask(starter, p, sampling=warm, n=8, max_tokens=2) for p in prompts))
     assert all(len(answer.ends) == 8 for answer in answers)
+
+
+async def test_an_arrival_interrupts_a_long_step_and_changes_nothing(starter: EngineHandle) -> None:
+    words = "The quick brown fox jumps over the lazy dog. " * 120
+    prompt = await starter.tokenize(f"Interrupted. {words}", special=False, add_bos=False)
+    long = asyncio.create_task(ask(starter, prompt, max_tokens=8))
+    await asyncio.sleep(0.3)
+    await ask(starter, await chat(starter, "What is a step?"), max_tokens=1, priority="interactive")
+    assert not long.done()
+    interrupted = await long
+    fresh = await ask(starter, prompt, max_tokens=8, prompt_logprobs=0)
+    assert fresh.end.usage.cached_tokens == 0
+    assert same_but_for_near_ties(interrupted, fresh)
