@@ -252,7 +252,7 @@ def test_the_openapi_document_is_valid_and_whole(daemon: Daemon) -> None:
 @pytest.mark.parametrize(("seconds", "status"), [(0.5, 504), (2.6, 200)], ids=["before a token", "after some"])
 def test_a_deadline_ends_a_request(daemon: Daemon, seconds: float, status: int) -> None:
     model = daemon.echo("late.txt", 200)
-    answer = daemon.chat("z" * 24, unix=True, model=model, deadline=seconds, max_tokens=20)
+    answer = daemon.chat("z" * 400, unix=True, model=model, deadline=seconds, max_tokens=20)
     assert answer.status == status
     if status == 200:
         choice = answer.json["choices"][0]
