@@ -49,11 +49,12 @@ class Batcher:
         governor: ThreadGovernor,
         emit: Emit,
         step_seconds: float,
+        shelf_bytes: int = 0,
         arrived: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine = engine
         self._info = engine.info()
-        self._cells = Cells(engine)
+        self._cells = Cells(engine, shelf_bytes)
         self._governor = governor
         self._emit = emit
         self._step_seconds = step_seconds
@@ -138,10 +139,10 @@ class Batcher:
             place = self._cells.acquire(sequence.tokens, cells=cells, reuse=reuse)
             if place is None:
                 return
-            sequence.seq, sequence.pos = place
+            sequence.seq, sequence.pos = place.seq, place.held
             if sequence.admitted is None:
-                sequence.admitted = now
-                sequence.cached = sequence.pos
+                sequence.admitted, sequence.cached = now, place.held
+                sequence.cached_tier, sequence.restore_s = place.tier, place.restore_s
             self._waiting.remove(sequence)
             self._running.append(sequence)
 

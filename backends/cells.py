@@ -1,42 +1,44 @@
 """Who holds which sequence number and how many KV cells. Finished sequences stay as residents to be found by prefix.
 
-Cells that two sequences share are counted twice, so the count errs towards full; the engine's own refusal
-(`CacheFull`) is the last word.
+When others run, idle sequences move from the cells to the shelf in RAM. Cells that two sequences share are counted
+twice, so the count errs towards full; the engine's own refusal (`CacheFull`) is the last word.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from backends.contract import Engine
+from backends.contract import Engine, Tier
+from backends.prefix import common_prefix
+from backends.shelf import Shelf
 
 _WORTH = 8
 """Shortest common prefix worth taking over, in tokens."""
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix; by bisection over slices, which compare at C speed."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sequence runs: its number, how many of its tokens that holds already, from which tier, and the cost."""
+
+    seq: int
+    held: int
+    tier: Tier = "live"
+    restore_s: float = 0.0
 
 
 class Cells:
-    """Sequence numbers 0..n_seq-1 over `n_cells` KV cells of one engine."""
+    """Sequence numbers 0..n_seq-1 over `n_cells` KV cells of one engine, and `shelf_bytes` of RAM for idle ones."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, shelf_bytes: int) -> None:
         info = engine.info()
         self._engine = engine
         self.n_cells = info.n_ctx
         self._can_share = {"fork", "trim"} <= info.capabilities
+        self._can_shelve = self._can_share and "save" in info.capabilities and shelf_bytes > 0
+        self._shelf = Shelf(shelf_bytes)
+        self._most_shelved = shelf_bytes * info.n_ctx // max(1, info.kv_bytes)
         self._n_seq = info.n_seq
         self._free = list(range(info.n_seq - 1, -1, -1))
         self._active: dict[int, list[int]] = {}
@@ -55,25 +57,58 @@ class Cells:
     def residents(self) -> int:
         return len(self._residents)
 
-    def acquire(self, tokens: list[int], *, cells: int, reuse: bool) -> tuple[int, int] | None:
-        """A sequence number for `tokens`, and how many of them it already holds; None where there is no room.
+    def acquire(self, tokens: list[int], *, cells: int, reuse: bool) -> Place | None:
+        """A place for `tokens`; None where there is no room.
 
         `cells` is what must fit beside the active sequences; residents make way for it, oldest first, but not the one
         that is taken over. The last token is never taken from the cache, because its logits are wanted.
         """
-        source, common = self._best_match(tokens[:-1]) if reuse and self._can_share else (-1, 0)
-        if common < _WORTH:
+        reuse = reuse and self._can_share
+        source, common = self._best_match(tokens[:-1]) if reuse else (-1, 0)
+        key, shelved = self._shelf.best(tokens[:-1]) if reuse else (0, 0)
+        if common < max(_WORTH, shelved):
             source, common = -1, 0
         taken = sum(self._lengths.values()) + (common if source in self._residents else 0)
         new = cells - common
         if taken + new > self.n_cells or len(self._active) == self._n_seq:
             return None
+        self._shelve(keep=source)
         while self.n_cells - self.used < new and self.evict_one(keep=source):
             pass
-        seq = self._share(source, common, new) if common else self._take_free()
-        self._active[seq] = tokens
-        self._lengths[seq] = common
-        return seq, common
+        if common:
+            place = Place(self._share(source, common, new), common)
+        else:
+            place = (self._restore(key, shelved) if shelved >= _WORTH else None) or Place(self._take_free(), 0)
+        self._active[place.seq] = tokens
+        self._lengths[place.seq] = place.held
+        return place
+
+    def _shelve(self, keep: int = -1) -> None:
+        """Move residents other than number `keep` out of the cells: there they would slow every step down.
+
+        One that is too long for the whole shelf stays: slower steps cost less than computing it again.
+        """
+        short = [s for s, held in self._residents.items() if s != keep and len(held) <= self._most_shelved]
+        for seq in short if self._can_shelve else []:
+            self._shelf.put(self._residents.pop(seq), self._engine.save(seq))
+            self._engine.drop(seq)
+            self._free.append(seq)
+
+    def _restore(self, key: int, common: int) -> Place | None:
+        """Bring a shelved state back and cut it to the first `common` tokens; None where it does not fit."""
+        begun = time.monotonic()
+        item = self._shelf.get(key)
+        if self.n_cells - self.used < len(item.tokens):
+            return None
+        seq = self._take_free()
+        if not self._engine.restore(seq, item.state):
+            self._shelf.drop(key)
+            self._free.append(seq)
+            return None
+        self._engine.trim(seq, common)
+        if 2 * common >= len(item.tokens):
+            self._shelf.drop(key)
+        return Place(seq, common, "ram", time.monotonic() - begun)
 
     def _best_match(self, tokens: list[int]) -> tuple[int, int]:
         best, length = -1, 0
@@ -121,6 +156,8 @@ class Cells:
         tokens, length = self._active.pop(seq), self._lengths.pop(seq)
         if keep and self._can_share and length >= _WORTH:
             self._residents[seq] = tokens[:length]
+            if self._active:
+                self._shelve()
         else:
             self._engine.drop(seq)
             self._free.append(seq)

@@ -17,20 +17,19 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 else:
-    # The daemon imports this module too, and has no use for numpy's 30 MB.
-    Floats = Any
+    Floats = Any  # the daemon imports this module too, and has no use for numpy's 30 MB
 
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
 Want = Literal["none", "last", "all", "embed"]
+Tier = Literal["live", "ram"]  # of a cached prefix: in the KV cells, or in RAM outside them
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is drawn. The neutral value of each field switches that stage off.
 
-    The stages and their order are llama.cpp's sampler chain: logit bias, penalties, DRY, top-k, typical, top-p,
-    min-p, temperature, then the draw (or mirostat, which replaces all truncation).
+    In llama.cpp's order: logit bias, penalties, DRY, top-k, typical, top-p, min-p, temperature, draw (or mirostat).
     """
 
     temperature: float = 0.8
@@ -112,8 +111,9 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first frame to a child: which file to open, and how.
 
-    `n_ctx` is the longest sequence to serve, in tokens; `prove` asks for the self-test of untried settings. `rates`
-    are decode rates in token/s by thread count as measured before; where there are none, they are measured now.
+    `n_ctx` is the longest sequence to serve, in tokens; `prove` asks for the self-test of untried settings. `rates` are
+    decode rates in token/s by thread count; where there are none, they are measured. `shelf_bytes` of RAM are for idle
+    sequences.
     """
 
     backend: str
@@ -126,6 +126,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     gpu_layers: int = -1
     prove: bool = False
     rates: dict[int, float] = {}
+    shelf_bytes: int = 256 * 2**20
     step_seconds: float = 0.15
 
 
@@ -165,6 +166,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     queue_s: float
     prefill_s: float
     decode_s: float
+    restore_s: float = 0.0
+    cached_tier: Tier = "live"
     first_token_at: float | None = None
 
 
@@ -335,8 +338,7 @@ class Tokenizer(Protocol):
         """The bytes of `token` with control tokens spelt out, as `<|im_end|>`."""
 
 
-Interrupt = Callable[[], bool]
-"""True where the running step should be given up."""
+Interrupt = Callable[[], bool]  # True where the running step should be given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +354,7 @@ class Slice:
 class Engine(Protocol):
     """A loaded model that runs batches. Sequences are numbered 0 to `info().n_seq - 1`.
 
-    Not thread-safe: one thread calls `step` and the sequence calls; `tokenizer` may be used from any thread.
+    One thread calls `step` and the sequence calls; `tokenizer` may be used from any thread.
     """
 
     tokenizer: Tokenizer
@@ -378,6 +380,12 @@ class Engine(Protocol):
 
     def drop(self, seq: int) -> None:
         """Forget a whole sequence."""
+
+    def save(self, seq: int) -> bytearray:
+        """The state of a whole sequence, to be kept elsewhere. For engines with the capability `save`."""
+
+    def restore(self, seq: int, state: bytearray) -> bool:
+        """Make `seq` hold what was saved; False where the engine does not accept it, `seq` empty then."""
 
     def set_threads(self, threads: int) -> None: ...
 

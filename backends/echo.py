@@ -81,7 +81,7 @@ class EchoEngine:
             add_bos=False,
             fim={},
             control_tokens={},
-            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork"}),
+            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "save"}),
             settings={"threads": self._order.threads},
         )
 
@@ -123,6 +123,13 @@ class EchoEngine:
     def drop(self, seq: int) -> None:
         self._held.pop(seq, None)
         self._prompts.pop(seq, None)
+
+    def save(self, seq: int) -> bytearray:
+        return bytearray(b"".join(t.to_bytes(2, "little") for t in self._held.get(seq, [])))
+
+    def restore(self, seq: int, state: bytearray) -> bool:
+        self._held[seq] = [int.from_bytes(state[i : i + 2], "little") for i in range(0, len(state), 2)]
+        return True
 
     def set_threads(self, threads: int) -> None:
         pass

@@ -176,7 +176,7 @@ class LlamaCppEngine:
             return frozenset({"embed", "whole_prompt"})
         recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         return frozenset(
-            {"generate", "embed", "prompt_logprobs", "interrupt"} | (set() if recurrent else {"trim", "fork"})
+            {"generate", "embed", "prompt_logprobs", "interrupt"} | (set() if recurrent else {"trim", "fork", "save"})
         )
 
     # -- the contract
@@ -262,6 +262,16 @@ class LlamaCppEngine:
     def drop(self, seq: int) -> None:
         if not self._encoder_only:
             llama.llama_memory_seq_rm(self._memory, self._seq(seq), -1, -1)
+
+    def save(self, seq: int) -> bytearray:
+        state = bytearray(llama.llama_state_seq_get_size(self._context, self._seq(seq)))
+        view = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        written = llama.llama_state_seq_get_data(self._context, view, len(state), seq)
+        return state[:written] if written != len(state) else state
+
+    def restore(self, seq: int, state: bytearray) -> bool:
+        view = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        return bool(llama.llama_state_seq_set_data(self._context, view, len(state), self._seq(seq)) == len(state))
 
     def _seq(self, seq: int) -> int:
         if not 0 <= seq < self._n_seq:

@@ -14,6 +14,7 @@ from backends.contract import (
     Job,
     Rejected,
     Sampling,
+    Tier,
     Token,
     Tokenizer,
     Usage,
@@ -46,6 +47,8 @@ class Sequence:
     seq: int | None = None
     pos: int = 0
     cached: int = 0
+    cached_tier: Tier = "live"
+    restore_s: float = 0.0
     generated: int = 0
     admitted: float | None = None
     prompt_done: float | None = None
@@ -118,7 +121,9 @@ class Sequence:
             cached_tokens=self.cached,
             completion_tokens=self.generated,
             queue_s=started - self.submitted,
-            prefill_s=max(0.0, prefilled - started),
+            prefill_s=max(0.0, prefilled - started - self.restore_s),
+            restore_s=self.restore_s,
+            cached_tier=self.cached_tier,
             decode_s=max(0.0, now - prefilled),
             first_token_at=self.first_token,
         )

@@ -23,7 +23,9 @@ _ROOM = 0.5
 """Idle cores per added thread that make a trial worth its cost."""
 _HOPELESS = 2.0
 """A trial that takes this many times what it is compared with ends at once."""
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 16.0
+_FIRST_WAIT = 1.0
+_LONGEST_WAIT: dict[Direction, float] = {-1: 2.0, 1: 16.0}
+"""Trying fewer threads costs little and saves much, so it never has to wait for long."""
 _REST = 20.0
 """Seconds without trials per second that a failed one has lost: trials cost 5 % at most."""
 
@@ -116,5 +118,5 @@ class ThreadGovernor:
             self._next[1] = now + self._wait[1]
             return None
         self._next[direction] = now + max(self._wait[direction], _REST * (trial.took - trial.expected))
-        self._wait[direction] = min(2 * self._wait[direction], _LONGEST_WAIT)
+        self._wait[direction] = min(2 * self._wait[direction], _LONGEST_WAIT[direction])
         return self._change(trial.before, None)

@@ -179,7 +179,9 @@ def main() -> None:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
     inbox: SimpleQueue[Sequence | Cancel] = SimpleQueue()
-    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, arrived=lambda: not inbox.empty())
+    batcher = Batcher(
+        engine, governor, outbox.emit, order.step_seconds, order.shelf_bytes, arrived=lambda: not inbox.empty()
+    )
     reader = Reader(source, frames[1:], outbox, engine, inbox, lambda: batcher.depth[0])
     outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave

@@ -148,7 +148,7 @@ def summarize(usages: list[Usage], clock: Clock) -> Summary:
     timings = Timings(
         queue_ms=_ms(first.queue_s),
         load_ms=_ms(clock.load_s),
-        restore_ms=0.0,
+        restore_ms=_ms(first.restore_s),
         ttft_ms=_ms(min(starts) - clock.started) if starts else None,
         prefill_ms=_ms(first.prefill_s),
         decode_ms=_ms(decode_s),
@@ -156,7 +156,7 @@ def summarize(usages: list[Usage], clock: Clock) -> Summary:
         # The first token comes out of prefill; decode makes the rest.
         decode_tps=_rate(completion - len(starts), decode_s),
         total_ms=_ms(now - clock.started),
-        cached={"live": first.cached_tokens} if first.cached_tokens else {},
+        cached={first.cached_tier: first.cached_tokens} if first.cached_tokens else {},
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,

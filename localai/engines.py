@@ -62,7 +62,8 @@ class Engines:
             raise from_backend(error) from error
         extra = sum(h.weight_bytes for h in headers[1:])
         n_ctx = budget.served_context(headers[0], choice.n_ctx, free - extra, self._config.kv_type)
-        return Plan(n_ctx, budget.charge(headers[0], n_ctx, self._config.kv_type).total + extra)
+        need = budget.charge(headers[0], n_ctx, self._config.kv_type)
+        return Plan(n_ctx, need.total + extra, need.shelf)
 
     async def load(
         self,
@@ -82,6 +83,7 @@ class Engines:
             threads=config.threads or self._device.cpu.threads,
             kv_type=config.kv_type,
             gpu_layers=config.gpu_layers,
+            shelf_bytes=plan.shelf,
         )
         try:
             rung = await climb(

@@ -30,10 +30,14 @@ _MEMORY_WAIT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated."""
+    """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated.
+
+    `shelf` of them are for idle sequences.
+    """
 
     n_ctx: int
     total: int
+    shelf: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,3 +299,14 @@ async def test_an_arrival_interrupts_a_long_step_and_changes_nothing(starter: En
     fresh = await ask(starter, prompt, max_tokens=8, prompt_logprobs=0)
     assert fresh.end.usage.cached_tokens == 0
     assert same_but_for_near_ties(interrupted, fresh)
+
+
+async def test_an_idle_conversation_comes_back_from_ram(tmp_path: Path) -> None:
+    async with engine(order(STARTER, "llama.cpp", n_ctx=1024, threads=2), tmp_path) as handle:
+        prompt = (await handle.tokenize("one two three four five " * 100, special=False, add_bos=False))[:300]
+        alone = await ask(handle, prompt, max_tokens=8)
+        await ask(handle, await chat(handle, "What is water?"), max_tokens=4)
+        again = await ask(handle, prompt, max_tokens=8)
+        usage = again.end.usage
+        assert (usage.cached_tokens, usage.cached_tier) == (len(prompt) - 1, "ram")
+        assert same_but_for_near_ties(alone, again)

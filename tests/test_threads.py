@@ -53,7 +53,7 @@ def test_a_neighbour_takes_one_core_and_gives_it_back(sizes: tuple[int, ...]) ->
     machine.run(5, quiet, sizes)
     assert (machine.governor.threads, machine.governor.changes) == (2, 0)
     spent = machine.run(120, crowded, sizes)
-    assert spent[2] < 0.15 * spent[1]
+    assert spent[2] < 0.2 * spent[1]
     machine.run(180, quiet, sizes)
     assert machine.governor.threads == 2
 
