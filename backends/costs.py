@@ -6,7 +6,7 @@ _WEIGHT = 0.5
 """Share of the newest reading in the running mean: follows a neighbour or a growing context within a few steps."""
 _OUTLIER = 3.0
 """A reading counts as at most this many times the mean: one step that lost its core says little of the next."""
-_FORGET = 0.99
+_FORGET = 0.999
 """Share of a size's cost that is kept per reading of another size: what was dear once is tried again after a while."""
 _DRIFT = 1.002
 """Growth per reading of the best cost seen, so that a deeper context does not look like a neighbour for long."""
