@@ -1,4 +1,4 @@
-"""The step loop: continuous batching with chunked prefill, priorities and cancellation, for any `contract.Engine`.
+"""The step loop: continuous batching with chunked prefill, priorities and cancellation, for any `engine.Engine`.
 
 Jobs enter as prepared sequences, events and step records leave through `emit`. Each `turn` is one engine step at most:
 every decoding sequence gets its token, and prefill gets the tokens that the measured step costs leave room for.
@@ -10,20 +10,8 @@ import time
 from collections.abc import Callable
 
 from backends.cells import Cells
-from backends.contract import (
-    CacheFull,
-    Embedding,
-    Engine,
-    Event,
-    FinishReason,
-    Floats,
-    Progress,
-    PromptLogprobs,
-    Share,
-    Slice,
-    StepInterrupted,
-    StepRecord,
-)
+from backends.contract import Embedding, Event, FinishReason, Progress, PromptLogprobs, Share, StepRecord
+from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError
 from backends.prefill import LONG_STEP_S, SHORT_STEP, plan_prefill, urgency
 from backends.sampling import logprobs

@@ -10,7 +10,8 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from backends.contract import Engine, Tier
+from backends.contract import Tier
+from backends.engine import Engine
 from backends.prefix import common_prefix
 from backends.shelf import Shelf
 

@@ -12,7 +12,8 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.contract import Floats, Grammar, Tokenizer
+from backends.contract import Grammar
+from backends.engine import Floats, Tokenizer
 from backends.errors import InvalidJob
 
 _MAX_GRAMMAR_BYTES = 256 * 1024

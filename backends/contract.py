@@ -1,28 +1,17 @@
-"""What crosses the border between the daemon and an engine child, and what an engine must be able to do.
+"""What crosses the border between the daemon and an engine child; `engine` says what the child runs.
 
 Frames are msgspec structs, frozen and tagged; times are seconds, of the monotonic clock where they are points in time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal
 
 import msgspec
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
-else:
-    Floats = Any  # the daemon imports this module too, and has no use for numpy's 30 MB
 
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
-Want = Literal["none", "last", "all", "embed"]
 Tier = Literal["live", "ram"]  # of a cached prefix: in the KV cells, or in RAM outside them
 
 
@@ -113,12 +102,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `n_ctx` is the longest sequence to serve, in tokens; `prove` asks for the self-test of untried settings. `rates` are
     decode rates in token/s by thread count; where there are none, they are measured. `shelf_bytes` of RAM are for idle
-    sequences.
+    sequences. `mode` is how a backend computes with the weights, by the backend's own name for it ('' for its most
+    faithful one); `cache` is a folder for what a backend derives from the weights, '' for none.
     """
 
     backend: str
     path: str
     n_ctx: int
+    mode: str = ""
+    cache: str = ""
     n_seq: int = 16
     threads: int = 0
     kv_type: str = "f16"
@@ -317,84 +309,3 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
 
 ToChild = Load | Job | Cancel | Tokenize | Detokenize
 FromChild = Stage | Ready | LoadFailed | Output | Ids | Text
-
-
-class Tokenizer(Protocol):
-    """Text to ids and back, the same for every engine that runs the file.
-
-    `pointer` is llama.cpp's own vocabulary where there is one: its DRY sampler reads it.
-    """
-
-    pointer: Any
-    n_vocab: int
-    eog: frozenset[int]
-
-    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]: ...
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that `token` adds to the text; b'' for control tokens."""
-
-    def raw_piece(self, token: int) -> bytes:
-        """The bytes of `token` with control tokens spelt out, as `<|im_end|>`."""
-
-
-Interrupt = Callable[[], bool]  # True where the running step should be given up
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Tokens of one sequence to run in a step: `tokens` at positions `pos`, `pos + 1`, ... of sequence `seq`."""
-
-    seq: int
-    tokens: Sequence[int]
-    pos: int
-    want: Want
-
-
-class Engine(Protocol):
-    """A loaded model that runs batches. Sequences are numbered 0 to `info().n_seq - 1`.
-
-    One thread calls `step` and the sequence calls; `tokenizer` may be used from any thread.
-    """
-
-    tokenizer: Tokenizer
-
-    def info(self) -> EngineInfo: ...
-
-    def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
-        """Run one batch; return for each slice what it wanted.
-
-        An engine with the capability `interrupt` asks `interrupt` now and then, and raises StepInterrupted where it
-        says so; nothing has changed then. Others run the batch to its end.
-
-        `last`: logits of shape (1, n_vocab); `all`: (len(tokens), n_vocab), row i predicting the token after
-        tokens[i]; `embed`: the sum of the slice's embeddings, (1, n_embd); `none`: None. The arrays are views that
-        the next step overwrites. Raises CacheFull when the cells do not hold the batch; nothing has changed then.
-        """
-
-    def trim(self, seq: int, pos: int) -> bool:
-        """Forget positions from `pos` on; False where the model cannot (recurrent state), the sequence unchanged."""
-
-    def fork(self, source: int, target: int) -> None:
-        """Let `target` share all of `source`; the cells are not copied."""
-
-    def drop(self, seq: int) -> None:
-        """Forget a whole sequence."""
-
-    def save(self, seq: int) -> bytearray:
-        """The state of a whole sequence, to be kept elsewhere. For engines with the capability `save`."""
-
-    def restore(self, seq: int, state: bytearray) -> bool:
-        """Make `seq` hold what was saved; False where the engine does not accept it, `seq` empty then."""
-
-    def set_threads(self, threads: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class StepInterrupted(Exception):
-    """The step was given up because something more urgent came; step again."""
-
-
-class CacheFull(Exception):
-    """The KV cells do not hold the batch; make room and step again."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from backends.contract import CacheFull, EngineInfo, Floats, Interrupt, Load, Slice, Tokenizer
+from backends.contract import EngineInfo, Load
+from backends.engine import CacheFull, Floats, Interrupt, Slice, Tokenizer
 from backends.errors import ModelFileError
 
 _END = 256

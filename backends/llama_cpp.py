@@ -15,7 +15,8 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from backends.contract import CacheFull, EngineInfo, Floats, Interrupt, Load, Slice, StepInterrupted
+from backends.contract import EngineInfo, Load
+from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
 from backends.llama_vocab import LlamaVocab
 
@@ -55,7 +56,7 @@ class _Log:
 
 
 class LlamaCppEngine:
-    """A `contract.Engine` over one llama.cpp context with a unified KV cache of `load.n_ctx` cells."""
+    """A `engine.Engine` over one llama.cpp context with a unified KV cache of `load.n_ctx` cells."""
 
     def __init__(self, load: Load, progress: Callable[[str, float], None]) -> None:
         self._log = _Log()
@@ -185,7 +186,7 @@ class LlamaCppEngine:
         return self._info
 
     def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
-        """See `contract.Engine.step`. Raises BackendError where the library refuses the batch for good."""
+        """See `engine.Engine.step`. Raises BackendError where the library refuses the batch for good."""
         total = sum(len(part.tokens) for part in batch)
         self._check(batch, total)
         embedding = any(part.want == "embed" for part in batch)

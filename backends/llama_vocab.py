@@ -14,7 +14,7 @@ _PIECE_BYTES = 4096
 
 
 class LlamaVocab:
-    """A `contract.Tokenizer` over a llama.cpp vocabulary pointer; safe from any thread, as the vocabulary is constant.
+    """A `engine.Tokenizer` over a llama.cpp vocabulary pointer; safe from any thread, as the vocabulary is constant.
 
     `pointer` stays valid only while the model that it belongs to is loaded.
     """

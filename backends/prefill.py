@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from backends.contract import EngineInfo, Priority, Slice, Want
+from backends.contract import EngineInfo, Priority
 from backends.costs import StepCosts
+from backends.engine import Slice, Want
 from backends.sequences import Sequence
 
 _LEVEL: dict[Priority, int] = {"interactive": 0, "normal": 1, "background": 2}

@@ -10,7 +10,8 @@ import time
 
 import numpy as np
 
-from backends.contract import Engine, Load, Slice
+from backends.contract import Load
+from backends.engine import Engine, Slice
 from backends.errors import BackendError
 from backends.idle_cores import IdleCores
 from backends.threads import ThreadGovernor

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
-from backends.contract import Engine, Load
+from backends.contract import Load
+from backends.engine import Engine
 from backends.errors import MissingExtra, UnsupportedModel
 
 Progress = Callable[[str, float], None]

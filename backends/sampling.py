@@ -16,7 +16,8 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from backends.contract import Alternative, Floats, Sampling, TokenLogprob
+from backends.contract import Alternative, Sampling, TokenLogprob
+from backends.engine import Floats
 from backends.errors import BackendError, InvalidJob
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])

@@ -22,7 +22,6 @@ from backends.constrain import Constraints
 from backends.contract import (
     Cancel,
     Detokenize,
-    Engine,
     Event,
     FromChild,
     Ids,
@@ -37,6 +36,7 @@ from backends.contract import (
     ToChild,
     Tokenize,
 )
+from backends.engine import Engine
 from backends.errors import BackendError, EngineBusy
 from backends.frames import encode, parent_decoder
 from backends.proving import prove

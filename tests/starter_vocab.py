@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as llama
 
 
 class StarterVocab:
-    """A contract.Tokenizer over llama.cpp's vocabulary `pointer`."""
+    """A engine.Tokenizer over llama.cpp's vocabulary `pointer`."""
 
     def __init__(self, pointer: Any) -> None:
         self.pointer = pointer

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.constrain import Constraints, Matcher
-from backends.contract import Floats, Grammar, GrammarKind
+from backends.contract import Grammar, GrammarKind
+from backends.engine import Floats
 from backends.errors import InvalidJob
 from tests.starter_vocab import StarterVocab, starter_vocab
 

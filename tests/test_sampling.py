@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.contract import Floats, Sampling
+from backends.contract import Sampling
+from backends.engine import Floats
 from backends.errors import BackendError, InvalidJob
 from backends.sampling import _CANDIDATE, Sampler, logprobs, validate
 from tests.starter_vocab import StarterVocab, starter_vocab

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backends.constrain import Constraints, Matcher
-from backends.contract import Tokenizer
+from backends.engine import Tokenizer
 from backends.errors import InvalidJob
 from localai.errors import BadRequest
 from localai.messages import Tool, ToolCall, ToolCallDelta, ToolChoice

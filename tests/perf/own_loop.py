@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from backends.contract import Load, Sampling, Slice
+from backends.contract import Load, Sampling
+from backends.engine import Slice
 from backends.llama_cpp import LlamaCppEngine
 from backends.sampling import Sampler
 
