@@ -23,6 +23,8 @@ _ROOM = 0.5
 """Idle cores per added thread that make a trial worth its cost."""
 _HOPELESS = 2.0
 """A trial that takes this many times what it is compared with ends at once."""
+_LOOK = 1.0
+"""Seconds between looks at the idle cores: a shorter reading of them says little."""
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT: dict[Direction, float] = {-1: 2.0, 1: 16.0}
 """Trying fewer threads costs little and saves much, so it never has to wait for long."""
@@ -58,6 +60,7 @@ class ThreadGovernor:
         self._trial: _Trial | None = None
         self._wait: dict[Direction, float] = {-1: _FIRST_WAIT, 1: _FIRST_WAIT}
         self._next: dict[Direction, float] = {-1: 0.0, 1: 0.0}
+        self._look = 0.0
 
     @property
     def current(self) -> StepCosts:
@@ -79,9 +82,12 @@ class ThreadGovernor:
             return self._judge(self._trial, tokens, seconds, now)
         if self._slow >= _SLOW_STEPS and self.threads > self.counts[0] and now >= self._next[-1]:
             return self._try(-1)
-        if self.threads < self.counts[-1] and now >= self._next[1]:
-            self._next[1] = now + _FIRST_WAIT
-            if self._room_for_more():
+        if self.threads < self.counts[-1] and now >= self._look:
+            self._look = now + _LOOK
+            if not self._room_for_more():
+                # Failures so far were beside this neighbour: once it has left they say nothing.
+                self._wait[1], self._next[1] = _FIRST_WAIT, now
+            elif now >= self._next[1]:
                 return self._try(1)
         return None
 

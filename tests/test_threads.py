@@ -23,8 +23,8 @@ def crowded(threads: int, tokens: int) -> float:
 class Machine:
     """Runs steps of a governor and keeps what they took."""
 
-    def __init__(self) -> None:
-        self.governor = ThreadGovernor((1, 2))
+    def __init__(self, idle: Callable[[], float | None] = lambda: None) -> None:
+        self.governor = ThreadGovernor((1, 2), idle)
         for threads in (1, 2):
             for tokens in (1, 32):
                 self.governor.learn(threads, tokens, quiet(threads, tokens))
@@ -66,6 +66,18 @@ def test_trials_get_rare_while_they_fail(sizes: tuple[int, ...]) -> None:
     spent = machine.run(200, crowded, sizes)
     assert machine.governor.changes - before <= 2 * 200 / 16 + 2
     assert spent[2] < 0.10 * 200
+
+
+def test_failures_beside_a_neighbour_do_not_delay_the_return() -> None:
+    free = 1.0
+    machine = Machine(lambda: free)
+    machine.run(60, crowded)
+    assert machine.governor.threads == 1
+    free = 0.0
+    assert machine.run(5, crowded)[2] == 0.0
+    free = 1.0
+    machine.run(2.5, quiet)
+    assert machine.governor.threads == 2
 
 
 def test_a_deepening_context_is_no_neighbour() -> None:
