@@ -20,7 +20,7 @@ from backends.handle import EngineHandle
 from localai.budget import gigabytes
 from localai.calibration_store import Scores
 from localai.errors import EngineFailed
-from localai.fidelity import PROSE, scores_of
+from localai.agreement import PROSE, scores_of
 from localai.readings import Phase, Reading
 
 _SHORT = 32
