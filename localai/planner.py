@@ -51,7 +51,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that a model may take; `vram` 0 without a GPU that an engine can use. `shared` where both are one memory."""
+    """Bytes that a model may take; `vram` is 0 without a GPU that an engine can use, `shared` where both are one."""
 
     ram: int
     vram: int = 0
@@ -126,13 +126,14 @@ def front(rows: Sequence[Row]) -> list[Row]:
 
 
 def _beats(a: Row, b: Row) -> bool:
+    """Less is better in each of `_worth`."""
     ours, theirs = _worth(a), _worth(b)
-    return ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
+    no_worse = ours[0] <= theirs[0] and ours[1] <= theirs[1] and ours[2] <= theirs[2] and a.fidelity <= b.fidelity
+    return no_worse and (ours, a.fidelity) != (theirs, b.fidelity)
 
 
-def _worth(row: Row) -> tuple[float, float, float, Fidelity]:
-    """Less is better in each."""
-    return row.ram + row.vram, -row.decode.value, row.ttft.value, row.fidelity
+def _worth(row: Row) -> tuple[float, float, float]:
+    return row.ram + row.vram, -row.decode.value, row.ttft.value
 
 
 class _Speeds:
@@ -244,7 +245,7 @@ def _refusal(rows: Sequence[Row], variants: Sequence[Variant], room: Room, asked
 def _longest_that_fits(
     variants: Iterable[Variant], kv_types: Iterable[str], room: Room, below: int
 ) -> tuple[int, Variant, str] | None:
-    """The longest context shorter than `below` that any variant fits with in RAM; None where even the least does not."""
+    """The longest context up to half of `below` that a variant fits with in RAM, or None."""
     kinds = sorted(kv_types)
     n_ctx = below // 2
     while n_ctx >= LEAST_CTX:

@@ -18,8 +18,9 @@ class Shape:
     `kv_values` are the values stored per token over all layers and heads (K and V), `attention_flops` the operations
     per token and token of depth.
 
-    `head_bytes` is the output layer's part of `weight_bytes`, `head_type` the type of its numbers. `expert_bytes` are the bytes of all experts and
-    `expert_flops` the part of `flops` that the used ones take, `experts_used` of `experts` per token and layer.
+    `head_bytes` is the output layer's part of `weight_bytes`, `head_type` the type of its numbers. `expert_bytes` are
+    the bytes of all experts and `expert_flops` the part of `flops` that the used ones take, `experts_used` of
+    `experts` per token and layer.
     Of the attention, the share `windowed` looks back `window` tokens at most.
     """
 

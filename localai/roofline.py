@@ -206,7 +206,7 @@ def _solve(readings: Sequence[Reading], setup: Setup) -> tuple[dict[str, float],
             pull = slope.T @ (weight * miss) + certainty * (typical - costs)
             costs = costs + np.clip(np.linalg.solve(curvature, pull), -1.0, 1.0)
         miss, slope = system.at(costs)
-        covariance = np.linalg.inv(curvature)
+        covariance: _Vector = np.linalg.inv(curvature).astype(np.float64)
         used = float(np.trace(covariance @ (slope.T @ (weight[:, None] * slope))))
         squares = float(((weight * spread**2) * miss**2).sum()) + _FIRST_WEIGHT * _FIRST_SPREAD**2
         free = max(1.0, len(readings) - used) + _FIRST_WEIGHT

@@ -1,7 +1,7 @@
 """How well the roofline foretells speed: fitted to some models, asked about others that it has never seen.
 
 Every round takes all readings of all models once, one after the other. The error of a point is that of its prediction
-against the median over the rounds. `--keep` stores the readings, `--again` judges stored ones without measuring.
+against the median over the rounds (or `--least`, where a machine is never quiet). `--keep` stores the readings, `--again` judges stored ones without measuring.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,9 +58,9 @@ HELD_OUT = {
 """What is predicted, each at these contexts: seconds to the first token of such a prompt, and token/s after it."""
 
 _FIT_OPS: tuple[tuple[int, tuple[Op, ...]], ...] = (
-    (1, (("prefill", 16), ("decode", _DECODES), ("prefill", 112), ("prefill", 384), ("decode", _DECODES))),
+    (1, (("prefill", 32), ("decode", _DECODES), ("prefill", 96), ("prefill", 384), ("decode", _DECODES))),
     (1, (("prefill", 512), ("prefill", 512), ("decode", _DECODES))),
-    (4, (("prefill", 32), ("decode", _DECODES))),
+    (4, (("prefill", 16), ("decode", _DECODES))),
 )
 
 
@@ -87,7 +88,8 @@ class Bench:
         paths = {STARTER: starter} | {n.name: write(n, folder, starter) for n in (*FIT, *HELD_OUT)}
         self.shapes = {name: shape_of([read_header(path)]) for name, path in paths.items()}
         self._children = {name: stack.enter_context(self._child(path)) for name, path in paths.items()}
-        self.build = [str(child.receive()["version"]) for child in self._children.values()][0]
+        versions = [str(child.receive()["version"]) for child in self._children.values()]
+        self.build = versions[0]
         self.cpu: dict[str, float] = {}
 
     def _child(self, path: Path) -> LineProcess:
@@ -120,7 +122,7 @@ class Bench:
             point = Point(name, phase, amount if phase == "prefill" else 1, depth, sequences)
             middle = statistics.median(result["seconds"])
             # The same chunk may be part of several prompts.
-            found[point.label] = middle if point.label not in found else (found[point.label] + middle) / 2
+            found[point.label] = min(middle, found.get(point.label, middle))
             self.cpu[point.label] = statistics.median(result["cpu_s"])
             depth += amount if phase == "prefill" else 0
 
@@ -142,6 +144,7 @@ class Stored(msgspec.Struct):
 def stored(bench: Bench, rounds: Rounds, options: argparse.Namespace) -> Stored:
     """The medians over the rounds, as readings."""
     result = Stored([], [], [])
+    middle: Callable[[Iterable[float]], float] = min if options.least else statistics.median
     for label in rounds.readings[0]:
         name, phase, place = label.split()
         tokens, _, rest = place.partition("@")
@@ -157,7 +160,7 @@ def stored(bench: Bench, rounds: Rounds, options: argparse.Namespace) -> Stored:
             tokens=int(tokens),
             depth=int(depth),
             sequences=1 if phase == "prefill" else int(sequences),
-            seconds=statistics.median(r[label] for r in rounds.readings),
+            seconds=middle(r[label] for r in rounds.readings),
             cpu_s=bench.cpu[label],
             at=time.time(),
         )
@@ -225,6 +228,7 @@ def main() -> int:
     parser.add_argument("--mode", default="", help="how it computes with the weights")
     parser.add_argument("--kv-type", default="f16")
     parser.add_argument("--cache", default="", help="folder for what the backend derives from the weights")
+    parser.add_argument("--least", action="store_true", help="take the least of the rounds instead of the median")
     parser.add_argument("--folder", type=Path, help="keep the models of noise here (1.7 GB)")
     parser.add_argument("--keep", type=Path, help="write the readings here")
     parser.add_argument("--again", type=Path, help="judge the readings of this file; nothing is measured")

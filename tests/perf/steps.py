@@ -21,6 +21,9 @@ from backends.engine import Engine, Slice
 from backends.registry import open_engine
 
 
+_WARM_TOKENS, _WARM_STEPS = 16, 4
+
+
 class Stepper:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -29,13 +32,22 @@ class Stepper:
 
     def run(self, order: dict[str, Any]) -> list[dict[str, list[float]]]:
         count = order["sequences"]
-        self._depth = 0
-        for seq in range(count):
-            self._engine.drop(seq)
+        self._warm(count)
         return [
             self._prefill(count, amount) if kind == "prefill" else self._decode(count, amount)
             for kind, amount in order["ops"]
         ]
+
+    def _warm(self, count: int) -> None:
+        """Steps that do not count: the first ones after a rest find caches cold and threads asleep."""
+        self._depth = 0
+        for seq in range(count):
+            self._engine.drop(seq)
+        self._prefill(count, _WARM_TOKENS)
+        self._decode(count, _WARM_STEPS)
+        for seq in range(count):
+            self._engine.drop(seq)
+        self._depth = 0
 
     def _prefill(self, count: int, tokens: int) -> dict[str, list[float]]:
         found = [self._timed([Slice(seq, self._ids(tokens), self._depth, "last")]) for seq in range(count)]
@@ -48,7 +60,8 @@ class Stepper:
             for step in range(steps)
         ]
         for seq in range(count):
-            self._engine.trim(seq, self._depth)
+            if not self._engine.trim(seq, self._depth):
+                raise SystemExit("this model cannot forget single tokens")
         return _columns(found)
 
     def _timed(self, batch: Sequence[Slice]) -> tuple[float, float]:
