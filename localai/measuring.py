@@ -17,10 +17,10 @@ import psutil
 
 from backends.contract import Job, PromptLogprobs, Sampling, StepRecord, Token
 from backends.handle import EngineHandle
+from localai.agreement import PROSE, scores_of
 from localai.budget import gigabytes
 from localai.calibration_store import Scores
 from localai.errors import EngineFailed
-from localai.agreement import PROSE, scores_of
 from localai.readings import Phase, Reading
 
 _SHORT = 32
