@@ -20,16 +20,19 @@ import uvloop
 
 from localai.application import build
 from localai.calibrate import Calibrator
+from localai.calibration_store import CalibrationStore
 from localai.catalog_watch import CatalogWatcher
 from localai.config import Config
 from localai.conversations import Conversations
 from localai.device import inspect
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
+from localai.laboratory import Laboratory
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.lifecycle import make_folders
 from localai.metrics import Metrics
+from localai.orders import Orders
 from localai.pool import Pool
 from localai.tested import TestedSettings
 from localai.turn import Parts
@@ -68,16 +71,23 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     catalog.on_change = library.use
     device = inspect(config.home)
     tested = TestedSettings(config.home / "tested.json")
-    engines = Engines(config, device, tested, ledger)
+    orders = Orders(config, device)
+    engines = Engines(config, orders, tested, ledger)
     pool = Pool(
-        plan=engines.plan,
+        plan=orders.plan,
         load=engines.load,
         budget=engines.memory,
         keep_alive=config.keep_alive,
         on_step=metrics.count_step,
     )
     engines.charged = lambda: sum(s.plan.total for s in pool.slots if s.plan and s.handle)
-    calibrator = Calibrator(tested, busy=lambda: any(s.users or s.handle is None for s in pool.slots))
+    store = CalibrationStore(config.home)
+    calibrator = Calibrator(
+        tested,
+        Laboratory(orders, tested, store),
+        busy=lambda: any(s.users or s.handle is None for s in pool.slots),
+        free=lambda: engines.memory() - engines.charged(),
+    )
     engines.calibrator = calibrator if config.calibrate else None
     parts = Parts(config, library, pool, ledger)
     server = _Server(config)

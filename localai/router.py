@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from backends import registry
+from localai.choice import Choice
 from localai.config import Config
 from localai.errors import BadRequest, ModelBroken
 from localai.library import Library, LocalModel
@@ -14,26 +13,6 @@ from localai.messages import TurnRequest
 
 _ECHO = "echo:"
 """`echo:FILE` is the engine without weights, for tests of what surrounds an engine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people."""
-
-    model: LocalModel
-    backend: str
-    n_ctx: int
-    reason: str
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """What the catalogue recommends for this model; {} where it is silent."""
-        return {str(k): v for k, v in self.model.spec.sampling.items()} if self.model.spec else {}
-
-    @property
-    def system(self) -> str | None:
-        """The system prompt that the catalogue recommends; None leaves it to the model's template."""
-        return self.model.spec.system if self.model.spec else None
 
 
 def route(request: TurnRequest, library: Library, config: Config) -> Choice:

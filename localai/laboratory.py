@@ -1,0 +1,246 @@
+"""Runs the measuring program on every backend that can open a model, pass by pass, and keeps what it brings.
+
+Passes of the backends are interleaved by whoever calls, because a machine's speed drifts. What crashes or computes
+something else is marked with the reason. Starts children and writes the store; decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from backends.contract import Load
+from backends.errors import BackendError, EngineDied
+from backends.handle import EngineHandle
+from localai.agreement import compare
+from localai.calibration_store import CalibrationStore, Record, Scores, Subject, identity
+from localai.choice import Choice
+from localai.errors import EngineFailed, ModelBroken
+from localai.ladder import Rung, climb
+from localai.library import LocalModel
+from localai.measuring import Pass, Steps, measure
+from localai.offers import backend, build_label, offers
+from localai.orders import Orders, shape
+from localai.readings import Phase, Reading, Shape
+from localai.tested import TestedSettings, Verdict
+
+_log = logging.getLogger(__name__)
+
+PASSES = 3
+ENOUGH_S = 22.0
+"""Seconds spent on a backend after which no further pass begins: slower ones get fewer."""
+_LIMIT_S = 40.0
+_N_CTX = 2048
+_N_SEQ = 16
+_MEMORY_SLACK = 256 * 2**20
+_DEATHS = 3
+DISTURBED = 0.3
+"""Cores that other programs took, from which on a pass says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run a model that is to be measured."""
+
+    choice: Choice
+    subject: Subject
+
+    def __str__(self) -> str:
+        return self.choice.backend + (f" ({self.choice.mode})" if self.choice.mode else "")
+
+
+class Laboratory:
+    """Measures for one configuration on one device."""
+
+    def __init__(self, orders: Orders, tested: TestedSettings, store: CalibrationStore) -> None:
+        self._orders = orders
+        self._tested = tested
+        self.store = store
+
+    def candidates(self, model: LocalModel) -> list[Candidate]:
+        """The backends and modes that can open `model` here, the reference first. Raises OSError."""
+        return [self._candidate(model, name, mode) for name, mode in _ways(model)]
+
+    def next(self, model: LocalModel) -> Candidate | None:
+        """The candidate whose next pass is due, None where everything is known. Raises LocalaiError, OSError."""
+        due = [
+            (record.passes if record else 0, place, candidate)
+            for place, candidate in enumerate(self.candidates(model))
+            if not _done(record := self.store.record(candidate.subject))
+        ]
+        return min(due, key=lambda item: item[:2])[2] if due else None
+
+    async def run_pass(self, candidate: Candidate, free: int, *, most_foreign: float = float("inf")) -> Record | None:
+        """Measure once more within `free` bytes of memory, and keep it; None where the machine was disturbed.
+
+        A backend that fails is kept with its verdict. Raises OutOfResources where the model does not fit now.
+        """
+        plan = self._orders.plan(replace(candidate.choice, n_ctx=_N_CTX), free)
+        order = msgspec.structs.replace(self._orders.order(candidate.choice, plan), n_seq=_N_SEQ, shelf_bytes=0)
+        known = self.store.record(candidate.subject)
+        sizes = shape(candidate.choice.model)
+        begun, meter = time.monotonic(), _Foreign()
+        passes: list[Pass] = []
+        verdict = ""
+        try:
+            for threads, whole in self._thread_counts(candidate, known):
+                passes.append(await self._pass(candidate, order, sizes, threads, plan.total, whole=whole))
+        except (EngineFailed, ModelBroken, BackendError) as error:
+            verdict = error.message
+            _log.warning("%s is not used for %s: %s", candidate, candidate.choice.model.id, error.message)
+        foreign = meter.read()
+        if not verdict and foreign > most_foreign:
+            return None
+        return self._keep(candidate, passes, verdict, time.monotonic() - begun, foreign)
+
+    def log_file(self, model: LocalModel) -> Path:
+        return self._orders.log_file(model)
+
+    def _candidate(self, model: LocalModel, name: str, mode: str) -> Candidate:
+        choice = Choice(model, name, 0, "", mode)
+        subject = Subject(self._orders.device.fingerprint, identity(model), name, build_label(name), mode)
+        return Candidate(choice, subject)
+
+    def _thread_counts(self, candidate: Candidate, known: Record | None) -> Iterator[tuple[int, bool]]:
+        """Counts to measure in this pass, each with whether the whole program runs."""
+        most = self._orders.threads
+        yield most, True
+        name = candidate.choice.backend
+        if most > 1 and known is None and name != "echo" and backend(name).threads:
+            yield max(1, most // 2), False
+
+    async def _pass(
+        self, candidate: Candidate, order: Load, sizes: Shape, threads: int, memory: int, *, whole: bool
+    ) -> Pass:
+        """One run of the program. A death is noted for the setting; if that leaves others, they are tried."""
+        # With all rates given the child measures none itself, and begins with the count that is wanted.
+        rates = dict.fromkeys(range(1, threads), 1.0) | {threads: 2.0}
+        fixed = msgspec.structs.replace(order, threads=threads, rates=rates)
+        rungs: list[Rung] = []
+
+        async def start(steps: Steps) -> EngineHandle:
+            key, log = self._orders.key(candidate.choice), self._orders.log_file(candidate.choice.model)
+            rung = await climb(
+                fixed, key, self._tested, log=log, on_stage=_ignore, on_step=steps, on_pid=steps.note_pid
+            )
+            rungs.append(rung)
+            return rung.handle
+
+        make = partial(_reading, candidate.subject, threads, self._orders.kv_type, sizes)
+        for _ in range(_DEATHS):
+            try:
+                limit = int(1.5 * memory) + _MEMORY_SLACK
+                return await measure(start, make, threads=threads, memory=limit, seconds=_LIMIT_S, whole=whole)
+            except EngineDied as death:
+                rung = rungs[-1]
+                self._tested.record(rung.key, rung.setting, Verdict("died", death.cause, death.step))
+        raise EngineFailed(f"its process ended again and again while it was measured ({_death_of(rungs)})")
+
+    def _keep(self, candidate: Candidate, passes: list[Pass], verdict: str, spent: float, foreign: float) -> Record:
+        subject = candidate.subject
+        scores = next((each.scores for each in passes if each.scores is not None), None)
+        verdict = verdict or next((each.odd for each in passes if each.odd), "")
+        reference = self._reference(subject)
+
+        def edit(old: Record) -> Record:
+            fidelity, wrong = old.fidelity, ""
+            if scores is not None:
+                fidelity, wrong = compare(scores, reference)
+            return replace(
+                old,
+                name=candidate.choice.model.id,
+                passes=old.passes + 1,
+                readings=(*old.readings, *(reading for each in passes for reading in each.readings)),
+                spent_s=round(old.spent_s + spent, 2),
+                rss=max(old.rss, *(each.rss for each in passes), 0),
+                scores=scores or old.scores,
+                fidelity=fidelity,
+                verdict=verdict or wrong,
+                foreign=round((old.foreign * old.passes + foreign) / (old.passes + 1), 2),
+                at=round(time.time(), 1),
+            )
+
+        return self.store.update(subject, candidate.choice.model.id, edit)
+
+    def _reference(self, subject: Subject) -> Scores | None:
+        """How llama.cpp reads the text with the same weights."""
+        if subject.backend == "llama.cpp" and not subject.mode:
+            return None
+        found = [r for r in self.store.records(subject.device, subject.model) if r.subject.backend == "llama.cpp"]
+        return next((record.scores for record in found if record.scores and not record.verdict), None)
+
+
+def _death_of(rungs: list[Rung]) -> str:
+    died = rungs[-1].handle.died if rungs else None
+    return died.cause if died else "unknown cause"
+
+
+def _ways(model: LocalModel) -> list[tuple[str, str]]:
+    if model.format == "echo":
+        return [("echo", "")]
+    found = [offer.backend for offer in offers(model) if not offer.problem]
+    return [(name, mode) for name in found for mode in backend(name).modes]
+
+
+def _done(record: Record | None) -> bool:
+    return record is not None and (record.passes >= PASSES or record.spent_s > ENOUGH_S or bool(record.verdict))
+
+
+def _reading(
+    subject: Subject,
+    threads: int,
+    kv_type: str,
+    sizes: Shape,
+    phase: Phase,
+    tokens: int,
+    depth: int,
+    sequences: int,
+    seconds: float,
+    cpu_s: float,
+) -> Reading:
+    return Reading(
+        backend=subject.backend,
+        build=subject.build,
+        mode=subject.mode,
+        threads=threads,
+        kv_type=kv_type,
+        shape=sizes,
+        phase=phase,
+        tokens=tokens,
+        depth=depth,
+        sequences=sequences,
+        seconds=round(seconds, 7),
+        cpu_s=round(cpu_s, 7),
+        at=round(time.time(), 1),
+    )
+
+
+class _Foreign:
+    """Cores that neither this process nor its children took since this was made."""
+
+    def __init__(self) -> None:
+        self._before = _cpu_seconds()
+        self._begun = time.monotonic()
+
+    def read(self) -> float:
+        own, busy = (now - then for now, then in zip(_cpu_seconds(), self._before, strict=True))
+        return max(0.0, (busy - own) / max(1e-3, time.monotonic() - self._begun))
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    """Of this process with the children that it has seen end, and of the whole machine."""
+    own, all_ = os.times(), psutil.cpu_times()
+    busy = sum(all_) - all_.idle - getattr(all_, "iowait", 0.0) - getattr(all_, "guest", 0.0)
+    return own.user + own.system + own.children_user + own.children_system, busy
+
+
+def _ignore(_: str, __: float) -> None:
+    pass
