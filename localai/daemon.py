@@ -31,6 +31,7 @@ from localai.laboratory import Laboratory
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.lifecycle import make_folders
+from localai.market import Market
 from localai.metrics import Metrics
 from localai.orders import Orders
 from localai.pool import Pool
@@ -89,7 +90,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         free=lambda: engines.memory() - engines.charged(),
     )
     engines.calibrator = calibrator if config.calibrate else None
-    parts = Parts(config, library, pool, ledger)
+    market = Market(device.fingerprint, store, lambda: pool.slots, pool.resting, lambda: calibrator.doing)
+    parts = Parts(config, library, pool, ledger, market)
     server = _Server(config)
     app = build(parts, kept, metrics, started=started, stop=server.end)
     catalog.start()

@@ -12,6 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from backends import registry
 from backends.arch import arch_of_gguf
 from backends.errors import BackendError, ModelFileError
 from backends.gguf import read_shards
@@ -48,11 +49,12 @@ class Offer:
     hint: str = ""
 
 
-BACKENDS: tuple[Backend, ...] = (
+_ALL = (
     Backend("llama.cpp", "llama-cpp-python", ("llama_cpp",), "pip install llama-cpp-python==0.3.36", ("gguf",)),
     Backend("onnx", "onnxruntime", ("onnxruntime", "onnx"), "pip install onnxruntime onnx", ("gguf", "onnx")),
     Backend("mlx", "mlx", ("mlx",), "pip install 'localai-daemon[mlx]'", ("gguf", "mlx"), threads=False),
 )
+BACKENDS = tuple(known for known in _ALL if known.name in registry.NAMES)
 NAMES = tuple(backend.name for backend in BACKENDS)
 TENSOR_TYPES = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q6_K"})
 """What the backends that build a graph of their own can read of a GGUF file."""

@@ -61,6 +61,19 @@ class Slot:
     load_s: float = 0.0
     notes: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> SlotKey:
+        return self.choice.key
+
+    @property
+    def loaded(self) -> bool:
+        return self.handle is not None
+
+    @property
+    def charged(self) -> int:
+        """Bytes, 0 until planned."""
+        return self.plan.total if self.plan else 0
+
     def say(self, stage: str, fraction: float | None) -> None:
         self.stage = Waiting(stage, fraction)
         self.changed.set()

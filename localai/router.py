@@ -1,21 +1,24 @@
-"""Which model and backend serve a request, and why. Pure: the request, what is installed and the settings in."""
+"""Which model and engine serve a request, and why: names and settings are looked up here, `choosing` decides."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from backends import registry
 from localai.choice import Choice
+from localai.choosing import check_policy, decide
 from localai.config import Config
 from localai.errors import BadRequest, ModelBroken
 from localai.library import Library, LocalModel
+from localai.market import Market
 from localai.messages import TurnRequest
+from localai.offers import backend, offer, offers, usable
+from localai.workload import text_of, workload
 
 _ECHO = "echo:"
 """`echo:FILE` is the engine without weights, for tests of what surrounds an engine."""
 
 
-def route(request: TurnRequest, library: Library, config: Config) -> Choice:
+def route(request: TurnRequest, library: Library, config: Config, market: Market) -> Choice:
     """Choose for `request`. Raises UnknownModel, NotFound, ModelBroken or BadRequest."""
     name, why = _name(request.model, config)
     # Strangers may use what is in the library, but not probe the disk for files.
@@ -23,27 +26,57 @@ def route(request: TurnRequest, library: Library, config: Config) -> Choice:
     model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
-    backend = _backend(request.backend or config.backend, model)
-    runs = "" if backend == "echo" else f"; {backend} is the engine for GGUF files on this device"
-    return Choice(model, backend, request.n_ctx or config.ctx, why + runs)
+    n_ctx = request.n_ctx or config.ctx
+    if model.format == "echo":
+        return Choice(model, "echo", n_ctx, why)
+    asked = request.backend or config.backend
+    text = text_of(request)
+    if asked == "auto":
+        chosen, mode, reason = _chosen(request, model, config, market, text)
+    else:
+        chosen, mode = _fixed(asked, model)
+        reason = f"{asked} was asked for"
+    choice = Choice(model, chosen, n_ctx, f"{why}; {reason}", mode)
+    market.note(choice, text)
+    return choice
 
 
 def _name(asked: str, config: Config) -> tuple[str, str]:
     if asked in ("", "default"):
         return config.default_model, f"{config.default_model} is the default model"
     if asked == "auto":
-        return config.default_model, f"auto: {config.default_model} is the default model, and no other was measured"
+        return config.default_model, f"auto: {config.default_model} is the default model"
     return asked, f"{asked} was asked for"
 
 
-def _backend(asked: str, model: LocalModel) -> str:
-    if model.format == "echo":
-        return "echo"
-    if asked == "auto":
-        return "llama.cpp"
-    if asked not in registry.NAMES:
-        raise BadRequest(f"no backend named {asked!r}", f"choose one of: {', '.join(registry.NAMES)}", param="backend")
-    return asked
+def _chosen(request: TurnRequest, model: LocalModel, config: Config, market: Market, text: str) -> tuple[str, str, str]:
+    """Backend, mode and reason by policy."""
+    policy = check_policy(request.policy or config.policy)
+    options = market.options(model, text)
+    if not any(not option.problem for option in options):
+        named = [f"{option}: {option.problem}" for option in options]
+        named += [found.problem for found in offers(model) if found.problem]
+        raise ModelBroken(
+            f"no engine here runs {model.id} ({'; '.join(named)})", "`localai doctor` tells what is missing"
+        )
+    decision = decide(policy, options, workload(request, text))
+    return decision.option.backend, decision.option.mode, decision.reason
+
+
+def _fixed(asked: str, model: LocalModel) -> tuple[str, str]:
+    """`NAME`, or `NAME:MODE` for another way of computing. Raises BadRequest with the reason and the alternative."""
+    name, _, mode = asked.partition(":")
+    modes = backend(name).modes
+    if mode not in modes:
+        others = ", ".join(f"{name}:{known}" for known in modes if known) or "it has no others"
+        raise BadRequest(f"{name} has no mode {mode!r}", f"leave it out, or: {others}", param="backend")
+    found = offer(model, name)
+    if found.problem:
+        instead = ", ".join(usable(model)) or "none of the installed ones"
+        raise BadRequest(
+            f"{name} cannot run {model.id}: {found.problem}", f"{found.hint}; can run it: {instead}", param="backend"
+        )
+    return name, mode
 
 
 def _echo(name: str) -> LocalModel:

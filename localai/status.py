@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from localai import __version__
+from localai.calibration_text import best
 from localai.pool import Slot
 from localai.turn import Parts
 
@@ -24,6 +25,8 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "socket": str(config.socket),
         "url": f"http://{config.host}:{config.port}" if config.port else None,
         "engines": [_engine(slot) for slot in parts.pool.slots],
+        "measuring": parts.market.measuring(),
+        "best": best(parts.market.all_records()),
         "last_day": parts.ledger.totals(time.time() - _DAY),
     }
 
