@@ -99,11 +99,11 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     kept = [(key, title) for key, title in _COLUMNS if any(shown.get(key) is not None for shown in rows)]
     cells = [[title for _, title in kept], *([_cell(shown.get(key)) for key, _ in kept] for shown in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(kept))]
-    return [
-        "  "
-        + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
+    return ["  " + "  ".join(_aligned(line, widths)) for line in cells]
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ Readings of one backend, mode and thread count enter; seconds leave. For models 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from localai.readings import Phase, Reading
@@ -92,6 +92,19 @@ class Speeds:
             sum(p.cpu_s for p in work) / sum(p.seconds for p in work),
         )
 
+    def completed(self, other: Speeds) -> Speeds:
+        """These, and what only `other` thread count was measured for, in proportion."""
+        if other is self:
+            return self
+        ratio, prefill = self.first / other.first, self.prefill(256) / other.prefill(256)
+        return replace(
+            self,
+            slope=self.slope or other.slope * prefill,
+            further=self.further if self.further < self.first else other.further * ratio,
+            look=self.look or other.look * ratio,
+            embed=self.embed or other.embed,
+        )
+
     def prefill(self, tokens: int, depth: int = 0) -> float:
         """Seconds to take in `tokens` behind `depth` others."""
         most, cost = self.near[-1]
@@ -133,10 +146,14 @@ def fastest_of(readings: Sequence[Reading]) -> tuple[int, Speeds] | None:
     """Thread count and speeds of the one that decodes fastest, of the readings of one backend and mode."""
     found = []
     for threads in sorted({reading.threads for reading in readings}, reverse=True):
-        speeds = Speeds.of([reading for reading in readings if reading.threads == threads])
+        own = [reading for reading in readings if reading.threads == threads]
+        speeds = Speeds.of(own)
         if speeds is not None:
-            found.append((threads, speeds))
-    return min(found, key=lambda pair: pair[1].first, default=None)
+            found.append((len({(r.phase, r.sequences, r.depth >= _NEAR) for r in own}), threads, speeds))
+    if not found:
+        return None
+    _, threads, best = min(found, key=lambda item: item[2].first)
+    return threads, best.completed(max(found, key=lambda item: item[0])[2])
 
 
 def _points(readings: Iterable[Reading], phase: Phase) -> list[_Point]:

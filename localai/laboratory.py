@@ -35,7 +35,9 @@ from localai.tested import TestedSettings, Verdict
 _log = logging.getLogger(__name__)
 
 PASSES = 3
-ENOUGH_S = 22.0
+_PASS_S = 9.0
+"""Seconds after which a pass takes up no further job."""
+ENOUGH_S = 16.0
 """Seconds spent on a backend after which no further pass begins: slower ones get fewer."""
 _LIMIT_S = 40.0
 _N_CTX = 2048
@@ -138,7 +140,9 @@ class Laboratory:
         for _ in range(_DEATHS):
             try:
                 limit = int(1.5 * memory) + _MEMORY_SLACK
-                return await measure(start, make, threads=threads, memory=limit, seconds=_LIMIT_S, whole=whole)
+                return await measure(
+                    start, make, threads=threads, memory=limit, seconds=_LIMIT_S, enough=_PASS_S, whole=whole
+                )
             except EngineDied as death:
                 rung = rungs[-1]
                 self._tested.record(rung.key, rung.setting, Verdict("died", death.cause, death.step))

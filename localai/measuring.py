@@ -34,7 +34,7 @@ _FAR = 192
 """Tokens of depth from which on a step counts as one far behind the beginning."""
 _WARM = 2
 """Decode steps after a prefill that are left out: caches and thread pools are still filling."""
-_DECODE_S, _DEEP_S, _SCORE_S = 2.0, 7.0, 6.0
+_DECODE_S, _DEEP_S, _SCORE_S = 1.5, 5.0, 5.0
 """Most seconds for a row of decode steps, the deep prompt, and the scored text."""
 _LOOK_S = 0.2
 
@@ -72,15 +72,17 @@ class Pass:
     odd: str = ""
 
 
-async def measure(start: Start, make: Make, *, threads: int, memory: int, seconds: float, whole: bool) -> Pass:
-    """Run the program on a new child; `whole` adds the scored text. The child is gone when this returns or raises.
+async def measure(
+    start: Start, make: Make, *, threads: int, memory: int, seconds: float, enough: float, whole: bool
+) -> Pass:
+    """Run the program on a new child, all of it where `whole`; after `enough` seconds it takes up nothing new.
 
-    Raises EngineFailed where the child takes more than `memory` bytes or `seconds`, or LocalaiError or BackendError
+    The child is gone when this returns or raises. Raises EngineFailed where the child takes more than `memory` bytes or `seconds`, or LocalaiError or BackendError
     where it dies.
     """
     begun = time.monotonic()
     steps = Steps()
-    work = asyncio.create_task(_program(start, steps, make, threads, whole, begun + 0.8 * seconds))
+    work = asyncio.create_task(_program(start, steps, make, threads, whole, begun + enough))
     watch = asyncio.create_task(_watch(steps, memory, seconds))
     try:
         await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
