@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -28,6 +27,7 @@ from backends.gguf import shards
 from backends.gguf_tensors import GgufTensors
 from backends.onnx_graph import CONTRIB, OPSET, build_graph
 from backends.onnx_modes import Mode
+from backends.onnx_session import pack
 
 VERSION = 1
 """To be raised with every change of what is built."""
@@ -81,28 +81,34 @@ def file_digest(path: Path) -> str:
 
 
 def convert(arch: Arch, tensors: GgufTensors, mode: Mode, folder: Path, progress: Progress) -> None:
-    """Write the graph, its weights and their checksums into `folder`."""
+    """Write the graph, packed for this machine's kernels, and its checksums into `folder`."""
+    raw = folder / "raw"
+    raw.mkdir()
+    _write(arch, tensors, mode, raw, progress)
+    progress("pack", 0.0)
+    pack(raw / _GRAPH, folder / _GRAPH, _WEIGHTS)
+    shutil.rmtree(raw)
+    sums = {name: [(folder / name).stat().st_size, _crc32(folder / name)] for name in (_GRAPH, _WEIGHTS)}
+    (folder / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
+
+
+def _write(arch: Arch, tensors: GgufTensors, mode: Mode, folder: Path, progress: Progress) -> None:
     total = sum(tensor.size for header in tensors.headers for tensor in header.tensors)
     with (folder / _WEIGHTS).open("wb") as file:
         data = _ExternalData(file, lambda written: progress("convert", min(1.0, written / total)))
         graph = build_graph(arch, tensors, mode, data)
         graph.initializer.extend(data.initializers)
-        file.flush()
-        os.fsync(file.fileno())
     model = helper.make_model(
         graph,
         producer_name="localai",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)],
         ir_version=_IR_VERSION,
     )
-    raw = model.SerializeToString()
-    (folder / _GRAPH).write_bytes(raw)
-    sums = {_GRAPH: [len(raw), zlib.crc32(raw)], _WEIGHTS: [data.offset, data.checksum]}
-    (folder / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
+    (folder / _GRAPH).write_bytes(model.SerializeToString())
 
 
 class _ExternalData:
-    """A `onnx_graph.Sink` that appends values to one file, page by page, and keeps its length and CRC-32."""
+    """A `onnx_graph.Sink` that appends values to one file, each on a page of its own."""
 
     def __init__(self, file: Any, written: Callable[[int], None]) -> None:
         self._file = file
@@ -110,7 +116,6 @@ class _ExternalData:
         self._places: dict[str, int] = {}
         self.initializers: list[TensorProto] = []
         self.offset = 0
-        self.checksum = 0
 
     def add(self, name: str, values: NDArray[Any], same_as: str = "") -> None:
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
@@ -131,7 +136,6 @@ class _ExternalData:
 
     def _append(self, data: bytes | memoryview) -> None:
         self._file.write(data)
-        self.checksum = zlib.crc32(data, self.checksum)
         self.offset += len(data)
 
 

@@ -192,7 +192,7 @@ class _Builder:
         return self._node(kind, inputs, outputs, domain=CONTRIB, **attributes)
 
     def _caches(self, kind: str, length: str) -> list[onnx.ValueInfoProto]:
-        shape = ["B", self._arch.kv_heads, length, self._arch.head_dim]
+        shape: list[str | int | None] = ["B", self._arch.kv_heads, length, self._arch.head_dim]
         return [
             helper.make_tensor_value_info(f"{kind}.{index}.{part}", TensorProto.FLOAT, shape)
             for index in range(self._arch.layers)

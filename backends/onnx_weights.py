@@ -33,11 +33,11 @@ class Packed:
 
     @property
     def rows(self) -> int:
-        return self.quants.shape[0]
+        return int(self.quants.shape[0])
 
     @property
     def columns(self) -> int:
-        return self.quants.shape[1] * self.block
+        return int(self.quants.shape[1]) * self.block
 
     @property
     def layout(self) -> tuple[int, int, bool]:
@@ -110,7 +110,7 @@ def _rows(weight: Weight) -> int:
 
 def _pairs(quants: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two neighbours to a byte, the first in the low half."""
-    return quants[..., 0::2] | quants[..., 1::2] << 4
+    return np.asarray(quants[..., 0::2] | quants[..., 1::2] << 4, np.uint8)
 
 
 def _scales(blocks: Blocks, name: str = "d") -> Floats:
@@ -128,7 +128,7 @@ def _q4_1(blocks: Blocks) -> Packed:
 
 
 def _q8_0(blocks: Blocks) -> Packed:
-    return Packed(8, BLOCK, blocks["q"].view(np.uint8) ^ 128, _scales(blocks), None)
+    return Packed(8, BLOCK, blocks["q"].view(np.uint8) ^ np.uint8(128), _scales(blocks), None)
 
 
 _PACK: dict[str, Callable[[Any], Packed]] = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0}
