@@ -14,6 +14,7 @@ Progress = Callable[[str, float], None]
 
 _ENGINES = {
     "llama.cpp": ("backends.llama_cpp", "LlamaCppEngine"),
+    "onnx": ("backends.onnx", "OnnxEngine"),
     "echo": ("backends.echo", "EchoEngine"),
 }
 NAMES = tuple(name for name in _ENGINES if name != "echo")

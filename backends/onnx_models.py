@@ -1,0 +1,94 @@
+"""What the ONNX engine runs: a graph that is ready to load, its layout, its tokenizer and what the file says of it.
+
+The path of a load order enters, a GGUF file or a hub export; an OnnxModel leaves, or an error that names the file.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+
+from backends.arch import arch_of_gguf
+from backends.contract import Load
+from backends.convert_onnx import converted
+from backends.errors import ModelFileError
+from backends.gguf_tensors import GgufTensors
+from backends.llama_vocab import LlamaVocab
+from backends.onnx_layout import Layout, read_layout
+from backends.onnx_modes import mode_named
+from backends.onnx_session import version
+
+Progress = Callable[[str, float], None]
+
+
+class VocabularyOnly(LlamaVocab):
+    """The vocabulary of a GGUF file, read by llama.cpp without its weights."""
+
+    def __init__(self, path: Path) -> None:
+        llama.llama_backend_init()
+        params = llama.llama_model_default_params()
+        params.vocab_only = True
+        self._model = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise ModelFileError(f"{path.name} has no vocabulary that can be read", "use another build of this model")
+        super().__init__(llama.llama_model_get_vocab(self._model))
+        template = llama.llama_model_chat_template(self._model, None)
+        self.chat_template = template.decode("utf-8", "replace") if template else None
+        self.bos = self.token_text(llama.llama_vocab_bos(self.pointer))
+        self.eos = self.token_text(llama.llama_vocab_eos(self.pointer))
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """`graph` is the path of a `model.onnx`; `frequencies` turn a position into the angles of a head's pairs, empty
+    where the graph knows them itself; `scratch` is a folder to be removed when the model is closed."""
+
+    graph: Path
+    name: str
+    layout: Layout
+    tokenizer: VocabularyOnly
+    frequencies: tuple[float, ...]
+    architecture: str
+    description: str
+    n_ctx_train: int
+    width: int
+    weight_bytes: int
+    scratch: Path | None
+
+    def close(self) -> None:
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def open_model(order: Load, progress: Progress) -> OnnxModel:
+    """Find or build the graph of `order.path`. Raises ModelFileError, UnsupportedModel."""
+    path = Path(order.path)
+    return _from_gguf(path, order, progress)
+
+
+def _from_gguf(path: Path, order: Load, progress: Progress) -> OnnxModel:
+    tensors = GgufTensors(path)
+    arch = arch_of_gguf(path.name, tensors.headers)
+    mode = mode_named(order.mode)
+    scratch = None if order.cache else Path(tempfile.mkdtemp(prefix="localai-onnx-"))
+    graph = converted(path, order.mode, mode, version(), scratch or Path(order.cache), progress)
+    factors = tensors.floats("rope_freqs.weight").tolist() if arch.frequency_tensor else ()
+    header = tensors.headers[0]
+    return OnnxModel(
+        graph=graph,
+        name=path.name,
+        layout=read_layout(graph, path.name),
+        tokenizer=VocabularyOnly(path),
+        frequencies=tuple(arch.inverse_frequencies(factors)),
+        architecture=arch.family,
+        description=f"{header.name or path.stem} {header.quant}",
+        n_ctx_train=arch.n_ctx_train,
+        width=arch.width,
+        weight_bytes=sum(part.weight_bytes for part in tensors.headers),
+        scratch=scratch,
+    )
