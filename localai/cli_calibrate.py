@@ -43,9 +43,9 @@ def calibrate(config: Config, model: str, as_json: bool) -> None:
 async def _all_passes(laboratory: Any, model: Any, free: int) -> None:
     from localai.laboratory import PASSES
 
-    count = len(laboratory.candidates(model))
+    count = len(laboratory.candidates(model, every=True))
     done = 0
-    while (candidate := laboratory.next(model)) is not None:
+    while (candidate := laboratory.next(model, every=True)) is not None:
         progress_line(f"measuring {candidate}, pass {done // count + 1} of at most {PASSES}")
         record = await laboratory.run_pass(candidate, free)
         done += 1

@@ -67,15 +67,18 @@ class Laboratory:
         self._tested = tested
         self.store = store
 
-    def candidates(self, model: LocalModel) -> list[Candidate]:
-        """The backends and modes that can open `model` here, the reference first. Raises OSError."""
-        return [self._candidate(model, name, mode) for name, mode in _ways(model)]
+    def candidates(self, model: LocalModel, *, every: bool = False) -> list[Candidate]:
+        """The backends that can open `model` here, the reference first; `every` adds their other modes.
 
-    def next(self, model: LocalModel) -> Candidate | None:
+        Raises OSError.
+        """
+        return [self._candidate(model, name, mode) for name, mode in _ways(model) if every or not mode]
+
+    def next(self, model: LocalModel, *, every: bool = False) -> Candidate | None:
         """The candidate whose next pass is due, None where everything is known. Raises LocalaiError, OSError."""
         due = [
             (record.passes if record else 0, place, candidate)
-            for place, candidate in enumerate(self.candidates(model))
+            for place, candidate in enumerate(self.candidates(model, every=every))
             if not _done(record := self.store.record(candidate.subject))
         ]
         return min(due, key=lambda item: item[:2])[2] if due else None

@@ -77,8 +77,8 @@ async def measure(
 ) -> Pass:
     """Run the program on a new child, all of it where `whole`; after `enough` seconds it takes up nothing new.
 
-    The child is gone when this returns or raises. Raises EngineFailed where the child takes more than `memory` bytes or `seconds`, or LocalaiError or BackendError
-    where it dies.
+    The child is gone when this returns or raises. Raises EngineFailed where it takes more than `memory` bytes or
+    `seconds`, LocalaiError or BackendError where it dies.
     """
     begun = time.monotonic()
     steps = Steps()

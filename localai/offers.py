@@ -17,6 +17,7 @@ from backends.arch import arch_of_gguf
 from backends.errors import BackendError, ModelFileError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
+from backends.onnx_modes import MODES
 from localai.errors import BadRequest
 from localai.header_cache import stamp
 from localai.library import LocalModel
@@ -27,8 +28,7 @@ from localai.model_folders import Format, folder_arch
 class Backend:
     """A backend by name: the package that it needs with its modules, and the formats that it opens.
 
-    `threads` tells whether the number of threads can be chosen; `modes` are `Load.mode`s to be measured, the most
-    faithful first.
+    `threads` tells whether the number of threads can be chosen; `modes` are its `Load.mode`s, the most faithful first.
     """
 
     name: str
@@ -51,7 +51,9 @@ class Offer:
 
 _ALL = (
     Backend("llama.cpp", "llama-cpp-python", ("llama_cpp",), "pip install llama-cpp-python==0.3.36", ("gguf",)),
-    Backend("onnx", "onnxruntime", ("onnxruntime", "onnx"), "pip install onnxruntime onnx", ("gguf", "onnx")),
+    Backend(
+        "onnx", "onnxruntime", ("onnxruntime", "onnx"), "pip install onnxruntime onnx", ("gguf", "onnx"), tuple(MODES)
+    ),
     Backend("mlx", "mlx", ("mlx",), "pip install 'localai-daemon[mlx]'", ("gguf", "mlx"), threads=False),
 )
 BACKENDS = tuple(known for known in _ALL if known.name in registry.NAMES)
