@@ -44,7 +44,8 @@ class EchoTokenizer:
 class EchoEngine:
     """`order.path` is a text file; a number on its first line is the milliseconds that each step takes.
 
-    `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` each decode step.
+    `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` each decode step there,
+    `crash-always` each step with any setting; `nan` makes all logits no numbers.
     """
 
     def __init__(self, order: Load, progress: Callable[[str, float], None]) -> None:
@@ -92,7 +93,7 @@ class EchoEngine:
         time.sleep(self._step_s)
         alone = len(batch) == 1 and len(batch[0].tokens) == 1 and not self._order.prove
         deadly = {"crash-fast": self._order.prove, "crash-decode": alone and batch[0].pos > _BEYOND_SELF_TEST}
-        if self._order.extra_bufts and deadly.get(self._crash, False):
+        if self._crash == "crash-always" or (self._order.extra_bufts and deadly.get(self._crash, False)):
             os.kill(os.getpid(), signal.SIGSEGV)
         return [self._run(part) for part in batch]
 
@@ -108,7 +109,7 @@ class EchoEngine:
         prompt = self._prompts.setdefault(part.seq, len(held))
         said = len(held) - prompt
         rows = np.full((len(part.tokens) if part.want == "all" else 1, _N_VOCAB), -10.0, np.float32)
-        rows[:, held[said] if said < prompt else _END] = 10.0
+        rows[:, held[said] if said < prompt else _END] = np.nan if self._crash == "nan" else 10.0
         return rows
 
     def trim(self, seq: int, pos: int) -> bool:

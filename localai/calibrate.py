@@ -50,15 +50,24 @@ class _Wanted:
 
 
 class Calibrator:
-    """One measurement at a time. `busy` tells whether a request or a load is running, `free` what memory is left."""
+    """One measurement at a time. `busy` tells whether a request or a load is running, `free` what memory is left.
+
+    A measurement begins when nothing has run for `idle_s` seconds. `doing` says what is measured now, '' for nothing.
+    """
 
     def __init__(
-        self, tested: TestedSettings, laboratory: Laboratory, busy: Callable[[], bool], free: Callable[[], int]
+        self,
+        tested: TestedSettings,
+        laboratory: Laboratory,
+        busy: Callable[[], bool],
+        free: Callable[[], int],
+        idle_s: float = _IDLE_S,
     ) -> None:
         self._tested = tested
         self._laboratory = laboratory
         self._busy = busy
         self._free = free
+        self._idle_s = idle_s
         self._queue: dict[str, _Wanted] = {}
         self._task: asyncio.Task[None] | None = None
         self.doing = ""
@@ -136,9 +145,10 @@ class Calibrator:
 
     async def _until_idle(self) -> None:
         quiet = 0.0
-        while quiet < _IDLE_S:
-            await asyncio.sleep(_LOOK_S)
-            quiet = 0.0 if self._busy() else quiet + _LOOK_S
+        look = min(_LOOK_S, self._idle_s)
+        while quiet < self._idle_s:
+            await asyncio.sleep(look)
+            quiet = 0.0 if self._busy() else quiet + look
 
 
 async def _rates(order: Load, policy: WaitPolicy, log: Path) -> dict[int, float]:

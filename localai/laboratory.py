@@ -59,6 +59,19 @@ class Candidate:
         return self.choice.backend + (f" ({self.choice.mode})" if self.choice.mode else "")
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of the program on one child, which may take `memory` bytes."""
+
+    candidate: Candidate
+    order: Load
+    sizes: Shape
+    threads: int
+    memory: int
+    whole: bool
+    score: bool
+
+
 class Laboratory:
     """Measures for one configuration on one device."""
 
@@ -96,8 +109,12 @@ class Laboratory:
         passes: list[Pass] = []
         verdict = ""
         try:
+            scored = known is not None and known.scores is not None
             for threads, whole in self._thread_counts(candidate, known):
-                passes.append(await self._pass(candidate, order, sizes, threads, plan.total, whole=whole))
+                # Where all threads were too slow beside others for the text, fewer may be fast enough.
+                score = not scored and not any(each.scores for each in passes)
+                run = _Run(candidate, order, sizes, threads, plan.total, whole, score)
+                passes.append(await self._pass(run))
         except (EngineFailed, ModelBroken, BackendError) as error:
             verdict = error.message
             _log.warning("%s is not used for %s: %s", candidate, candidate.choice.model.id, error.message)
@@ -122,34 +139,39 @@ class Laboratory:
         if most > 1 and known is None and name != "echo" and backend(name).threads:
             yield max(1, most // 2), False
 
-    async def _pass(
-        self, candidate: Candidate, order: Load, sizes: Shape, threads: int, memory: int, *, whole: bool
-    ) -> Pass:
+    async def _pass(self, run: _Run) -> Pass:
         """One run of the program. A death is noted for the setting; if that leaves others, they are tried."""
         # With all rates given the child measures none itself, and begins with the count that is wanted.
-        rates = dict.fromkeys(range(1, threads), 1.0) | {threads: 2.0}
-        fixed = msgspec.structs.replace(order, threads=threads, rates=rates)
+        rates = dict.fromkeys(range(1, run.threads), 1.0) | {run.threads: 2.0}
+        order = msgspec.structs.replace(run.order, threads=run.threads, rates=rates)
+        choice = run.candidate.choice
+        key, log = self._orders.key(choice), self._orders.log_file(choice.model)
         rungs: list[Rung] = []
 
         async def start(steps: Steps) -> EngineHandle:
-            key, log = self._orders.key(candidate.choice), self._orders.log_file(candidate.choice.model)
             rung = await climb(
-                fixed, key, self._tested, log=log, on_stage=_ignore, on_step=steps, on_pid=steps.note_pid
+                order, key, self._tested, log=log, on_stage=_ignore, on_step=steps, on_pid=steps.note_pid
             )
             rungs.append(rung)
             return rung.handle
 
-        make = partial(_reading, candidate.subject, threads, self._orders.kv_type, sizes)
         for _ in range(_DEATHS):
             try:
-                limit = int(1.5 * memory) + _MEMORY_SLACK
                 return await measure(
-                    start, make, threads=threads, memory=limit, seconds=_LIMIT_S, enough=_PASS_S, whole=whole
+                    start,
+                    partial(_reading, run.candidate.subject, self._orders.kv_type, run.sizes),
+                    threads=run.threads,
+                    memory=int(1.5 * run.memory) + _MEMORY_SLACK,
+                    seconds=_LIMIT_S,
+                    enough=_PASS_S,
+                    whole=run.whole,
+                    score=run.score,
                 )
             except EngineDied as death:
                 rung = rungs[-1]
                 self._tested.record(rung.key, rung.setting, Verdict("died", death.cause, death.step))
-        raise EngineFailed(f"its process ended again and again while it was measured ({_death_of(rungs)})")
+                cause = death.cause
+        raise EngineFailed(f"its process died {_DEATHS} times while it was measured ({cause})")
 
     def _keep(self, candidate: Candidate, passes: list[Pass], verdict: str, spent: float, foreign: float) -> Record:
         subject = candidate.subject
@@ -185,11 +207,6 @@ class Laboratory:
         return next((record.scores for record in found if record.scores and not record.verdict), None)
 
 
-def _death_of(rungs: list[Rung]) -> str:
-    died = rungs[-1].handle.died if rungs else None
-    return died.cause if died else "unknown cause"
-
-
 def _ways(model: LocalModel) -> list[tuple[str, str]]:
     if model.format == "echo":
         return [("echo", "")]
@@ -203,9 +220,9 @@ def _done(record: Record | None) -> bool:
 
 def _reading(
     subject: Subject,
-    threads: int,
     kv_type: str,
     sizes: Shape,
+    threads: int,
     phase: Phase,
     tokens: int,
     depth: int,

@@ -57,8 +57,8 @@ class Steps:
 
 Start = Callable[[Steps], Awaitable[EngineHandle]]
 """Start a child whose step records and process id go into `Steps`."""
-Make = Callable[[Phase, int, int, int, float, float], Reading]
-"""Phase, tokens, depth, sequences, seconds, CPU seconds -> the reading of this subject."""
+Make = Callable[[int, Phase, int, int, int, float, float], Reading]
+"""Threads, phase, tokens, depth, sequences, seconds, CPU seconds -> the reading of this subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,16 @@ class Pass:
 
 
 async def measure(
-    start: Start, make: Make, *, threads: int, memory: int, seconds: float, enough: float, whole: bool
+    start: Start, make: Make, *, threads: int, memory: int, seconds: float, enough: float, whole: bool, score: bool
 ) -> Pass:
-    """Run the program on a new child, all of it where `whole`; after `enough` seconds it takes up nothing new.
+    """Run the program on a new child: all of it where `whole`, and the text where `score`.
 
-    The child is gone when this returns or raises. Raises EngineFailed where it takes more than `memory` bytes or
-    `seconds`, LocalaiError or BackendError where it dies.
+    After `enough` seconds it takes up nothing new. The child is gone when this returns or raises. Raises EngineFailed
+    where it takes more than `memory` bytes or `seconds`, LocalaiError or BackendError where it dies.
     """
     begun = time.monotonic()
     steps = Steps()
-    work = asyncio.create_task(_program(start, steps, make, threads, whole, begun + enough))
+    work = asyncio.create_task(_program(start, steps, make, threads, whole, score, begun + enough))
     watch = asyncio.create_task(_watch(steps, memory, seconds))
     try:
         await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -113,21 +113,22 @@ def resident(pid: int) -> int:
         return 0
 
 
-async def _program(start: Start, steps: Steps, make: Make, threads: int, whole: bool, end: float) -> Pass:
+async def _program(start: Start, steps: Steps, make: Make, threads: int, whole: bool, score: bool, end: float) -> Pass:
     begun = time.monotonic()
     async with _running(start, steps) as handle:
-        bench = _Bench(handle, steps, make, threads)
+        bench = _Bench(handle, steps, make)
         loaded = time.monotonic() - begun
-        bench.readings.append(make("load", 0, 0, 1, loaded, _cpu_seconds(steps.pid)))
+        bench.readings.append(make(threads, "load", 0, 0, 1, loaded, _cpu_seconds(steps.pid)))
         ids = await handle.tokenize(PROSE, special=False, add_bos=True)
         scores, odd = None, ""
         if "generate" in handle.info.capabilities:
             await bench.warm(ids)
-            if not whole:
-                await bench.answer(ids, 1, _SHORT)
-            else:
-                scores, odd = await bench.whole(ids, end)
-        if "embed" in handle.info.capabilities and time.monotonic() < end:
+            await bench.answer(ids, 1, _SHORT)
+            if score:
+                scores, odd = await bench.score(ids)
+            if whole and not odd:
+                await bench.rest(ids, end)
+        if whole and "embed" in handle.info.capabilities and time.monotonic() < end:
             await bench.embed(ids)
         rss = max(handle.rss, resident(steps.pid))
         return Pass(tuple(bench.readings), scores, rss, time.monotonic() - begun, odd)
@@ -149,22 +150,18 @@ async def _running(start: Start, steps: Steps) -> AsyncIterator[EngineHandle]:
 class _Bench:
     """Jobs for one child, and the readings that they gave."""
 
-    def __init__(self, handle: EngineHandle, steps: Steps, make: Make, threads: int) -> None:
+    def __init__(self, handle: EngineHandle, steps: Steps, make: Make) -> None:
         self.readings: list[Reading] = []
         self._handle = handle
         self._steps = steps
         self._make = make
-        self._threads = threads
         self._turn = 0
 
-    async def whole(self, ids: Sequence[int], end: float) -> tuple[Scores | None, str]:
-        """All kinds of steps, the dearest ones last; stops at `end`."""
-        await self.answer(ids, 1, _SHORT)
-        scores, odd = await self._score(ids)
+    async def rest(self, ids: Sequence[int], end: float) -> None:
+        """The other kinds of steps, the dearest ones last; stops at `end`."""
         for task in (self._together, self._deep):
-            if not odd and time.monotonic() < end:
+            if time.monotonic() < end:
                 await task(ids)
-        return scores, odd
 
     async def answer(self, ids: Sequence[int], sequences: int, length: int, behind: int = 0) -> None:
         """A prompt of `length` tokens that no cache holds, answered by `sequences`; then `behind` tokens more."""
@@ -182,7 +179,7 @@ class _Bench:
 
     async def embed(self, ids: Sequence[int]) -> None:
         await self._run(Job(id=0, kind="embed", tokens=self._fresh(ids, _EMBEDDED)))
-        self._keep("embed", [record for record in self._steps.taken if record.shares], 0)
+        self._keep("embed", [record for record in self._steps.taken if record.shares])
 
     async def _together(self, ids: Sequence[int]) -> None:
         await self.answer(ids, min(_TOGETHER, self._handle.info.n_seq), _SHORT)
@@ -195,7 +192,7 @@ class _Bench:
         if fitting:
             await self.answer(ids, 1, fitting[0], min(_BEHIND, fitting[0]))
 
-    async def _score(self, ids: Sequence[int]) -> tuple[Scores | None, str]:
+    async def score(self, ids: Sequence[int]) -> tuple[Scores | None, str]:
         """The engine's reading of the text, and what is wrong with it."""
         prefill = [r.seconds / r.tokens for r in self.readings if r.phase == "prefill"]
         able = "prompt_logprobs" in self._handle.info.capabilities
@@ -230,32 +227,35 @@ class _Bench:
         return scored
 
     def _keep_prefill(self) -> None:
-        """One reading for the steps at the beginning of the context, one for those far behind it."""
-        found = [r for r in self._own() if r.shares[0].prefilled]
+        """Readings for the steps at the beginning of the context, and for those far behind it."""
+        found = [r for r in self._steps.taken if r.shares and r.shares[0].prefilled]
         for far in (False, True):
-            part = [r for r in found if (_depth(r) >= _FAR) == far]
-            self._keep("prefill", part, None)
+            self._keep("prefill", [r for r in found if (_depth(r) >= _FAR) == far])
 
     def _keep_decode(self, sequences: int) -> None:
-        found = [r for r in self._own() if all(share.decoded for share in r.shares) and len(r.shares) == sequences]
+        found = [r for r in self._steps.taken if len(r.shares) == sequences and all(s.decoded for s in r.shares)]
         useful = found[_WARM:] if len(found) > 2 * _WARM else found
-        if useful:
-            depth = int(median(_depth(r) for r in useful))
-            seconds, cpu = median(r.t1 - r.t0 for r in useful), median(r.cpu_s for r in useful)
-            self.readings.append(self._make("decode", 1, depth, sequences, seconds, cpu))
+        for threads, part in _by_threads(useful).items():
+            depth = int(median(_depth(r) for r in part))
+            seconds, cpu = median(r.t1 - r.t0 for r in part), median(r.cpu_s for r in part)
+            self.readings.append(self._make(threads, "decode", 1, depth, sequences, seconds, cpu))
 
-    def _keep(self, phase: Phase, records: Sequence[StepRecord], depth: int | None) -> None:
+    def _keep(self, phase: Phase, records: Sequence[StepRecord]) -> None:
         """The mean step of `records`, so that tokens and seconds add up to what was spent."""
-        if records:
-            count = len(records)
-            tokens = sum(share.prefilled for r in records for share in r.shares) / count
-            at = sum(_depth(r) for r in records) / count if depth is None else depth
-            seconds, cpu = sum(r.t1 - r.t0 for r in records) / count, sum(r.cpu_s for r in records) / count
-            self.readings.append(self._make(phase, round(tokens), round(at), 1, seconds, cpu))
+        for threads, part in _by_threads(records).items():
+            count = len(part)
+            tokens = sum(share.prefilled for r in part for share in r.shares) / count
+            depth = sum(_depth(r) for r in part) / count
+            seconds, cpu = sum(r.t1 - r.t0 for r in part) / count, sum(r.cpu_s for r in part) / count
+            self.readings.append(self._make(threads, phase, round(tokens), round(depth), 1, seconds, cpu))
 
-    def _own(self) -> list[StepRecord]:
-        """The steps that ran with the thread count that is measured."""
-        return [r for r in self._steps.taken if r.shares and r.threads in (self._threads, 0)]
+
+def _by_threads(records: Sequence[StepRecord]) -> dict[int, list[StepRecord]]:
+    """The child may change its thread count when a neighbour takes a core; each step counts for its own."""
+    found: dict[int, list[StepRecord]] = {}
+    for record in records:
+        found.setdefault(record.threads, []).append(record)
+    return found
 
 
 def _job(tokens: list[int], answer: int, sequences: int) -> Job:
