@@ -27,14 +27,14 @@ _SHORT = 32
 _DEEP = (1024, 512, 256, 128)
 _BEHIND = 256
 _EMBEDDED = 128
-_SCORED = 320
+_SCORED = 256
 _DECODES = 20
 _TOGETHER = 8
 _FAR = 192
 """Tokens of depth from which on a step counts as one far behind the beginning."""
 _WARM = 2
 """Decode steps after a prefill that are left out: caches and thread pools are still filling."""
-_DECODE_S, _DEEP_S, _SCORE_S = 1.5, 5.0, 5.0
+_DECODE_S, _DEEP_S, _SCORE_S = 1.5, 5.0, 12.0
 """Most seconds for a row of decode steps, the deep prompt, and the scored text."""
 _LOOK_S = 0.2
 

@@ -84,8 +84,9 @@ def offer(model: LocalModel, name: str) -> Offer:
     """Whether the backend `name` can run `model` here. Raises BadRequest for an unknown name."""
     known = backend(name)
     if model.format not in known.formats:
-        other = next(b.name for b in BACKENDS if model.format in b.formats)
-        return Offer(name, f"{name} opens no {_label(model.format)}", f"{other} does (-B {other})")
+        able = [other.name for other in BACKENDS if model.format in other.formats]
+        hint = f"{able[0]} does (-B {able[0]})" if able else "take a GGUF file of this model"
+        return Offer(name, f"{name} opens no {_label(model.format)}", hint)
     missing = [module for module in known.modules if not _present(module)]
     if missing:
         return Offer(name, f"{name} needs the package {known.package}, which is not installed", known.install)
