@@ -23,7 +23,6 @@ _BLOCK = 256
 _BLOCKS = 16_384
 _FAITHFUL, _ALIKE = 1.01, 0.93
 """What a faster, less exact way of computing must keep of perplexity and likeliest tokens to be chosen unasked."""
-_NOT_EXACT = "it computes less exactly than was measured to be harmless (name it to use it)"
 
 EngineKey = tuple[str, str, str]
 
@@ -73,11 +72,14 @@ class Market:
         known = {(r.subject.backend, r.subject.mode, r.subject.build): r for r in self.records(model)}
         seen = {engine.key: engine for engine in self._engines()}
         self._prefixes.keep_only(set(seen))
-        return [
-            self._option(model, name, mode, known.get((name, mode, build_label(name))), seen, text)
-            for name in usable(model)
-            for mode in backend(name).modes
-        ]
+        found = []
+        for name in usable(model):
+            for mode in backend(name).modes:
+                record = known.get((name, mode, build_label(name)))
+                # Less exact ways of computing are for those who name them, unless they were measured to be harmless.
+                if not mode or (record and _faithful(record.fidelity)):
+                    found.append(self._option(Choice(model, name, 0, "", mode), record, seen, text))
+        return found
 
     def records(self, model: LocalModel) -> list[Record]:
         """What was measured of `model` on this device. Raises as `options`."""
@@ -91,27 +93,16 @@ class Market:
         """This engine reads `text` now."""
         self._prefixes.note(choice.key, text)
 
-    def _option(
-        self,
-        model: LocalModel,
-        name: str,
-        mode: str,
-        record: Record | None,
-        seen: dict[EngineKey, EngineSeen],
-        text: str,
-    ) -> Option:
-        choice = Choice(model, name, 0, "", mode)
+    def _option(self, choice: Choice, record: Record | None, seen: dict[EngineKey, EngineSeen], text: str) -> Option:
         engine = seen.get(choice.key)
         problem = record.verdict if record else ""
-        if not problem and mode and not _faithful(record.fidelity if record else None):
-            problem = _NOT_EXACT
         if not problem and self._resting(choice):
             problem = "it died repeatedly and rests for a minute"
         loaded = engine is not None and engine.loaded
         share = self._prefixes.share(choice.key, text) if engine is not None else 0.0
         return Option(
-            backend=name,
-            mode=mode,
+            backend=choice.backend,
+            mode=choice.mode,
             problem=problem,
             speeds=self._speeds_of(record),
             loaded=loaded,

@@ -90,8 +90,9 @@ class Slot:
 class Lease:
     """The right to use one engine until the lease is given back; while it is held the engine is not evicted."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, choice: Choice) -> None:
         self._slot = slot
+        self._choice = choice
         self.load_s = 0.0
 
     @property
@@ -102,7 +103,7 @@ class Lease:
     @property
     def reason(self) -> str:
         """Why this engine serves, and with what turned off."""
-        return "; ".join((self._slot.choice.reason, *self._slot.notes))
+        return "; ".join((self._choice.reason, *self._slot.notes))
 
     async def load(self) -> AsyncGenerator[Waiting, None]:
         """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
@@ -158,7 +159,7 @@ class Pool:
             slot.keep_alive = keep_alive
         slot.users += 1
         try:
-            yield Lease(slot)
+            yield Lease(slot, choice)
         finally:
             slot.users -= 1
             slot.last_used = time.monotonic()
