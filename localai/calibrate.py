@@ -35,7 +35,7 @@ _IDLE_S = 3.0
 _LOOK_S = 1.0
 _LIMIT_S = 30.0
 _PATIENCE = 3
-"""Disturbed passes that are thrown away before one is kept all the same."""
+"""Disturbed passes of a model that are thrown away before they are kept all the same."""
 _LARGEST = 2**30
 """Bytes; the model is loaded once more for each policy, which a large one would make too dear."""
 
@@ -120,7 +120,7 @@ class Calibrator:
             except OutOfResources as error:
                 _log.info("%s on %s is not measured now: %s", model.id, candidate, error.message)
                 return
-            disturbed = 0 if record is not None else disturbed + 1
+            disturbed += record is None
 
     async def _pass(self, candidate: Candidate, most_foreign: float) -> Record | None:
         return await self._laboratory.run_pass(candidate, self._free(), most_foreign=most_foreign)

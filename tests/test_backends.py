@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ QUESTION = "What is the capital of France?"
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Daemon]:
     """A daemon that has answered on every backend that runs on this machine at a useful speed."""
-    with running() as daemon:
+    with running(LOCALAI_THREADS="1") as daemon:
         for backend in ("llama.cpp", "onnx"):
             answer = daemon.chat(QUESTION, backend=backend)
             assert answer.status == 200, answer.json
@@ -54,7 +55,7 @@ def test_switching_between_loaded_backends_loads_nothing(loaded: Daemon) -> None
     ],
     ids=["backend", "mode", "frugal", "policy"],
 )
-def test_wrong_wishes_are_refused(loaded: Daemon, fields: dict[str, str], said: str) -> None:
+def test_wrong_wishes_are_refused(loaded: Daemon, fields: dict[str, Any], said: str) -> None:
     answer = loaded.chat(QUESTION, **fields)
     assert answer.status == 400
     assert said in answer.error["message"]
@@ -68,11 +69,9 @@ def test_status_tells_both_engines_and_what_is_measured(loaded: Daemon) -> None:
 
 
 def test_embeddings_and_completions_take_backend_and_policy(loaded: Daemon) -> None:
-    for path, body in (
-        ("/v1/embeddings", {"input": "hello"}),
-        ("/v1/completions", {"prompt": "hello", "max_tokens": 2}),
-    ):
-        answer = loaded.ask("POST", path, {**body, "backend": "onnx", "policy": "fastest"})
+    wish = {"backend": "onnx", "policy": "fastest"}
+    for path, body in (("embeddings", {"input": "hello"}), ("completions", {"prompt": "hello", "max_tokens": 2})):
+        answer = loaded.ask("POST", f"/v1/{path}", {**body, **wish})
         assert answer.status == 200, answer.json
     rows = loaded.rows("queries")[-2:]
     assert [row["backend"] for row in rows] == ["onnx", "onnx"]
@@ -86,7 +85,7 @@ def test_the_command_line_takes_backend_and_policy(loaded: Daemon) -> None:
 
 
 def test_unloading_a_model_unloads_it_from_every_backend() -> None:
-    with running() as daemon:
+    with running(LOCALAI_THREADS="1") as daemon:
         for backend in ("llama.cpp", "onnx"):
             daemon.chat(QUESTION, backend=backend)
         daemon.client.post("/localai/unload", {"model": "starter"})
@@ -94,7 +93,7 @@ def test_unloading_a_model_unloads_it_from_every_backend() -> None:
 
 
 def test_a_damaged_calibration_file_costs_nothing_but_itself(tmp_path: Path) -> None:
-    with running() as daemon:
+    with running(LOCALAI_THREADS="1") as daemon:
         (daemon.home / "calibration.json").write_text('{"records": [')
         answer = daemon.chat(QUESTION)
         assert answer.status == 200
@@ -103,6 +102,6 @@ def test_a_damaged_calibration_file_costs_nothing_but_itself(tmp_path: Path) -> 
 
 
 def test_a_policy_that_does_not_exist_in_the_settings() -> None:
-    with running() as daemon:
+    with running(LOCALAI_THREADS="1") as daemon:
         done = daemon.cli("serve", "--policy", "frugal")
         assert (done.returncode, "expected one of: balanced, fastest" in done.stderr) == (2, True)
