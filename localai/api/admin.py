@@ -13,8 +13,10 @@ from starlette.responses import Response
 from localai import __version__
 from localai.api.wire import JsonRoute, json_response
 from localai.metrics import Metrics
+from localai.plans import Limits, no_readings, plan_model
 from localai.status import status
 from localai.turn import Parts
+from localai.variants import Finder
 
 
 class UnloadBody(BaseModel):
@@ -48,6 +50,13 @@ def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], No
     async def queries(limit: int = 20) -> Response:
         """The newest rows of the ledger."""
         return json_response({"queries": await asyncio.to_thread(parts.ledger.last, max(1, min(limit, 1000)))})
+
+    @router.get("/localai/plan")
+    async def plan(model: str, ctx: int = 0, tokens: int = 512, ram: int = 0, vram: int | None = None) -> Response:
+        """Which ways of running `model`, here or on the hub, fit, and how fast each would be; bytes and tokens."""
+        limits = Limits(ctx, tokens, ram, vram).checked()
+        finder = Finder(parts.library)
+        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, finder, no_readings))
 
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:

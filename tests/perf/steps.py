@@ -20,7 +20,6 @@ from backends.contract import Load
 from backends.engine import Engine, Slice
 from backends.registry import open_engine
 
-
 _WARM_TOKENS, _WARM_STEPS = 16, 4
 
 
