@@ -61,6 +61,12 @@ _BY_KIND = {"weights": 0.35, "flops": 0.45, "expert flops": 0.5}
 _COMPUTING = ("flops", "attention", "attention, large", "activations")
 _OTHER = {"build": 0.25, "mode": 0.7, "threads": 0.3, "kv_type": 0.15}
 """Spread added where readings of another build, mode, count of threads or KV type stand in."""
+_SAID = {
+    "build": "another build",
+    "mode": "another mode",
+    "threads": "another count of threads",
+    "kv_type": "another KV type",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ def fit(readings: Sequence[Reading], setup: Setup) -> Roofline:
     costs, covariance, spread = _solve(found, measured)
     basis = f"{len(found)} readings of {setup.backend} on this device"
     if differing:
-        basis += f" with another {' and '.join(differing)}"
+        basis += f" with {' and '.join(_SAID[field] for field in differing)}"
         for name in costs:
             costs[name] += _prior(name, setup)[0] - _prior(name, measured)[0]
         spread = math.hypot(spread, *(_OTHER[field] for field in differing))
