@@ -24,6 +24,7 @@ from localai.readings import Reading
 from localai.remote_header import FIRST, LARGEST, RemoteHeaders
 from localai.shapes import shape_of
 from localai.variants import Finder
+from tests.daemon_fixture import Daemon
 from tests.engine_runs import STARTER
 from tests.gguf_files import LLAMA, gguf_bytes, split_gguf
 from tests.hub_server import HubServer, serving
@@ -268,3 +269,14 @@ def test_refusals_of_the_command(
     done = localai(tmp_path, *arguments, **environment)
     assert (done.returncode, done.stdout) == (code, "")
     assert shown in done.stderr
+
+
+def test_the_daemon_plans_too(daemon: Daemon) -> None:
+    found = daemon.ask("GET", "/localai/plan?model=starter&ctx=2048&tokens=1000&ram=2000000000", unix=True)
+    assert found.status == 200
+    assert {row["context"] for row in found.json["rows"]} == {2048}
+    assert found.json["tokens"] == 1000
+    refused = daemon.ask("GET", "/localai/plan?model=starter&ram=50000000", unix=True)
+    assert (refused.status, refused.error["code"]) == (507, "out_of_resources")
+    assert "--ram" in refused.error["hint"]
+    assert daemon.ask("GET", "/localai/plan?model=starter").status == 403

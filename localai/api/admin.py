@@ -13,10 +13,8 @@ from starlette.responses import Response
 from localai import __version__
 from localai.api.wire import JsonRoute, json_response
 from localai.metrics import Metrics
-from localai.plans import Limits, no_readings, plan_model
 from localai.status import status
 from localai.turn import Parts
-from localai.variants import Finder
 
 
 class UnloadBody(BaseModel):
@@ -54,6 +52,10 @@ def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], No
     @router.get("/localai/plan")
     async def plan(model: str, ctx: int = 0, tokens: int = 512, ram: int = 0, vram: int | None = None) -> Response:
         """Which ways of running `model`, here or on the hub, fit, and how fast each would be; bytes and tokens."""
+        # Seldom asked for, and it brings numpy.
+        from localai.plans import Limits, no_readings, plan_model
+        from localai.variants import Finder
+
         limits = Limits(ctx, tokens, ram, vram).checked()
         finder = Finder(parts.library)
         return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, finder, no_readings))
