@@ -62,7 +62,7 @@ def _table(value: dict[str, Any], *, everything: bool) -> str:
     if hidden:
         beaten = fitting - sum(row["front"] for row in value["rows"])
         text.append(f"Not shown: {beaten} that others beat, {len(value['rows']) - fitting} that do not fit (--all).")
-    return "\n".join(text + ([value["hint"]] if value["hint"] else []))
+    return "\n".join(text + value["notes"] + ([value["hint"]] if value["hint"] else []))
 
 
 def _line(row: dict[str, Any]) -> list[str]:

@@ -138,8 +138,15 @@ def _report(variants: Variants, device: Device, room: Room, limits: Limits, rows
         },
         "tokens": limits.tokens,
         "rows": [_row(row) for row in rows],
+        "notes": _notes(room, limits),
         "hint": "" if measured else f"`{CALIBRATE}` measures what is only estimated so far",
     }
+
+
+def _notes(room: Room, limits: Limits) -> list[str]:
+    if limits.vram and not room.vram:
+        return ["the installed engine can use no GPU, so --vram changes nothing; `localai doctor` says why"]
+    return []
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from backends.errors import ModelFileError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
 from localai.catalog import ModelSpec
-from localai.errors import BadRequest, DownloadFailed, NotFound, UnknownModel, from_backend
+from localai.errors import BadRequest, DownloadFailed, NotFound, from_backend
 from localai.gguf_names import GgufGroup, by_preference, groups, matching, quant_of
 from localai.library import Library, LocalModel
 from localai.planner import Variant
@@ -52,21 +52,19 @@ class Finder:
         Raises UnknownModel, NotFound, ModelBroken, Unauthorized, BadRequest, DownloadFailed.
         """
         match = _HF.fullmatch(name)
-        if match is None or match["quant"]:
+        base, _, quant = name.partition(":")
+        spec = None if match else self._library.catalog.get(base)
+        # A repository named without a quantisation is asked for all of them, unless there is nobody to ask.
+        if match is None or match["quant"] or self._hub.offline:
             try:
                 return _local(self._library.resolve(name))
-            except UnknownModel:
-                if match is None:
-                    raise
             except NotFound:
-                if name.lower().endswith(".gguf") and match is None:
+                if match is None and (spec is None or spec.gguf is None):
                     raise
         if match is not None:
             return self._remote(match["repo"], "main", match["quant"] or "", None)
-        base, _, quant = name.partition(":")
-        spec = self._library.catalog.get(base)
-        if spec is None or spec.gguf is None:
-            raise UnknownModel(name, self._library.catalog.nearest(name))
+        assert spec is not None
+        assert spec.gguf is not None
         return self._remote(spec.gguf.repo, spec.gguf.revision, quant, spec)
 
     def _remote(self, repo_name: str, revision: str, quant: str, spec: ModelSpec | None) -> Variants:

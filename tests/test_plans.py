@@ -20,6 +20,7 @@ from localai.foreign_stores import Stores
 from localai.hub import Hub
 from localai.library import Library
 from localai.plans import Limits, no_readings, plan_model
+from localai.pull import Puller
 from localai.readings import Reading
 from localai.remote_header import FIRST, LARGEST, RemoteHeaders
 from localai.shapes import shape_of
@@ -166,12 +167,13 @@ def test_a_header_without_end_is_given_up(hub: HubServer, library: Library) -> N
 
 
 def test_an_installed_model_needs_no_hub(library: Library) -> None:
-    found = planned("starter", library)
+    found = planned("starter", library, vram=4096 * MIB)
     assert found["here"] is True
     assert found["architecture"] == "llama"
     assert {row["kv_type"] for row in found["rows"]} == {"f16", "q8_0", "q4_0"}
     assert all(row["gpu_layers"] == 0 for row in found["rows"]) or found["device"]["vram_bytes"]
     assert "doctor --calibrate" in found["hint"]
+    assert bool(found["notes"]) is not bool(found["device"]["vram_bytes"])
     assert not any(row["measured"] for row in found["rows"])
 
 
@@ -183,6 +185,16 @@ def test_readings_of_this_device_make_the_prediction(library: Library) -> None:
     widths = {row["measured"]: row["decode_tps"]["high"] / row["decode_tps"]["low"] for row in own}
     guess = planned("starter", library)["rows"][0]["decode_tps"]
     assert widths[True] < guess["high"] / guess["low"]
+
+
+def test_what_is_pulled_is_planned_from_the_disk(hub: HubServer, library: Library) -> None:
+    Puller(library, endpoint=hub.url, margin_bytes=0).pull(f"hf:{REPO}:Q8_0")
+    heard = len(hub.asked)
+    assert planned(f"hf:{REPO}:Q8_0", library, hub)["here"] is True
+    assert len(hub.asked) == heard
+    assert planned(f"hf:{REPO}", library, hub)["here"] is False
+    offline = localai(library.home, f"hf:{REPO}", "--json", HF_HUB_OFFLINE="1")
+    assert json.loads(offline.stdout)["here"] is True
 
 
 @pytest.mark.parametrize(("key", "value"), [("ctx", -1), ("tokens", 0), ("ram", -5), ("vram", 2**70)])
