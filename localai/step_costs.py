@@ -16,8 +16,11 @@ from localai.readings import Shape
 LARGE_STEP = 64
 """Tokens of a sequence in a step from which on attention kernels share what they load among queries."""
 
-FEW_ROWS = 32
-"""Rows from which on a matrix product is computed in tiles that load each weight once."""
+FEW_ROWS = 8
+"""Rows from which on a matrix product fills the tiles of its kernel."""
+
+_USUAL = 20
+"""Values in and out of a dense layer's matrices per value of its width."""
 
 _FAMILY = re.compile(r"I?Q\d_[01K]|MXFP4|NVFP4|BF16|F16|F32|I?Q\d|TQ\d")
 
@@ -59,18 +62,22 @@ def work(shape: Shape, step: Step, kv_type: str) -> tuple[Work, ...]:
     found = (
         Work(1, ("step",)),
         Work(shape.layers, ("layer",)),
-        Work(dense_bytes, ("weights", f"weights {own}")),
-        Work(shape.head_bytes, ("weights", f"weights {head}")),
+        Work(dense_bytes, _reading(own, tokens)),
+        Work(shape.head_bytes, _reading(head, rows)),
         Work(tokens * (shape.flops - shape.expert_flops), _product(own, tokens)),
         Work(rows * shape.head_flops, _product(head, rows)),
         Work(touched * shape.expert_bytes, ("weights", f"weights {own}", "experts")),
         Work(tokens * shape.expert_flops, (*_product(own, tokens), "expert flops", f"expert flops {own}")),
         Work(touched * shape.experts * shape.layers, ("expert",)),
-        Work(tokens * shape.layers * shape.width, ("activations",)),
+        Work(tokens * (shape.activations or _USUAL * shape.layers * shape.width), ("activations",)),
         Work(step.sequences * looked_back * shape.kv_values * cell.size / cell.block, ("kv",)),
         Work(tokens * looked_back * shape.attention_flops, (attention,)),
     )
     return tuple(part for part in found if part.amount > 0)
+
+
+def _reading(kernel: str, rows: int) -> tuple[str, ...]:
+    return ("weights", f"weights {kernel}") if rows == 1 else ("weights", f"weights {kernel}", "several")
 
 
 def _product(kernel: str, rows: int) -> tuple[str, ...]:

@@ -24,10 +24,11 @@ COSTS = {
     "flops Q4_0": 0.7,
     "flops Q8_0": 1.4,
     "few": 1.2,
+    "several": 1.2,
     "experts": 1.1,
     "expert": 2e-6,
     "expert flops": 1.8,
-    "activations": 2e-9,
+    "activations": 0.2e-9,
     "kv": 1 / 10e9,
     "attention": 1 / 10e9,
     "attention, large": 1 / 25e9,
@@ -125,7 +126,16 @@ def test_one_absurd_reading_changes_little(noise: list[float], place: int) -> No
     noise[place] += math.log(5)
     fitted = fit(readings(noise), SETUP)
     for model in OTHERS:
-        assert abs(fitted.seconds(model, [Step(1, 300)]).value / seconds(model, Step(1, 300)) - 1) < 0.3
+        assert abs(fitted.seconds(model, [Step(1, 300)]).value / seconds(model, Step(1, 300)) - 1) < 0.2
+
+
+@pytest.mark.parametrize("factor", [0.02, 0.2, 5.0, 50.0])
+def test_machines_far_from_the_typical_one(factor: float) -> None:
+    points = [reading(model, step, factor) for model in KNOWN for step in STEPS]
+    fitted = fit(points, SETUP)
+    for model in OTHERS:
+        for step in (Step(1, 300), Step(512, 512)):
+            assert fitted.seconds(model, [step]).value == pytest.approx(factor * seconds(model, step), rel=0.2)
 
 
 sizes = st.integers(2, 60), st.sampled_from([512, 1024, 2048]), st.sampled_from(["Q4_0", "Q8_0", "F16"])

@@ -43,6 +43,7 @@ FIT = (
     Noise("fit-f16", "F16", layers=6, width=896, inner=2432, heads=14, kv_heads=14),
     Noise("fit-moe-q4", "Q4_0", layers=8, width=768, inner=512, heads=12, kv_heads=4, experts=32, used=4),
     Noise("fit-moe-q8", "Q8_0", layers=5, width=1024, inner=768, heads=16, kv_heads=4, experts=16, used=2),
+    Noise("fit-moe-deep", "Q4_0", layers=14, width=512, inner=768, heads=8, kv_heads=2, experts=48, used=4),
 )
 """What is fitted to, beside the starter model."""
 
