@@ -64,7 +64,11 @@ _GPU: dict[str, tuple[float, float]] = {
 }
 _SECONDS = frozenset(_CPU) - {"few", "several", "experts", "expert flops"}
 """Costs in seconds per unit; the others are factors about 1."""
-_BY_KIND = {"weights": 0.35, "flops": 0.45, "expert flops": 0.5}
+_TILED = frozenset({"F32", "F16", "BF16", "Q8_0", "Q5_0", "Q4_0", "Q4_K", "Q2_K", "IQ4", "MXFP4"})
+"""Quantisations that llama.cpp multiplies in tiles on a CPU (its sgemm.cpp and repack.cpp); row by row, the others take
+about _UNTILED times as long per operation."""
+_UNTILED = 3.0
+_BY_KIND = {"weights": 0.35, "flops": 0.5, "expert flops": 0.5}
 """Spread between the kernels of two quantisations on one device, where only one of them was measured."""
 _COMPUTING = ("flops", "attention", "attention, large", "activations")
 _OTHER = {"build": 0.25, "mode": 0.7, "threads": 0.3, "kv_type": 0.15}
@@ -110,7 +114,7 @@ class Roofline:
     """What a unit of each kind of work costs in one setup.
 
     `costs` are logarithms of the fitted factors, in the order of the rows of `covariance`; those of kernels that no
-    reading touched are not among them. `spread` is the scatter of readings about the model, `shapes` what they were taken of.
+    reading touched are not among them. `spread` is the scatter of readings about the model, `shapes` what they are of.
     """
 
     setup: Setup
@@ -201,7 +205,9 @@ def _prior(name: str, setup: Setup) -> tuple[float, float]:
         typical, spread = table[name]
         shared = 1 if setup.offloaded or name not in _COMPUTING else max(1, setup.threads)
         return math.log(typical / shared), spread
-    return 0.0, _BY_KIND[name.rpartition(" ")[0]]
+    kind, _, kernel = name.rpartition(" ")
+    slow = setup.backend == "llama.cpp" and not setup.offloaded and kind == "flops" and kernel not in _TILED
+    return math.log(_UNTILED) if slow else 0.0, _BY_KIND[kind]
 
 
 def _solve(readings: Sequence[Reading], setup: Setup) -> tuple[dict[str, float], _Vector, float]:
