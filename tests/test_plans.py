@@ -109,6 +109,22 @@ def test_every_quantisation_of_a_repository_is_a_candidate(hub: HubServer, libra
     assert len({request.path for request in hub.gets()}) == 1
 
 
+def test_a_model_of_the_catalogue_is_planned_before_it_is_pulled(hub: HubServer, library: Library) -> None:
+    raw = FILES["Tiny-Q8_0.gguf"]
+    hub.files["Qwen/Qwen3-0.6B-GGUF"] = {"Qwen3-0.6B-Q8_0.gguf": raw, "Qwen3-0.6B-F16.gguf": raw}
+    found = planned("qwen3-0.6b", library, hub)
+    assert (found["model"], found["here"]) == ("qwen3-0.6b", False)
+    assert {(row["quant"], row["size_estimated"]) for row in found["rows"]} == {("Q8_0", False), ("F16", True)}
+    assert {row["quant"] for row in planned("qwen3-0.6b:F16", library, hub)["rows"]} == {"F16"}
+
+
+def test_a_private_repository_is_read_with_the_token(hub: HubServer, library: Library) -> None:
+    hub.token = TOKEN
+    found = Finder(library, endpoint=hub.url, token=TOKEN).find(f"hf:{REPO}:Q8_0")
+    assert found.found[0].quant == "Q8_0"
+    assert all(request.headers["authorization"] == f"Bearer {TOKEN}" for request in hub.gets())
+
+
 def test_the_parts_of_a_split_model_count_together(hub: HubServer, library: Library) -> None:
     parts = split_gguf(3)
     hub.files[REPO] = {f"Big-Q8_0-{i:05d}-of-00003.gguf": raw for i, raw in enumerate(parts, start=1)}
