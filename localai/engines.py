@@ -10,6 +10,7 @@ from typing import Any
 
 from backends.contract import StepRecord
 from backends.errors import EngineDied
+from localai import budget
 from localai.calibrate import Calibrator
 from localai.choice import Choice
 from localai.config import Config
@@ -22,9 +23,6 @@ from localai.pool import Loaded
 from localai.tested import TestedSettings, Verdict
 
 _log = logging.getLogger(__name__)
-
-_MARGIN = 0.08
-_LEAST_MARGIN = 256 * 2**20
 
 
 class Engines:
@@ -43,8 +41,7 @@ class Engines:
         if self._config.ram:
             return self._config.ram
         memory = inspect(self._config.home).memory
-        margin = max(_LEAST_MARGIN, int(_MARGIN * memory.total))
-        return memory.available + self.charged() - margin
+        return memory.available + self.charged() - budget.margin(memory.total)
 
     async def load(
         self,

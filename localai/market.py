@@ -17,6 +17,7 @@ from localai.choosing import Option
 from localai.forecast import Speeds, fastest_of
 from localai.library import LocalModel
 from localai.offers import backend, build_label, usable
+from localai.readings import Reading
 
 _BLOCK = 256
 """Characters that are compared as one."""
@@ -88,6 +89,10 @@ class Market:
     def all_records(self) -> list[Record]:
         """What was measured of all models on this device. Raises OutOfResources where the store cannot be read."""
         return self._store.records(self._device)
+
+    def readings(self, device: str) -> list[Reading]:
+        """All points measured on the device with this fingerprint. Raises as `all_records`."""
+        return self._store.readings(device)
 
     def note(self, choice: Choice, text: str) -> None:
         """This engine reads `text` now."""

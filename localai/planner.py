@@ -6,7 +6,8 @@ Pareto front leave, or a refusal with numbers. Knows no files, no hub and no eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backends.gguf_header import GgufHeader
@@ -98,10 +99,8 @@ def ttft(model: Roofline, shape: Shape, tokens: int) -> Prediction:
     return model.seconds(shape, prompt_steps(tokens))
 
 
-def plan(
-    variants: Sequence[Variant], ways: Sequence[Way], room: Room, asked: Asked, readings: Sequence[Reading]
-) -> list[Row]:
-    """All candidates, those on the Pareto front marked, the fitting ones first and by time to an answer.
+def plan(candidates: Sequence[tuple[Variant, Way]], room: Room, asked: Asked, readings: Sequence[Reading]) -> list[Row]:
+    """All candidates, the fitting ones first, of these the Pareto front, each most faithful and fastest first.
 
     Raises BadRequest where the prompt is longer than the context, OutOfResources with numbers where nothing fits.
     """
@@ -112,12 +111,12 @@ def plan(
             param="tokens",
         )
     speeds = _Speeds(readings)
-    rows = [row for variant in variants for way in ways for row in _candidates(variant, way, room, asked, speeds)]
+    rows = [row for variant, way in candidates for row in _candidates(variant, way, room, asked, speeds)]
     if not any(row.fits for row in rows):
-        raise _refusal(rows, variants, room, asked)
+        raise _refusal(rows, room)
     best = {id(row) for row in front([row for row in rows if row.fits])}
     marked = [replace(row, front=id(row) in best) for row in rows]
-    return sorted(marked, key=lambda row: (not row.fits, not row.front, row.ttft.value + CHUNK / row.decode.value))
+    return sorted(marked, key=lambda row: (not row.fits, not row.front, row.fidelity, -row.decode.value))
 
 
 def front(rows: Sequence[Row]) -> list[Row]:
@@ -223,7 +222,7 @@ def _context(variant: Variant, way: Way, gpu_layers: int, room: Room, asked: Ask
     return n_ctx
 
 
-def _refusal(rows: Sequence[Row], variants: Sequence[Variant], room: Room, asked: Asked) -> OutOfResources:
+def _refusal(rows: Sequence[Row], room: Room) -> OutOfResources:
     """Both numbers of the smallest candidate, and the smallest change that would make something fit."""
     least = min(rows, key=lambda row: row.ram + row.vram)
     budget = f"{gigabytes(room.ram)} of RAM" + (f" and {gigabytes(room.vram)} of VRAM" if room.vram else "")
@@ -232,7 +231,7 @@ def _refusal(rows: Sequence[Row], variants: Sequence[Variant], room: Room, asked
         f"{least.way.kv_type} KV, needs {gigabytes(least.ram + least.vram)} for a context of {least.n_ctx} tokens "
         f"(weights {gigabytes(least.need.weights)}, KV {gigabytes(least.need.kv)})"
     )
-    shorter = _longest_that_fits(variants, {row.way.kv_type for row in rows}, room, least.n_ctx)
+    shorter = _longest_that_fits(rows, room, least.n_ctx)
     remedies = [f"raise the budget to {gigabytes(least.ram + least.vram)} (--ram)"]
     if shorter:
         n_ctx, variant, kv_type = shorter
@@ -242,16 +241,15 @@ def _refusal(rows: Sequence[Row], variants: Sequence[Variant], room: Room, asked
     return OutOfResources(message, ", or ".join(remedies))
 
 
-def _longest_that_fits(
-    variants: Iterable[Variant], kv_types: Iterable[str], room: Room, below: int
-) -> tuple[int, Variant, str] | None:
-    """The longest context up to half of `below` that a variant fits with in RAM, or None."""
-    kinds = sorted(kv_types)
-    n_ctx = below // 2
-    while n_ctx >= LEAST_CTX:
-        for variant in variants:
-            for kv_type in kinds:
-                if variant.charge(n_ctx, kv_type).total <= room.ram:
-                    return n_ctx, variant, kv_type
-        n_ctx //= 2
-    return None
+def _longest_that_fits(rows: Sequence[Row], room: Room, below: int) -> tuple[int, Variant, str] | None:
+    """The longest context shorter than `below` that a candidate fits with in RAM alone, or None."""
+    best: tuple[int, Variant, str] | None = None
+    for row in rows:
+
+        def short(n_ctx: int, row: Row = row) -> bool:
+            return row.variant.charge(n_ctx, row.way.kv_type).total > room.ram
+
+        steps = bisect_left(range(LEAST_CTX, below, LEAST_CTX), True, key=short)
+        if steps and steps * LEAST_CTX > (best[0] if best else 0):
+            best = steps * LEAST_CTX, row.variant, row.way.kv_type
+    return best

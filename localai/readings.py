@@ -21,7 +21,8 @@ class Shape:
     `head_bytes` is the output layer's part of `weight_bytes`, `head_type` the type of its numbers. `expert_bytes` are
     the bytes of all experts and `expert_flops` the part of `flops` that the used ones take, `experts_used` of
     `experts` per token and layer.
-    Of the attention, the share `windowed` looks back `window` tokens at most.
+    Of the attention, the share `windowed` looks back `window` tokens at most. `activations` are the values that a token
+    brings into and takes out of all matrices but the output layer; 0 where unknown.
     """
 
     architecture: str
@@ -42,6 +43,7 @@ class Shape:
     experts_used: int = 0
     window: int = 0
     windowed: float = 0.0
+    activations: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,18 +25,22 @@ _LEAST_SPREAD = 0.03
 _FIRST_SPREAD, _FIRST_WEIGHT = 0.08, 4.0
 """The scatter of measurements about the model (of their logarithm) before any is known, and the readings it counts
 for."""
+_UNSEEN = 0.09
+"""Scatter added for a model that was not measured itself: kernels suit some matrices better than others."""
 _OUTLIER = 2.0
-_PASSES, _ROUNDS = 25, 4
+_PASSES, _ROUNDS = 20, 5
 
 _CPU: dict[str, tuple[float, float]] = {
     "step": (60e-6, 1.0),
     "layer": (20e-6, 1.0),
     "weights": (1 / 20e9, 0.7),
     "flops": (1 / 35e9, 0.8),
+    "few": (1.2, 0.4),
+    "several": (1.2, 0.4),
     "experts": (1.0, 0.3),
     "expert flops": (1.5, 0.6),
     "expert": (1e-6, 1.0),
-    "activations": (1.5e-9, 1.0),
+    "activations": (0.3e-9, 1.0),
     "kv": (1 / 20e9, 0.8),
     "attention": (1 / 8e9, 0.8),
     "attention, large": (1 / 16e9, 0.8),
@@ -48,19 +52,33 @@ _GPU: dict[str, tuple[float, float]] = {
     "layer": (20e-6, 1.0),
     "weights": (1 / 250e9, 1.0),
     "flops": (1 / 10e12, 1.2),
+    "few": (1.0, 0.5),
+    "several": (1.0, 0.5),
     "experts": (1.0, 0.5),
     "expert flops": (2.0, 0.7),
     "expert": (1e-6, 1.0),
-    "activations": (1e-11, 1.0),
+    "activations": (1e-12, 1.0),
     "kv": (1 / 200e9, 1.0),
     "attention": (1 / 1e12, 1.2),
     "attention, large": (1 / 4e12, 1.2),
 }
-_BY_KIND = {"weights": 0.35, "flops": 0.45, "expert flops": 0.5}
+_SECONDS = frozenset(_CPU) - {"few", "several", "experts", "expert flops"}
+"""Costs in seconds per unit; the others are factors about 1."""
+_TILED = frozenset({"F32", "F16", "BF16", "Q8_0", "Q5_0", "Q4_0", "Q4_K", "Q2_K", "IQ4", "MXFP4"})
+"""Quantisations that llama.cpp multiplies in tiles on a CPU (its sgemm.cpp and repack.cpp); row by row, the others take
+about _UNTILED times as long per operation."""
+_UNTILED = 3.0
+_BY_KIND = {"weights": 0.35, "flops": 0.5, "expert flops": 0.5}
 """Spread between the kernels of two quantisations on one device, where only one of them was measured."""
 _COMPUTING = ("flops", "attention", "attention, large", "activations")
 _OTHER = {"build": 0.25, "mode": 0.7, "threads": 0.3, "kv_type": 0.15}
 """Spread added where readings of another build, mode, count of threads or KV type stand in."""
+_SAID = {
+    "build": "another build",
+    "mode": "another mode",
+    "threads": "another count of threads",
+    "kv_type": "another KV type",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +113,15 @@ class Prediction:
 class Roofline:
     """What a unit of each kind of work costs in one setup.
 
-    `costs` are logarithms of the fitted factors, in the order of the rows of `covariance`; factors that no reading
-    touched are not among them. `spread` is the scatter of readings about the model.
+    `costs` are logarithms of the fitted factors, in the order of the rows of `covariance`; those of kernels that no
+    reading touched are not among them. `spread` is the scatter of readings about the model, `shapes` what they are of.
     """
 
     setup: Setup
     costs: dict[str, float]
     covariance: _Vector
     spread: float
+    shapes: frozenset[Shape]
     basis: str
     measured: bool
 
@@ -117,6 +136,7 @@ class Roofline:
                 shares[name] = shares.get(name, 0.0) + seconds / total
         known = np.array([shares.get(name, 0.0) for name in self.costs])
         variance = self.spread**2 + float(known @ self.covariance @ known)
+        variance += 0.0 if shape in self.shapes else _UNSEEN**2
         variance += sum((shares[name] * _prior(name, self.setup)[1]) ** 2 for name in shares.keys() - self.costs.keys())
         bar = math.exp(_BAR * math.sqrt(variance))
         return Prediction(total, total / bar, total * bar, self.basis, self.measured)
@@ -139,16 +159,17 @@ def fit(readings: Sequence[Reading], setup: Setup) -> Roofline:
     processor = "GPU" if setup.offloaded else "CPU"
     if not found:
         basis = f"typical figures of such a {processor}: {setup.backend} was not measured here"
-        return Roofline(setup, {}, np.zeros((0, 0)), _FIRST_SPREAD, basis, measured=False)
+        return Roofline(setup, {}, np.zeros((0, 0)), _FIRST_SPREAD, frozenset(), basis, measured=False)
     measured = _setup_of(found[0])
     costs, covariance, spread = _solve(found, measured)
     basis = f"{len(found)} readings of {setup.backend} on this device"
     if differing:
-        basis += f" with another {' and '.join(differing)}"
+        basis += f" with {' and '.join(_SAID[field] for field in differing)}"
         for name in costs:
             costs[name] += _prior(name, setup)[0] - _prior(name, measured)[0]
         spread = math.hypot(spread, *(_OTHER[field] for field in differing))
-    return Roofline(setup, costs, covariance, spread, basis, measured=True)
+    shapes = frozenset(reading.shape for reading in found)
+    return Roofline(setup, costs, covariance, spread, shapes, basis, measured=True)
 
 
 def _setup_of(reading: Reading) -> Setup:
@@ -184,24 +205,31 @@ def _prior(name: str, setup: Setup) -> tuple[float, float]:
         typical, spread = table[name]
         shared = 1 if setup.offloaded or name not in _COMPUTING else max(1, setup.threads)
         return math.log(typical / shared), spread
-    return 0.0, _BY_KIND[name.rpartition(" ")[0]]
+    kind, _, kernel = name.rpartition(" ")
+    slow = setup.backend == "llama.cpp" and not setup.offloaded and kind == "flops" and kernel not in _TILED
+    return math.log(_UNTILED) if slow else 0.0, _BY_KIND[kind]
 
 
 def _solve(readings: Sequence[Reading], setup: Setup) -> tuple[dict[str, float], _Vector, float]:
     """The most probable costs given typical ones and the readings, by damped Gauss-Newton steps on logarithms.
 
-    Readings far off the model count less (Huber's weights). The scatter is learnt in rounds, beginning at a guess.
+    The scatter is learnt in rounds. In the first all readings count alike, as the typical costs may be far off; then
+    the less, the farther they lie off the model (Cauchy's weights).
     """
     parts = [work(r.shape, Step(r.tokens, r.depth, r.sequences), setup.kv_type) for r in readings]
-    names = tuple(dict.fromkeys(name for row in parts for part in row for name in part.factors))
+    names = tuple(dict.fromkeys((*_CPU, *(name for row in parts for part in row for name in part.factors))))
     priors = [_prior(name, setup) for name in names]
     typical, certainty = np.array([p[0] for p in priors]), np.array([p[1] ** -2 for p in priors])
     system = _System(readings, parts, names)
+    # A device may be slower or faster than the typical one in every respect at once.
+    unit = np.array([name in _SECONDS for name in names], dtype=np.float64)
+    typical = typical + np.median(system.at(typical)[0]) * unit
     costs, spread = typical.copy(), _FIRST_SPREAD
-    for _ in range(_ROUNDS):
+    for round_ in range(_ROUNDS):
         for _ in range(_PASSES):
             miss, slope = system.at(costs)
-            weight = np.minimum(1.0, _OUTLIER * spread / np.maximum(np.abs(miss), 1e-12)) / spread**2
+            doubt = 1 + (miss / (_OUTLIER * spread)) ** 2 if round_ else np.ones(len(miss))
+            weight = 1 / doubt / spread**2
             curvature = slope.T @ (weight[:, None] * slope) + np.diag(certainty)
             pull = slope.T @ (weight * miss) + certainty * (typical - costs)
             costs = costs + np.clip(np.linalg.solve(curvature, pull), -1.0, 1.0)

@@ -52,6 +52,7 @@ def shape_of(headers: Sequence[GgufHeader]) -> Shape:
         experts_used=used,
         window=window,
         windowed=windowed,
+        activations=_activations(dense) + used * _activations(experts),
     )
 
 
@@ -77,6 +78,11 @@ def _head(tensors: Sequence[TensorInfo]) -> TensorInfo | None:
 def _flops(tensors: Sequence[TensorInfo]) -> int:
     """Two per weight of a matrix; what has one axis only scales or shifts."""
     return sum(2 * prod(tensor.shape) for tensor in tensors if len(tensor.shape) > 1)
+
+
+def _activations(tensors: Sequence[TensorInfo]) -> int:
+    """What one token brings into and takes out of each matrix."""
+    return sum(tensor.shape[0] + tensor.shape[1] for tensor in tensors if len(tensor.shape) > 1)
 
 
 def _attention_flops(header: GgufHeader) -> int:

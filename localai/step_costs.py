@@ -16,6 +16,12 @@ from localai.readings import Shape
 LARGE_STEP = 64
 """Tokens of a sequence in a step from which on attention kernels share what they load among queries."""
 
+FEW_ROWS = 8
+"""Rows from which on a matrix product fills the tiles of its kernel."""
+
+_USUAL = 20
+"""Values in and out of a dense layer's matrices per value of its width."""
+
 _FAMILY = re.compile(r"I?Q\d_[01K]|MXFP4|NVFP4|BF16|F16|F32|I?Q\d|TQ\d")
 
 
@@ -43,7 +49,7 @@ def family(quant: str) -> str:
 
 
 def work(shape: Shape, step: Step, kv_type: str) -> tuple[Work, ...]:
-    """All that `step` takes; nothing of it is negative, and no amount shrinks as tokens or depth grow."""
+    """All that `step` takes; nothing of it is negative, and no amount shrinks as bytes, tokens or depth grow."""
     tokens, rows = step.tokens * step.sequences, step.sequences
     own, head = family(shape.quant), family(shape.head_type or shape.quant)
     share = shape.experts_used / shape.experts if shape.experts else 1.0
@@ -56,18 +62,26 @@ def work(shape: Shape, step: Step, kv_type: str) -> tuple[Work, ...]:
     found = (
         Work(1, ("step",)),
         Work(shape.layers, ("layer",)),
-        Work(dense_bytes, ("weights", f"weights {own}")),
-        Work(shape.head_bytes, ("weights", f"weights {head}")),
-        Work(tokens * (shape.flops - shape.expert_flops), ("flops", f"flops {own}")),
-        Work(rows * shape.head_flops, ("flops", f"flops {head}")),
+        Work(dense_bytes, _reading(own, tokens)),
+        Work(shape.head_bytes, _reading(head, rows)),
+        Work(tokens * (shape.flops - shape.expert_flops), _product(own, tokens)),
+        Work(rows * shape.head_flops, _product(head, rows)),
         Work(touched * shape.expert_bytes, ("weights", f"weights {own}", "experts")),
-        Work(tokens * shape.expert_flops, ("flops", f"flops {own}", "expert flops", f"expert flops {own}")),
+        Work(tokens * shape.expert_flops, (*_product(own, tokens), "expert flops", f"expert flops {own}")),
         Work(touched * shape.experts * shape.layers, ("expert",)),
-        Work(tokens * shape.layers * shape.width, ("activations",)),
+        Work(tokens * (shape.activations or _USUAL * shape.layers * shape.width), ("activations",)),
         Work(step.sequences * looked_back * shape.kv_values * cell.size / cell.block, ("kv",)),
         Work(tokens * looked_back * shape.attention_flops, (attention,)),
     )
     return tuple(part for part in found if part.amount > 0)
+
+
+def _reading(kernel: str, rows: int) -> tuple[str, ...]:
+    return ("weights", f"weights {kernel}") if rows == 1 else ("weights", f"weights {kernel}", "several")
+
+
+def _product(kernel: str, rows: int) -> tuple[str, ...]:
+    return ("flops", f"flops {kernel}", "few") if rows < FEW_ROWS else ("flops", f"flops {kernel}")
 
 
 def _seen(shape: Shape, step: Step) -> float:

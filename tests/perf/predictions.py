@@ -1,7 +1,8 @@
 """How well the roofline foretells speed: fitted to some models, asked about others that it has never seen.
 
 Every round takes all readings of all models once, one after the other. The error of a point is that of its prediction
-against the median over the rounds (or `--least`, where a machine is never quiet). `--keep` stores the readings, `--again` judges stored ones without measuring.
+against the median over the rounds (their least with `--least`, where a machine is never quiet). `--keep` stores the
+readings, `--again` judges stored ones without measuring.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from backends.contract import Load
 from backends.gguf import read_header
 from localai.planner import ttft
 from localai.readings import Reading, Shape
-from localai.roofline import Prediction, Setup, Step, fit
+from localai.roofline import Prediction, Setup, fit
 from localai.shapes import shape_of
+from localai.step_costs import Step
 from tests.perf.load import adopt_orphans
 from tests.perf.measure import Figure, Rounds, arguments, at_most, play, report, say
 from tests.perf.noise_gguf import Noise, write
@@ -41,6 +43,7 @@ FIT = (
     Noise("fit-f16", "F16", layers=6, width=896, inner=2432, heads=14, kv_heads=14),
     Noise("fit-moe-q4", "Q4_0", layers=8, width=768, inner=512, heads=12, kv_heads=4, experts=32, used=4),
     Noise("fit-moe-q8", "Q8_0", layers=5, width=1024, inner=768, heads=16, kv_heads=4, experts=16, used=2),
+    Noise("fit-moe-deep", "Q4_0", layers=14, width=512, inner=768, heads=8, kv_heads=2, experts=48, used=4),
 )
 """What is fitted to, beside the starter model."""
 
