@@ -83,6 +83,8 @@ class CalibrationStore:
 
     def __init__(self, home: Path) -> None:
         self._file = StateFile(home / FILE, _File, "engines are measured anew")
+        self.measuring_lock = home / "calibration.measuring"
+        """Held by whoever measures."""
 
     def records(self, device: str, model: str | None = None) -> list[Record]:
         """What is known of a device, or of one model on it. Raises OutOfResources where the file cannot be read."""

@@ -22,6 +22,7 @@ from localai.application import build
 from localai.calibrate import Calibrator
 from localai.calibration_store import CalibrationStore
 from localai.catalog_watch import CatalogWatcher
+from localai.choice import Choice
 from localai.config import Config
 from localai.conversations import Conversations
 from localai.device import inspect
@@ -90,7 +91,12 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         free=lambda: engines.memory() - engines.charged(),
     )
     engines.calibrator = calibrator if config.calibrate else None
-    market = Market(device.fingerprint, store, lambda: pool.slots, pool.resting, lambda: calibrator.doing)
+
+    def barred(choice: Choice) -> str:
+        resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
+        return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
+
+    market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing)
     parts = Parts(config, library, pool, ledger, market)
     server = _Server(config)
     app = build(parts, kept, metrics, started=started, stop=server.end)

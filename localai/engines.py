@@ -16,7 +16,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.device import inspect
 from localai.errors import LocalaiError, OutOfResources
-from localai.ladder import climb
+from localai.ladder import candidates, climb
 from localai.ledger import Ledger
 from localai.orders import Orders, Plan
 from localai.pool import Loaded
@@ -42,6 +42,10 @@ class Engines:
             return self._config.ram
         memory = inspect(self._config.home).memory
         return memory.available + self.charged() - budget.margin(memory.total)
+
+    def hopeless(self, choice: Choice) -> bool:
+        """Whether every setting of the backend died on this device, so that loading it would only fail."""
+        return self._tested.hopeless(self._orders.key(choice), candidates(choice.backend))
 
     async def load(
         self,

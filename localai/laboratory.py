@@ -6,10 +6,13 @@ something else is marked with the reason. Starts children and writes the store; 
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +47,7 @@ _N_CTX = 2048
 _N_SEQ = 16
 _MEMORY_SLACK = 256 * 2**20
 _DEATHS = 3
+_LOOK_S = 0.5
 DISTURBED = 0.3
 """Cores that other programs took, from which on a pass says little."""
 
@@ -99,8 +103,13 @@ class Laboratory:
     async def run_pass(self, candidate: Candidate, free: int, *, most_foreign: float = float("inf")) -> Record | None:
         """Measure once more within `free` bytes of memory, and keep it; None where the machine was disturbed.
 
-        A backend that fails is kept with its verdict. Raises OutOfResources where the model does not fit now.
+        A backend that fails is kept with its verdict. Waits while another process measures. Raises OutOfResources where
+        the model does not fit now.
         """
+        async with self._alone():
+            return await self._measured(candidate, free, most_foreign)
+
+    async def _measured(self, candidate: Candidate, free: int, most_foreign: float) -> Record | None:
         plan = self._orders.plan(replace(candidate.choice, n_ctx=_N_CTX), free)
         order = msgspec.structs.replace(self._orders.order(candidate.choice, plan), n_seq=_N_SEQ, shelf_bytes=0)
         known = self.store.record(candidate.subject)
@@ -122,6 +131,18 @@ class Laboratory:
         if not verdict and foreign > most_foreign:
             return None
         return self._keep(candidate, passes, verdict, time.monotonic() - begun, foreign)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Two that measure at the same time would measure each other."""
+        with self.store.measuring_lock.open("a") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(_LOOK_S)
+            yield
 
     def log_file(self, model: LocalModel) -> Path:
         return self._orders.log_file(model)

@@ -46,7 +46,8 @@ class EngineSeen(Protocol):
 class Market:
     """Safe to use from several threads.
 
-    `engines` lists the pool's engines, `resting` tells which must not start, `measuring` what is being measured now.
+    `engines` lists the pool's engines, `barred` says why an engine must not start now ('' where it may), `measuring`
+    what is being measured.
     """
 
     def __init__(
@@ -54,13 +55,13 @@ class Market:
         device: str,
         store: CalibrationStore,
         engines: Callable[[], tuple[EngineSeen, ...]],
-        resting: Callable[[Choice], bool],
+        barred: Callable[[Choice], str],
         measuring: Callable[[], str] = lambda: "",
     ) -> None:
         self._device = device
         self._store = store
         self._engines = engines
-        self._resting = resting
+        self._barred = barred
         self.measuring = measuring
         self._prefixes = Prefixes()
         self._speeds: dict[tuple[str, str, str, str, float], Speeds | None] = {}
@@ -100,9 +101,7 @@ class Market:
 
     def _option(self, choice: Choice, record: Record | None, seen: dict[EngineKey, EngineSeen], text: str) -> Option:
         engine = seen.get(choice.key)
-        problem = record.verdict if record else ""
-        if not problem and self._resting(choice):
-            problem = "it died repeatedly and rests for a minute"
+        problem = (record.verdict if record else "") or self._barred(choice)
         loaded = engine is not None and engine.loaded
         share = self._prefixes.share(choice.key, text) if engine is not None else 0.0
         return Option(

@@ -141,6 +141,10 @@ class TestedSettings:
             "`localai doctor` says how, `localai doctor --calibrate` tests again; another engine build may survive",
         )
 
+    def hopeless(self, key: Key, candidates: Sequence[Setting]) -> bool:
+        """Whether every candidate is known to be bad."""
+        return all(self._is_bad(key, setting) for setting in candidates)
+
     def deaths(self, key: Key, setting: Setting) -> dict[DeathStep, int]:
         """How often the setting died, by kind of step."""
         counts: dict[DeathStep, int] = {}

@@ -50,7 +50,7 @@ class Place:
         self.engines: tuple[Seen, ...] = ()
         self.rests: set[str] = set()
         self.market = Market(
-            DEVICE, self.store, lambda: self.engines, resting=lambda choice: choice.backend in self.rests
+            DEVICE, self.store, lambda: self.engines, lambda choice: "it rests" if choice.backend in self.rests else ""
         )
 
     def measured(self, backend: str, prefill: float, decode: float, mode: str = "", **fields: Any) -> None:
@@ -117,7 +117,7 @@ def test_a_conversation_stays_with_the_engine_that_read_it(place: Place) -> None
     ("setup", "said"),
     [
         pytest.param({"verdict": "it computes nonsense"}, "onnx is not used: it computes nonsense", id="lies"),
-        pytest.param({}, "rests for a minute", id="rests"),
+        pytest.param({}, "onnx is not used: it rests", id="rests"),
     ],
 )
 def test_what_must_not_be_used_is_explained(place: Place, setup: dict[str, Any], said: str) -> None:
