@@ -48,6 +48,7 @@ _N_SEQ = 16
 _MEMORY_SLACK = 256 * 2**20
 _DEATHS = 3
 _LOOK_S = 0.5
+_AGAIN_S = 3600.0
 DISTURBED = 0.3
 """Cores that other programs took, from which on a pass says little."""
 
@@ -94,7 +95,7 @@ class Laboratory:
     def next(self, model: LocalModel, *, every: bool = False) -> Candidate | None:
         """The candidate whose next pass is due, None where everything is known. Raises LocalaiError, OSError."""
         due = [
-            (record.passes if record else 0, place, candidate)
+            (0 if record is None or _stale(record) else record.passes, place, candidate)
             for place, candidate in enumerate(self.candidates(model, every=every))
             if not _done(record := self.store.record(candidate.subject))
         ]
@@ -201,6 +202,8 @@ class Laboratory:
         reference = self._reference(subject)
 
         def edit(old: Record) -> Record:
+            if _stale(old):
+                old = Record(subject=subject, name=old.name)
             fidelity, wrong = old.fidelity, ""
             if scores is not None:
                 fidelity, wrong = compare(scores, reference)
@@ -236,7 +239,14 @@ def _ways(model: LocalModel) -> list[tuple[str, str]]:
 
 
 def _done(record: Record | None) -> bool:
-    return record is not None and (record.passes >= PASSES or record.spent_s > ENOUGH_S or bool(record.verdict))
+    if record is None or _stale(record):
+        return False
+    return record.passes >= PASSES or record.spent_s > ENOUGH_S or bool(record.verdict)
+
+
+def _stale(record: Record) -> bool:
+    """Measured beside other programs, and long enough ago that they may have ended."""
+    return record.foreign > DISTURBED and time.time() - record.at > _AGAIN_S
 
 
 def _reading(

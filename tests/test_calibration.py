@@ -106,6 +106,15 @@ async def test_after_all_passes_nothing_is_due(bench: Bench) -> None:
     assert bench.laboratory.next(model) is not None
 
 
+async def test_what_was_measured_beside_others_is_measured_anew_later(bench: Bench) -> None:
+    model = bench.model("0")
+    subject = (await bench.once("0")).subject
+    for age, due in ((0.0, False), (4000.0, True)):
+        bench.store.update(subject, "m", lambda old: replace(old, passes=3, foreign=1.0, at=time.time() - age))
+        assert (bench.laboratory.next(model) is not None) == due
+    assert (await bench.once("0")).passes == 1
+
+
 @pytest.mark.parametrize(
     ("first_line", "said"),
     [
