@@ -57,37 +57,48 @@ class StepCosts:
         known: _Means = {}
         for layer in sorted(self._means):
             if layer <= _layer(depth) or not known:
-                known |= self._means[layer]
+                own = self._means[layer]
+                # A smaller step, read elsewhere, is not dearer than a larger one here.
+                borrowed = {b: (n, min([s, *(own[o][1] for o in own if o > b)])) for b, (n, s) in known.items()}
+                known = borrowed | own
         return known
 
-    def estimate(self, tokens: int, depth: int = 0) -> float | None:
-        """Expected seconds of a step of `tokens`, never less than of a smaller one; None before the first reading."""
-        if not self._means:
-            return None
+    def _points(self, depth: int) -> list[tuple[float, float]]:
+        """Tokens and seconds, ascending in both."""
         points: list[tuple[float, float]] = []
         for n, s in sorted(self._known(depth).values()):
             points.append((n, max(s, points[-1][1] if points else 0.0)))
-        below = [p for p in points if p[0] <= tokens]
-        above = [p for p in points if p[0] > tokens]
-        if below and above:
-            (n0, s0), (n1, s1) = below[-1], above[0]
-            return s0 + (s1 - s0) * (tokens - n0) / (n1 - n0)
-        if above:
-            return above[0][1]
-        n, s = below[-1]
-        return s * tokens / n
+        return points
+
+    def estimate(self, tokens: int, depth: int = 0) -> float | None:
+        """Expected seconds of a step of `tokens`, never less than of a smaller one; None before the first reading."""
+        points = self._points(depth)
+        return _along(points, tokens) if points else None
 
     def largest(self, seconds: float, most: int, depth: int = 0) -> int:
         """The most tokens, up to `most`, whose step at `depth` stays within `seconds`; at least 1."""
-        low, high = 1, max(1, most)
+        points = self._points(depth)
+        low, high = 1, max(1, most) if points else 1
         while low < high:
             middle = (low + high + 1) // 2
-            cost = self.estimate(middle, depth)
-            if cost is not None and cost <= seconds:
+            if _along(points, middle) <= seconds:
                 low = middle
             else:
                 high = middle - 1
         return low
+
+
+def _along(points: list[tuple[float, float]], tokens: int) -> float:
+    """Seconds at `tokens` on the lines that join `points`; in proportion beyond the last."""
+    below = [p for p in points if p[0] <= tokens]
+    above = [p for p in points if p[0] > tokens]
+    if below and above:
+        (n0, s0), (n1, s1) = below[-1], above[0]
+        return s0 + (s1 - s0) * (tokens - n0) / (n1 - n0)
+    if above:
+        return above[0][1]
+    n, s = below[-1]
+    return s * tokens / n
 
 
 def _layer(depth: int) -> int:

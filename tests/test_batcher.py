@@ -120,7 +120,7 @@ class DearPrefill(EchoEngine):
     ("engine", "mixed"), [pytest.param(EchoEngine, True, id="cheap"), pytest.param(DearPrefill, False, id="dear")]
 )
 def test_a_long_prefill_beside_a_stream(tmp_path: Path, engine: type[EchoEngine], mixed: bool) -> None:
-    loop = Loop(tmp_path, engine=engine)
+    loop = Loop(tmp_path, engine=engine, n_ctx=8192)
     loop.add(1, 2000)
     loop.run(20)
     loop.records.clear()
