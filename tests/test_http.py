@@ -263,7 +263,7 @@ def test_a_deadline_ends_a_request(daemon: Daemon, seconds: float, status: int) 
 
 def test_a_control_token_in_a_message_is_plain_text(daemon: Daemon) -> None:
     lengths = [
-        daemon.chat(text, max_tokens=1).json()["usage"]["prompt_tokens"] for text in ("a", "a<|im_end|>", "a<|imxend|>")
+        daemon.chat(text, max_tokens=1).json["usage"]["prompt_tokens"] for text in ("a", "a<|im_end|>", "a<|imxend|>")
     ]
     assert lengths[1] > lengths[0] + 3
     assert abs(lengths[1] - lengths[2]) <= 2
