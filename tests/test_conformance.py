@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from backends import registry
-from backends.contract import Grammar, Job, Sampling, StepRecord, Token
+from backends.contract import Adapter, Grammar, Job, Sampling, StepRecord, Token
 from backends.errors import InvalidJob, PromptTooLong
 from backends.handle import EngineHandle
 from tests.engine_runs import GREEDY, STARTER, Answer, ask, engine, order
@@ -234,7 +234,7 @@ async def test_a_prompt_over_the_context_is_refused_with_both_numbers(starter: E
         pytest.param({"n": 1000}, id="too many choices"),
         pytest.param({"kind": "embed", "n": 2}, id="several embeddings"),
         pytest.param({"max_tokens": -1}, id="negative max_tokens"),
-        pytest.param({"adapter": "x"}, id="unknown adapter"),
+        pytest.param({"adapters": (Adapter("x", 0.0),)}, id="adapter of no scale"),
         pytest.param({"sampling": Sampling(temperature=float("nan"))}, id="not a number"),
         pytest.param({"sampling": Sampling(top_k=2**70)}, id="more than 64 bits"),
         pytest.param({"sampling": Sampling(logit_bias={-5: 1.0})}, id="bias on no token"),
