@@ -56,13 +56,13 @@ async def chat(handle: EngineHandle, question: str) -> list[int]:
     return await handle.tokenize(text, special=True, add_bos=False)
 
 
-def same_but_for_near_ties(one: Answer, other: Answer, index: int = 0) -> bool:
+def same_but_for_near_ties(one: Answer, other: Answer, index: int = 0, near: float = NEAR) -> bool:
     """Equal ids, or a first difference where the two candidates were nearly as likely."""
     for a, b in zip(one.tokens[index], other.tokens[index], strict=False):
         if a.id != b.id:
             assert a.logprob is not None
             scores = {c.id: c.logprob for c in a.logprob.top}
-            return b.id in scores and scores[a.id] - scores[b.id] < NEAR
+            return b.id in scores and scores[a.id] - scores[b.id] < near
     return len(one.tokens[index]) == len(other.tokens[index])
 
 
