@@ -15,7 +15,7 @@ from backends.contract import StepRecord
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from localai.errors import EngineFailed, OutOfResources, Unavailable
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.pool import Loaded, Plan, Pool
 from localai.router import Choice
 from tests.engine_runs import ask, echo_file, order
