@@ -214,13 +214,13 @@ class Batcher:
             return None
         t1 = time.monotonic()
         threads = self._governor.threads
-        switch_s = self._turns.took(t1 - t0, self._governor.current.estimate(tokens, depth) if switched else None)
+        change_s = self._turns.took(t1 - t0, self._governor.current.estimate(tokens, depth) if switched else None)
         shares = [self._advance(s, part, row, t1) for (s, part), row in zip(plan, results, strict=True)]
         cpu = time.process_time() - cpu0
-        change = self._governor.after_step(tokens, t1 - t0 - switch_s, t1, depth)
+        change = self._governor.after_step(tokens, t1 - t0 - change_s, t1, depth)
         if change is not None:
             self._engine.set_threads(change)
-        return StepRecord(t0, t1, cpu, threads, shares, switch_s)
+        return StepRecord(t0, t1, cpu, threads, shares, change_s if switched else None)
 
     def _make_room(self) -> None:
         """The cells are full: drop a resident, else set back the least urgent sequence, else end the only one."""

@@ -228,7 +228,7 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
 class StepRecord(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Who used one engine step: t0 and t1 monotonic seconds, CPU seconds of the child, and each job's share.
 
-    `switch_s` of the seconds went into changing the adapters, where the step began with that.
+    `switch_s` of the seconds went into changing the adapters; None where the step did not begin with that.
     """
 
     t0: float
@@ -236,7 +236,7 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True, tag=True):
     cpu_s: float
     threads: int
     shares: list[Share]
-    switch_s: float = 0.0
+    switch_s: float | None = None
 
 
 Event = Token | Finish | Rejected | Embedding | PromptLogprobs | Progress

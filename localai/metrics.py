@@ -50,7 +50,7 @@ class Metrics:
         self._new_steps += 1
         self._new_seconds += record.t1 - record.t0
         self._new_cpu += record.cpu_s
-        if record.switch_s:
+        if record.switch_s is not None:
             self._switches.inc()
             self._switch_seconds.inc(record.switch_s)
 

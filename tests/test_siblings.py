@@ -212,7 +212,7 @@ def test_siblings_answer_from_one_engine(daemon: Daemon) -> None:
     assert engine["model"] == STARTER_ID
     assert engine["charged_bytes"] > engine["weight_bytes"] + engine["kv_bytes"]
     assert [row["model"] for row in daemon.rows("queries")][-4:] == [answer["model"] for answer in alone]
-    assert b"localai_adapter_switches_total 4" in daemon.ask("GET", "/metrics").content
+    assert b"localai_adapter_switches_total 3" in daemon.ask("GET", "/metrics").content
 
 
 async def test_siblings_at_once_answer_as_each_alone(daemon: Daemon) -> None:
@@ -247,11 +247,6 @@ def test_the_command_line_takes_files_and_refuses_foreign_ones(daemon: Daemon, f
     refused = daemon.cli("ask", "hello", "-m", foreign, "--max-tokens", "3")
     assert refused.returncode == 1
     assert "foreign.gguf does not fit" in refused.stderr
-
-
-def test_an_engine_without_weights_takes_no_lora(daemon: Daemon, files: Path) -> None:
-    answer = daemon.chat("hello", model="pirate", backend="abacus")
-    assert answer.status == 400
 
 
 def test_a_sibling_is_removed_alone(daemon: Daemon, files: Path) -> None:
