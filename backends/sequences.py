@@ -186,7 +186,8 @@ def _check(job: Job, info: EngineInfo) -> None:
     if (job.max_tokens or 0) < 0:
         raise InvalidJob(f"max_tokens is {job.max_tokens}", "send 0 or more")
     if job.adapters and "adapters" not in info.capabilities:
-        raise InvalidJob(f"this model on {info.backend} takes no adapters", "use the base alone, or -B llama.cpp")
+        hint = "use the base alone, or a generating model on llama.cpp"
+        raise InvalidJob(f"this model on {info.backend} takes no adapters", hint)
 
 
 def rejection(job: int, error: BackendError) -> Rejected:
