@@ -92,12 +92,12 @@ def test_different_adapters_never_share_a_step(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     groups = [(), adapter(tmp_path, 1), adapter(tmp_path, 2)]
     for number in range(9):
-        loop.add(number, "abcabc" * 30, adapters=groups[number % 3], max_tokens=6)
+        loop.add(number, "abcabc" * 10, adapters=groups[number % 3], max_tokens=24)
     loop.run()
     for step in loop.records:
         assert len({share.job % 3 for share in step.shares}) == 1
-    assert any(len(step.shares) == 3 for step in loop.records)
-    assert [loop.text(number) for number in range(3)] == ["abcabc", "bcdbcd", "cdecde"]
+    assert any(len(step.shares) > 1 for step in loop.records)
+    assert [loop.text(number) for number in range(3)] == ["abc" * 8, "bcd" * 8, "cde" * 8]
     assert len(loop.ends()) == 9
 
 
