@@ -219,7 +219,7 @@ async def test_siblings_at_once_answer_as_each_alone(daemon: Daemon) -> None:
     names = ["starter", "pirate", "poet"] * 2
 
     def said(name: str) -> str:
-        answer = daemon.chat("Name a fish.", model=name, max_tokens=6)
+        answer = daemon.chat("Name a fish.", model=name, max_tokens=3)
         assert answer.status == 200, answer.content
         return str(answer.json["choices"][0]["message"]["content"])
 
