@@ -18,7 +18,7 @@ from backends.lora import ADAPTERS_KEPT
 from tests.engine_runs import STARTER, Answer, ask, engine, order
 from tests.gguf_files import gguf_bytes, llama_with
 from tests.lora_files import TARGETS, factors, merged, write_lora
-from tests.test_engine import chat, same_but_for_near_ties
+from tests.test_conformance import chat, same_but_for_near_ties
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
