@@ -259,6 +259,7 @@ def main() -> int:
         say(f"{v.label:24} {v.kind:7} predicted {v.predicted.value:8.4g} ({bar})  measured {v.measured:8.4g}")
     points = [asdict(v) | {"error_percent": v.error, "inside": v.inside} for v in verdicts]
     facts = {"backend": options.backend, "mode": options.mode, "kv_type": options.kv_type, "points": points}
+    facts |= {"statistic": "least" if options.least else "median", "measured_before": bool(options.again)}
     return report("predictions", options, rounds, figures(verdicts), **facts)
 
 
