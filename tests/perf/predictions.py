@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument("--again", type=Path, help="judge the readings of this file; nothing is measured")
     options = parser.parse_args()
     with ExitStack() as stack:
-        rounds = Rounds(wanted=0, readings=[{}])
+        rounds = Rounds(wanted=1, readings=[{}])
         if options.again:
             data = msgspec.json.decode(options.again.read_bytes(), type=Stored)
         else:
