@@ -14,6 +14,8 @@ MOST_CTX = 32_768
 LEAST_CTX = 512
 MOST_SHELF = 256 * 2**20
 """Bytes of RAM for the KV state of idle sequences."""
+_MARGIN = 0.08
+_LEAST_MARGIN = 256 * 2**20
 _PROCESS = 120 * 2**20
 _MICRO_BATCH = 512
 _ROWS = 64
@@ -31,6 +33,11 @@ class Charge:
     @property
     def total(self) -> int:
         return self.weights + self.kv + self.shelf + self.compute
+
+
+def margin(total: int) -> int:
+    """Bytes of a memory of `total` that stay free for everything else, unless the user sets a budget."""
+    return max(_LEAST_MARGIN, int(_MARGIN * total))
 
 
 def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
