@@ -23,7 +23,7 @@ from localai.calibration_store import Record
 from localai.errors import LocalaiError, OutOfResources
 from localai.laboratory import DISTURBED, Candidate, Laboratory
 from localai.ladder import Rung
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.tested import TestedSettings
 from localai.wait_policy import POLICIES, WaitPolicy, best_policy, policy_key
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from localai.header_cache import stamp
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.readings import Reading
 from localai.state_file import StateFile
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from localai.library import LocalModel
+from backends.contract import Adapter
+from localai.local_model import LocalModel
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people.
 
-    `mode` is how the backend computes, by its own name for it; '' is its most faithful one.
+    `mode` is how the backend computes, by its own name for it; '' is its most faithful one. `model` is what is loaded;
+    `adapters` are applied to it for this request alone, and make it `sibling`.
     """
 
     model: LocalModel
@@ -20,6 +22,13 @@ class Choice:
     n_ctx: int
     reason: str
     mode: str = ""
+    adapters: tuple[Adapter, ...] = ()
+    sibling: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name that the answer carries: the sibling's, or the model's own."""
+        return self.sibling or self.model.id
 
     @property
     def key(self) -> tuple[str, str, str]:

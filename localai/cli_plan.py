@@ -100,7 +100,7 @@ def _range(bar: dict[str, float]) -> str:
 
 
 def _short(number: float) -> str:
-    return f"{number:.0f}" if number >= 100 else f"{number:.2g}" if number < 10 else f"{number:.0f}"
+    return f"{number:.0f}" if number >= 10 else f"{number:.1f}" if number >= 1 else f"{number:.2f}"
 
 
 def _bytes(number: int) -> str:

@@ -29,6 +29,7 @@ class Found:
     """A model on the disk that nobody has looked into yet. `files` are its parts in order, `digest` SHA-256.
 
     `folder` is set where the model is a whole folder, in MLX's or ONNX's layout as `format` tells.
+    With `base`, the file is an adapter to be applied to that model with the strength `scale`.
     """
 
     id: str
@@ -40,6 +41,8 @@ class Found:
     problem: str | None = None
     format: Format = "gguf"
     folder: Path | None = None
+    base: str | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from localai.calibration_store import CalibrationStore, Record, Scores, Subject,
 from localai.choice import Choice
 from localai.errors import EngineFailed, ModelBroken
 from localai.ladder import Rung, climb
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.measuring import Pass, Steps, measure
 from localai.offers import backend, build_label, offers
 from localai.orders import Orders, shape

@@ -15,7 +15,7 @@ from localai.calibration_store import CalibrationStore, Fidelity, Record, identi
 from localai.choice import Choice
 from localai.choosing import Option
 from localai.forecast import Speeds, fastest_of
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.offers import backend, build_label, usable
 from localai.readings import Reading
 
@@ -71,7 +71,8 @@ class Market:
 
         `held` counts tokens of `text`. Raises OutOfResources where the store cannot be read, OSError for the model.
         """
-        known = {(r.subject.backend, r.subject.mode, r.subject.build): r for r in self.records(model)}
+        base = model.base or model
+        known = {(r.subject.backend, r.subject.mode, r.subject.build): r for r in self.records(base)}
         seen = {engine.key: engine for engine in self._engines()}
         self._prefixes.keep_only(set(seen))
         found = []
@@ -80,7 +81,7 @@ class Market:
                 record = known.get((name, mode, build_label(name)))
                 # Less exact ways of computing are for those who name them, unless they were measured to be harmless.
                 if not mode or (record and _faithful(record.fidelity)):
-                    found.append(self._option(Choice(model, name, 0, "", mode), record, seen, text))
+                    found.append(self._option(Choice(base, name, 0, "", mode), record, seen, text))
         return found
 
     def records(self, model: LocalModel) -> list[Record]:

@@ -20,7 +20,7 @@ from backends.gguf_header import GgufHeader
 from backends.onnx_modes import MODES
 from localai.errors import BadRequest
 from localai.header_cache import stamp
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.model_folders import Format, folder_arch
 
 
@@ -28,7 +28,8 @@ from localai.model_folders import Format, folder_arch
 class Backend:
     """A backend by name: the package that it needs with its modules, and the formats that it opens.
 
-    `threads` tells whether the number of threads can be chosen; `modes` are its `Load.mode`s, the most faithful first.
+    `threads` tells whether the number of threads can be chosen, `adapters` whether it applies adapters; `modes` are its
+    `Load.mode`s, the most faithful first.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Backend:
     formats: tuple[Format, ...]
     modes: tuple[str, ...] = ("",)
     threads: bool = True
+    adapters: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,30 @@ class Offer:
 
 
 _ALL = (
-    Backend("llama.cpp", "llama-cpp-python", ("llama_cpp",), "pip install llama-cpp-python==0.3.36", ("gguf",)),
     Backend(
-        "onnx", "onnxruntime", ("onnxruntime", "onnx"), "pip install onnxruntime onnx", ("gguf", "onnx"), tuple(MODES)
+        name="llama.cpp",
+        package="llama-cpp-python",
+        modules=("llama_cpp",),
+        install="pip install llama-cpp-python==0.3.36",
+        formats=("gguf",),
+        adapters=True,
     ),
-    Backend("mlx", "mlx", ("mlx",), "pip install 'localai-daemon[mlx]'", ("gguf", "mlx"), threads=False),
+    Backend(
+        name="onnx",
+        package="onnxruntime",
+        modules=("onnxruntime", "onnx"),
+        install="pip install onnxruntime onnx",
+        formats=("gguf", "onnx"),
+        modes=tuple(MODES),
+    ),
+    Backend(
+        name="mlx",
+        package="mlx",
+        modules=("mlx",),
+        install="pip install 'localai-daemon[mlx]'",
+        formats=("gguf", "mlx"),
+        threads=False,
+    ),
 )
 BACKENDS = tuple(known for known in _ALL if known.name in registry.NAMES)
 NAMES = tuple(backend.name for backend in BACKENDS)
@@ -83,6 +104,10 @@ def usable(model: LocalModel) -> tuple[str, ...]:
 def offer(model: LocalModel, name: str) -> Offer:
     """Whether the backend `name` can run `model` here. Raises BadRequest for an unknown name."""
     known = backend(name)
+    if model.base is not None:
+        if not known.adapters:
+            return Offer(name, f"{name} applies no adapters", "llama.cpp does (-B llama.cpp)")
+        model = model.base
     if model.format not in known.formats:
         able = [other.name for other in BACKENDS if model.format in other.formats]
         hint = f"{able[0]} does (-B {able[0]})" if able else "take a GGUF file of this model"

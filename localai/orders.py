@@ -17,7 +17,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.device import Device
 from localai.errors import from_backend
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import build_label
 from localai.readings import Shape

@@ -8,7 +8,8 @@ from localai.choice import Choice
 from localai.choosing import check_policy, decide
 from localai.config import Config
 from localai.errors import BadRequest, ModelBroken
-from localai.library import Library, LocalModel
+from localai.library import Library
+from localai.local_model import LocalModel
 from localai.market import Market
 from localai.messages import TurnRequest
 from localai.offers import backend, offer, offers, usable
@@ -26,17 +27,21 @@ def route(request: TurnRequest, library: Library, config: Config, market: Market
     model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
-    n_ctx = request.n_ctx or config.ctx
-    if model.format == "echo":
-        return Choice(model, "echo", n_ctx, why)
+    n_ctx, base = request.n_ctx or config.ctx, model.base or model
+    if model.base:
+        why += f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}"
+    sibling = model.id if model.base else ""
+    if base.format == "echo":
+        return Choice(base, "echo", n_ctx, why, adapters=model.adapters, sibling=sibling)
     asked = request.backend or config.backend
-    text = text_of(request)
+    # What an adapter changes is not found in the cache of the plain model.
+    text = sibling + text_of(request)
     if asked == "auto":
         chosen, mode, reason = _chosen(request, model, config, market, text)
     else:
         chosen, mode = _fixed(asked, model)
         reason = f"{asked} was asked for"
-    choice = Choice(model, chosen, n_ctx, f"{why}; {reason}", mode)
+    choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling)
     market.note(choice, text)
     return choice
 

@@ -25,7 +25,7 @@ from localai.device import inspect
 from localai.errors import EngineFailed, OutOfResources
 from localai.laboratory import PASSES, Laboratory
 from localai.ladder import climb
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.measuring import Pass, Steps, measure
 from localai.orders import Orders, shape
 from localai.readings import Phase, Reading
@@ -109,8 +109,9 @@ async def test_after_all_passes_nothing_is_due(bench: Bench) -> None:
 async def test_what_was_measured_beside_others_is_measured_anew_later(bench: Bench) -> None:
     model = bench.model("0")
     subject = (await bench.once("0")).subject
-    for age, due in ((0.0, False), (4000.0, True)):
-        bench.store.update(subject, "m", lambda old: replace(old, passes=3, foreign=1.0, at=time.time() - age))
+    for at, due in ((time.time(), False), (time.time() - 4000, True)):
+        disturbed = Record(subject=subject, name="m", passes=3, foreign=1.0, at=at)
+        bench.store.update(subject, "m", lambda _, new=disturbed: new)  # type: ignore[misc]
         assert (bench.laboratory.next(model) is not None) == due
     assert (await bench.once("0")).passes == 1
 

@@ -16,7 +16,8 @@ from localai.budget import charge
 from localai.catalog import Catalog
 from localai.errors import BadRequest, ModelBroken, OutOfResources
 from localai.foreign_stores import Stores
-from localai.library import Library, LocalModel
+from localai.library import Library
+from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import BACKENDS, TENSOR_TYPES, offer, offers, usable
 from localai.readings import Shape

@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument("--again", type=Path, help="judge the readings of this file; nothing is measured")
     options = parser.parse_args()
     with ExitStack() as stack:
-        rounds = Rounds(wanted=0, readings=[{}])
+        rounds = Rounds(wanted=1, readings=[{}])
         if options.again:
             data = msgspec.json.decode(options.again.read_bytes(), type=Stored)
         else:
@@ -259,6 +259,7 @@ def main() -> int:
         say(f"{v.label:24} {v.kind:7} predicted {v.predicted.value:8.4g} ({bar})  measured {v.measured:8.4g}")
     points = [asdict(v) | {"error_percent": v.error, "inside": v.inside} for v in verdicts]
     facts = {"backend": options.backend, "mode": options.mode, "kv_type": options.kv_type, "points": points}
+    facts |= {"statistic": "least" if options.least else "median", "measured_before": bool(options.again)}
     return report("predictions", options, rounds, figures(verdicts), **facts)
 
 
