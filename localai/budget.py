@@ -47,7 +47,7 @@ def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
     are the tensors alive at once in llama.cpp's graph of a dense transformer.
     """
     width = header.n_embd or 0
-    inner = header.number(f"{header.architecture}.feed_forward_length") or 4 * width
+    inner = header.number("feed_forward_length") or 4 * width
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
     compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * (header.n_vocab or 0)
     kv = 0 if header.is_embedding else int(header.kv_bytes_per_token(cast(KvType, kv_type)) * n_ctx)

@@ -18,7 +18,8 @@ from backends.gguf_header import GgufHeader
 from localai.catalog import ModelSpec
 from localai.errors import BadRequest, DownloadFailed, NotFound, from_backend
 from localai.gguf_names import GgufGroup, by_preference, groups, matching, quant_of
-from localai.library import Library, LocalModel
+from localai.library import Library
+from localai.local_model import LocalModel
 from localai.planner import Variant
 from localai.remote_header import RemoteHeaders
 from localai.shapes import resized, shape_of
