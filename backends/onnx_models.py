@@ -15,13 +15,12 @@ import llama_cpp.llama_cpp as llama
 
 from backends.arch import arch_of_gguf
 from backends.contract import Load
-from backends.convert_onnx import converted
+from backends.convert_onnx import converted, file_digest
 from backends.errors import ModelFileError
 from backends.gguf_tensors import GgufTensors
 from backends.llama_vocab import LlamaVocab
 from backends.onnx_layout import Layout, read_layout
 from backends.onnx_modes import mode_named
-from backends.onnx_session import version
 
 Progress = Callable[[str, float], None]
 
@@ -45,10 +44,14 @@ class VocabularyOnly(LlamaVocab):
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """`graph` is the path of a `model.onnx`; `frequencies` turn a position into the angles of a head's pairs, empty
-    where the graph knows them itself; `scratch` is a folder to be removed when the model is closed."""
+    """`graph` is the path of a `model.onnx`, `prefill_graph` of a faster one for prompts where the mode has one.
+
+    `frequencies` turn a position into the angles of a head's pairs, empty where the graph knows them itself; `scratch`
+    is a folder to be removed when the model is closed.
+    """
 
     graph: Path
+    prefill_graph: Path | None
     name: str
     layout: Layout
     tokenizer: VocabularyOnly
@@ -76,11 +79,14 @@ def _from_gguf(path: Path, order: Load, progress: Progress) -> OnnxModel:
     arch = arch_of_gguf(path.name, tensors.headers)
     mode = mode_named(order.mode)
     scratch = None if order.cache else Path(tempfile.mkdtemp(prefix="localai-onnx-"))
-    graph = converted(path, order.mode, mode, version(), scratch or Path(order.cache), progress)
+    digest, cache = file_digest(path), scratch or Path(order.cache)
+    graph = converted(path, digest, mode.form, cache, progress)
+    prefill = converted(path, digest, mode.prefill, cache, progress) if mode.prefill else None
     factors = tensors.floats("rope_freqs.weight").tolist() if arch.frequency_tensor else ()
     header = tensors.headers[0]
     return OnnxModel(
         graph=graph,
+        prefill_graph=prefill,
         name=path.name,
         layout=read_layout(graph, path.name),
         tokenizer=VocabularyOnly(path),

@@ -86,11 +86,11 @@ class Laboratory:
         self.store = store
 
     def candidates(self, model: LocalModel, *, every: bool = False) -> list[Candidate]:
-        """The backends that can open `model` here, the reference first; `every` adds their other modes.
+        """The backends that can open `model` here, the reference first; `every` adds the modes that few want.
 
         Raises OSError.
         """
-        return [self._candidate(model, name, mode) for name, mode in _ways(model) if every or not mode]
+        return [self._candidate(model, name, mode) for name, mode in _ways(model, every=every)]
 
     def next(self, model: LocalModel, *, every: bool = False) -> Candidate | None:
         """The candidate whose next pass is due, None where everything is known. Raises LocalaiError, OSError."""
@@ -231,11 +231,11 @@ class Laboratory:
         return next((record.scores for record in found if record.scores and not record.verdict), None)
 
 
-def _ways(model: LocalModel) -> list[tuple[str, str]]:
+def _ways(model: LocalModel, *, every: bool) -> list[tuple[str, str]]:
     if model.format == "echo":
         return [("echo", "")]
     found = [offer.backend for offer in offers(model) if not offer.problem]
-    return [(name, mode) for name in found for mode in backend(name).modes]
+    return [(name, mode) for name in found for mode in (backend(name).modes if every else backend(name).tried)]
 
 
 def _done(record: Record | None) -> bool:

@@ -29,7 +29,7 @@ class Backend:
     """A backend by name: the package that it needs with its modules, and the formats that it opens.
 
     `threads` tells whether the number of threads can be chosen, `adapters` whether it applies adapters; `modes` are its
-    `Load.mode`s, the most faithful first.
+    `Load.mode`s, the most faithful first, of which those in `tried` are measured unasked.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Backend:
     install: str
     formats: tuple[Format, ...]
     modes: tuple[str, ...] = ("",)
+    tried: tuple[str, ...] = ("",)
     threads: bool = True
     adapters: bool = False
 
@@ -67,6 +68,7 @@ _ALL = (
         install="pip install onnxruntime onnx",
         formats=("gguf", "onnx"),
         modes=tuple(MODES),
+        tried=("", "prefill8"),
     ),
     Backend(
         name="mlx",

@@ -70,9 +70,9 @@ class Orders:
                 sizes = folder_sizes(choice.model.path, choice.model.size_bytes)
         except BackendError as error:
             raise from_backend(error) from error
-        kv_type = self._config.kv_type
-        n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, kv_type, choice.backend)
-        need = budget.charge(sizes, n_ctx, kv_type, choice.backend)
+        way = (self._config.kv_type, choice.backend, choice.mode)
+        n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way)
+        need = budget.charge(sizes, n_ctx, *way)
         return Plan(n_ctx, need.total + extra, need.shelf)
 
     def order(self, choice: Choice, plan: Plan) -> Load:

@@ -133,16 +133,16 @@ def test_what_must_not_be_used_is_explained(place: Place, setup: dict[str, Any],
     ("fidelity", "mode"),
     [
         pytest.param(Fidelity(10.0, 1.2, 0.8), "", id="it loses accuracy"),
-        pytest.param(Fidelity(10.0, 1.001, 0.97), "head4", id="measured to be harmless"),
+        pytest.param(Fidelity(10.0, 1.001, 0.97), "prefill8", id="measured to be harmless"),
         pytest.param(None, "", id="not compared"),
     ],
 )
 def test_a_less_exact_mode_must_be_measured_as_harmless(place: Place, fidelity: Fidelity | None, mode: str) -> None:
     place.measured("llama.cpp", 100, 50)
     place.measured("onnx", 200, 100)
-    place.measured("onnx", 200, 150, mode="head4", fidelity=fidelity)
+    place.measured("onnx", 200, 150, mode="prefill8", fidelity=fidelity)
     assert place.route(policy="fastest").mode == mode
-    assert place.route(backend="onnx:head4").mode == "head4"
+    assert place.route(backend="onnx:prefill8").mode == "prefill8"
 
 
 @pytest.mark.parametrize(
