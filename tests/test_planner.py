@@ -98,7 +98,7 @@ def test_layers_go_where_a_gpu_is(room: Room, layers: set[int], uses_vram: bool)
         assert by_layers[18].fits
         assert by_layers[18].ram < by_layers[0].ram
         assert "CPU" not in by_layers[18].decode.basis
-        assert not by_layers[17].decode.measured
+        assert not by_layers[18].decode.measured
 
 
 @pytest.mark.parametrize(
