@@ -93,12 +93,12 @@ def test_layers_go_where_a_gpu_is(room: Room, layers: set[int], uses_vram: bool)
     assert {row.gpu_layers for row in rows} == layers
     assert any(row.vram for row in rows) is uses_vram
     by_layers = {row.gpu_layers: row for row in rows}
-    assert by_layers[max(layers)].fits is (17 not in layers)
-    if 17 in layers:
-        assert by_layers[17].fits
-        assert by_layers[17].ram < by_layers[0].ram
-        assert "CPU" not in by_layers[17].decode.basis
-        assert not by_layers[17].decode.measured
+    assert by_layers[max(layers)].fits is (18 not in layers)
+    if 18 in layers:
+        assert by_layers[18].fits
+        assert by_layers[18].ram < by_layers[0].ram
+        assert "CPU" not in by_layers[18].decode.basis
+        assert not by_layers[18].decode.measured
 
 
 @pytest.mark.parametrize(
