@@ -13,7 +13,7 @@ from backends.cells import Cells
 from backends.contract import Embedding, Event, FinishReason, Progress, PromptLogprobs, Share, StepRecord
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError
-from backends.prefill import LONG_STEP_S, SHORT_STEP, plan_prefill, urgency
+from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks, plan_prefill, urgency
 from backends.sampling import logprobs
 from backends.sequences import MAX_ACTIVE, Sequence, rejection
 from backends.threads import ThreadGovernor
@@ -49,6 +49,7 @@ class Batcher:
         self._arrived = arrived
         self._patient = "interrupt" in self._info.capabilities
         self._calm_from = 0.0
+        self._since_burst = SPACING + 1
         self._most = min(MAX_ACTIVE, self._info.n_seq)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -142,10 +143,19 @@ class Batcher:
         prefilling = sorted((s for s in self._running if s.prefilling), key=lambda s: urgency(s, now))
         # Long steps are the most efficient, and can be given up; after one was, short ones lose less for a while.
         seconds = LONG_STEP_S if self._patient and now >= self._calm_from else self._step_seconds
-        return plan + plan_prefill(prefilling, len(decoding), self._governor.current, self._info, seconds)
+        costs = self._governor.current
+        self._since_burst += 1
+        mixed = plan_prefill(prefilling, len(decoding), costs, self._info, seconds)
+        if mixed or not prefilling:
+            return plan + mixed
+        if self._since_burst <= SPACING and not outranks(prefilling[0], decoding):
+            return plan
+        self._since_burst = 0
+        return plan_prefill(prefilling, 0, costs, self._info, min(seconds, BURST_S))
 
     def _run(self, plan: list[tuple[Sequence, Slice]]) -> StepRecord | None:
         tokens = sum(len(part.tokens) for _, part in plan)
+        depth = max((part.pos + len(part.tokens) for s, part in plan if s.prefilling), default=0)
         t0, cpu0 = time.monotonic(), time.process_time()
         interruptible = self._patient and tokens >= SHORT_STEP and all(s.prefilling for s, _ in plan)
         try:
@@ -160,7 +170,7 @@ class Batcher:
         threads = self._governor.threads
         shares = [self._advance(s, part, row, t1) for (s, part), row in zip(plan, results, strict=True)]
         cpu = time.process_time() - cpu0
-        change = self._governor.after_step(tokens, t1 - t0, t1)
+        change = self._governor.after_step(tokens, t1 - t0, t1, depth)
         if change is not None:
             self._engine.set_threads(change)
         return StepRecord(t0, t1, cpu, threads, shares)

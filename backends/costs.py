@@ -1,4 +1,4 @@
-"""What a step of n tokens costs on this device, learned from the steps that ran. Knows not who asked for them."""
+"""What a step of n tokens at some depth costs on this device, learned from the steps that ran."""
 
 from __future__ import annotations
 
@@ -6,72 +6,101 @@ _WEIGHT = 0.5
 """Share of the newest reading in the running mean: follows a neighbour or a growing context within a few steps."""
 _OUTLIER = 3.0
 """A reading counts as at most this many times the mean: one step that lost its core says little of the next."""
-_FORGET = 0.999
-"""Share of a size's cost that is kept per reading of another size: what was dear once is tried again after a while."""
+_FORGET = 0.998
+"""Share of a size's cost that is kept per prefill reading of another size: what was dear once is tried again later."""
 _DRIFT = 1.002
 """Growth per reading of the best cost seen, so that a deeper context does not look like a neighbour for long."""
 
 
-class StepCosts:
-    """Seconds per step as a function of its token count, for one thread setting.
+_Means = dict[int, tuple[float, float]]
+"""Mean tokens and seconds by the power of two that the tokens fall into."""
 
-    Readings are kept per power of two and joined by straight lines: a step's cost is close to affine in its tokens on
-    a CPU and flat on a GPU, and both are straight between neighbours.
+
+class StepCosts:
+    """Seconds per step as a function of its token count and depth, for one thread setting.
+
+    Depth counts the tokens that a step's prompt tokens attend to, 0 where it carries none. Readings are kept per power
+    of two of both, and joined by straight lines along the tokens: a step's cost is close to affine in its tokens on a
+    CPU and flat on a GPU, and both are straight between neighbours.
     """
 
     def __init__(self) -> None:
-        self._mean: dict[int, tuple[float, float]] = {}
+        self._means: dict[int, _Means] = {}
 
     def copy(self) -> StepCosts:
         """The same readings, to be changed apart."""
         made = StepCosts()
-        made._mean = dict(self._mean)
+        made._means = {depth: dict(means) for depth, means in self._means.items()}
         return made
 
-    def add(self, tokens: int, seconds: float) -> None:
-        """Note that a step of `tokens` took `seconds`."""
+    def add(self, tokens: int, seconds: float, depth: int = 0) -> None:
+        """Note that a step of `tokens` at `depth` took `seconds`."""
         bucket = tokens.bit_length()
-        old = self._mean.get(bucket)
-        for other, (n, s) in self._mean.items():
-            if other > bucket:
-                self._mean[other] = (n, _FORGET * s)
-        if old is None:
-            self._mean[bucket] = (float(tokens), seconds)
-        else:
-            n, s = old
-            self._mean[bucket] = (n + _WEIGHT * (tokens - n), s + _WEIGHT * (min(seconds, _OUTLIER * s) - s))
+        means = self._means.setdefault(_layer(depth), {})
+        old = means.get(bucket)
+        n, s = old or (float(tokens), seconds)
+        means[bucket] = (n + _WEIGHT * (tokens - n), s + _WEIGHT * (min(seconds, _OUTLIER * s) - s))
+        for other in means if depth else ():
+            n, s = means[other]
+            if other < bucket:
+                s = min(s, means[bucket][1])
+            means[other] = (n, s if other == bucket else _FORGET * s)
 
-    def add_best(self, tokens: int, seconds: float) -> None:
-        """Note `seconds` as the cost of `tokens` if nothing seen so far promises less; what is known ages a little."""
-        promised = self.estimate(tokens)
+    def add_best(self, tokens: int, seconds: float, depth: int = 0) -> None:
+        """Note `seconds` as the cost of a step if nothing seen so far promises less; what is known ages a little."""
+        promised = self.estimate(tokens, depth)
         best = seconds if promised is None else min(seconds, _DRIFT * promised)
-        self._mean[tokens.bit_length()] = (float(tokens), best)
+        self._means.setdefault(_layer(depth), {})[tokens.bit_length()] = (float(tokens), best)
 
-    def estimate(self, tokens: int) -> float | None:
-        """Expected seconds of a step of `tokens`, never less than of a smaller one; None before the first reading."""
+    def _known(self, depth: int) -> _Means:
+        """The readings at this depth; for sizes not read here yet, those nearest above it in the prompt."""
+        known: _Means = {}
+        for layer in sorted(self._means):
+            if layer <= _layer(depth) or not known:
+                own = self._means[layer]
+                # A smaller step, read elsewhere, is not dearer than a larger one here.
+                borrowed = {b: (n, min([s, *(own[o][1] for o in own if o > b)])) for b, (n, s) in known.items()}
+                known = borrowed | own
+        return known
+
+    def _points(self, depth: int) -> list[tuple[float, float]]:
+        """Tokens and seconds, ascending in both."""
         points: list[tuple[float, float]] = []
-        for n, s in sorted(self._mean.values()):
+        for n, s in sorted(self._known(depth).values()):
             points.append((n, max(s, points[-1][1] if points else 0.0)))
-        if not points:
-            return None
-        below = [p for p in points if p[0] <= tokens]
-        above = [p for p in points if p[0] > tokens]
-        if below and above:
-            (n0, s0), (n1, s1) = below[-1], above[0]
-            return s0 + (s1 - s0) * (tokens - n0) / (n1 - n0)
-        if above:
-            return above[0][1]
-        n, s = below[-1]
-        return s * tokens / n
+        return points
 
-    def largest(self, seconds: float, most: int) -> int:
-        """The most tokens, up to `most`, whose step stays within `seconds`; at least 1."""
-        low, high = 1, max(1, most)
+    def estimate(self, tokens: int, depth: int = 0) -> float | None:
+        """Expected seconds of a step of `tokens`, never less than of a smaller one; None before the first reading."""
+        points = self._points(depth)
+        return _along(points, tokens) if points else None
+
+    def largest(self, seconds: float, most: int, depth: int = 0) -> int:
+        """The most tokens, up to `most`, whose step at `depth` stays within `seconds`; at least 1."""
+        points = self._points(depth)
+        low, high = 1, max(1, most) if points else 1
         while low < high:
             middle = (low + high + 1) // 2
-            cost = self.estimate(middle)
-            if cost is not None and cost <= seconds:
+            if _along(points, middle) <= seconds:
                 low = middle
             else:
                 high = middle - 1
         return low
+
+
+def _along(points: list[tuple[float, float]], tokens: int) -> float:
+    """Seconds at `tokens` on the lines that join `points`; in proportion beyond the last."""
+    below = [p for p in points if p[0] <= tokens]
+    above = [p for p in points if p[0] > tokens]
+    if below and above:
+        (n0, s0), (n1, s1) = below[-1], above[0]
+        return s0 + (s1 - s0) * (tokens - n0) / (n1 - n0)
+    if above:
+        return above[0][1]
+    n, s = below[-1]
+    return s * tokens / n
+
+
+def _layer(depth: int) -> int:
+    """Depths that are alike: none, then below 512 tokens, where attention costs little, then powers of two."""
+    return 1 + (depth // 512).bit_length() if depth else 0

@@ -14,8 +14,8 @@ _AGE_S = 10.0
 GAP = 4.0
 """A step that carries prefill may take this many times the decode-only step: bounds the gap between others' tokens."""
 
-_LEAST = 4
-"""Prefill tokens that a step carries however slow it is, so that a prompt always moves."""
+_WORTH = 8
+"""Prefill tokens that a step beside others must be able to carry: with fewer, a step of its own costs less in all."""
 
 _MIXED_S = 0.15
 """Most seconds of a step that others decode in, however dear their own part is."""
@@ -27,10 +27,21 @@ among queries, and at a depth of 2,048 tokens smaller steps cost half as much ag
 LONG_STEP_S = 2.0
 """Seconds of a step that can be given up."""
 
+BURST_S = 0.6
+"""Most seconds of a prefill step of its own while others wait to decode, as far as SHORT_STEP allows."""
+
+SPACING = 24
+"""Decode-only steps between two such steps: the others' 95th percentile gap never sees them."""
+
 
 def urgency(sequence: Sequence, now: float) -> tuple[float, float]:
     """Sort key, smallest first: priority level less the levels gained by waiting, then age."""
     return _LEVEL[sequence.job.priority] - (now - sequence.last_served) / _AGE_S, sequence.submitted
+
+
+def outranks(sequence: Sequence, others: list[Sequence]) -> bool:
+    """True where the priority of `sequence` is above that of all `others`."""
+    return all(_LEVEL[sequence.job.priority] < _LEVEL[other.job.priority] for other in others)
 
 
 def wanted(sequence: Sequence, ends_prompt: bool) -> Want:
@@ -48,13 +59,16 @@ def plan_prefill(
     """Slices for `sequences`, most urgent first, beside `decoding` tokens in the same step.
 
     The step stays within `step_seconds`, or within GAP decode-only steps where others are decoding, as far as `costs`
-    can tell. A step that reads states needs a row for every token, so there the row limit is the token limit.
+    can tell; [] where that leaves too little to be worth it. A step that reads states needs a row for every token, so
+    there the row limit is the token limit.
     """
     if not sequences:
         return []
-    least = _LEAST if decoding else SHORT_STEP
-    room = max(least, costs.largest(_limit(decoding, costs, step_seconds), info.n_batch) - decoding)
-    room = min(room, info.n_batch - decoding)
+    # The first sequence gets the most, so the step is about as deep as its own position.
+    room = costs.largest(_limit(decoding, costs, step_seconds), info.n_batch, sequences[0].pos + 1) - decoding
+    if decoding and room < min(_WORTH, sequences[0].remaining):
+        return []
+    room = min(room if decoding else max(SHORT_STEP, room), info.n_batch - decoding)
     whole = "whole_prompt" in info.capabilities
     plan: list[tuple[Sequence, Slice]] = []
     rows = decoding
@@ -63,6 +77,8 @@ def plan_prefill(
         embeds = sequence.job.kind == "embed"
         if plan and embeds != embedding:
             continue
+        if outranks(sequences[0], [sequence]):
+            break
         reads_all = embeds or wanted(sequence, ends_prompt=False) == "all"
         limit = min(room, info.max_rows - rows) if reads_all else room
         count = sequence.remaining if whole else min(sequence.remaining, limit)

@@ -66,20 +66,22 @@ class ThreadGovernor:
     def current(self) -> StepCosts:
         return self.costs[self.threads]
 
-    def learn(self, threads: int, tokens: int, seconds: float) -> None:
-        """Take a reading of the self-test."""
-        self.costs[threads].add(tokens, seconds)
-        self._best.add_best(tokens, seconds)
+    def learn(self, threads: int, tokens: int, seconds: float, depth: int = 0) -> None:
+        """Take a reading; `depth` as in `StepCosts`."""
+        self.costs[threads].add(tokens, seconds, depth)
+        self._best.add_best(tokens, seconds, depth)
 
-    def after_step(self, tokens: int, seconds: float, now: float) -> int | None:
+    def after_step(self, tokens: int, seconds: float, now: float, depth: int = 0) -> int | None:
         """Take a step's reading; return the thread count to set, or None to stay. `now` is monotonic seconds."""
-        best = self._best.estimate(tokens)
-        self.learn(self.threads, tokens, seconds)
+        best = self._best.estimate(tokens, depth)
+        self.learn(self.threads, tokens, seconds, depth)
         if len(self.counts) == 1:
             return None
         self._slow = self._slow + 1 if best is not None and seconds > _SLOW * best else 0
         if self._trial is not None:
-            return self._judge(self._trial, tokens, seconds, now)
+            return self._judge(
+                self._trial, self.costs[self._trial.before].estimate(tokens, depth) or seconds, seconds, now
+            )
         if self._slow >= _SLOW_STEPS and self.threads > self.counts[0] and now >= self._next[-1]:
             return self._try(-1)
         if self.threads < self.counts[-1] and now >= self._look:
@@ -110,10 +112,10 @@ class ThreadGovernor:
         self.changes += 1
         return count
 
-    def _judge(self, trial: _Trial, tokens: int, seconds: float, now: float) -> int | None:
+    def _judge(self, trial: _Trial, expected: float, seconds: float, now: float) -> int | None:
         trial.left -= 1
         trial.took += seconds
-        trial.expected += self.costs[trial.before].estimate(tokens) or seconds
+        trial.expected += expected
         if trial.left and trial.took < _HOPELESS * trial.expected:
             return None
         direction = trial.direction

@@ -15,6 +15,7 @@ from backends.errors import BackendError
 from backends.handle import EngineHandle
 from localai.errors import BadRequest, ContextExceeded, from_backend
 from localai.messages import Message, Tool, TurnRequest
+from localai.quoting import Piece, quote
 from localai.router import Choice
 from localai.templates import ChatTemplate
 from localai.toolcalls import OutputParser
@@ -74,10 +75,14 @@ async def _chat(request: TurnRequest, engine: EngineHandle, system: str | None) 
     info = engine.info
     tools = request.tools if request.tool_choice.mode != "none" else ()
     # In a thread: a template is the model's own program, and may take its whole time budget.
-    template, text = await asyncio.to_thread(_rendered, request, tools, info, system)
+    template, pieces = await asyncio.to_thread(_rendered, request, tools, info, system)
+    text = "".join(piece.text for piece in pieces)
     in_reasoning = template.starts_in_reasoning(text)
     # A template that writes the BOS token itself must not get a second one.
-    tokens = await engine.tokenize(text, special=True, add_bos=info.add_bos and not text.startswith(info.bos or "\0"))
+    add_bos = info.add_bos and not text.startswith(info.bos or "\0")
+    tokens: list[int] = []
+    for piece in pieces:
+        tokens += await engine.tokenize(piece.text, special=piece.special, add_bos=add_bos and not tokens)
     forced = bool(tools) and request.tool_choice.mode == "required"
     grammar = request.grammar
     if forced:
@@ -103,12 +108,12 @@ async def _chat(request: TurnRequest, engine: EngineHandle, system: str | None) 
 
 def _rendered(
     request: TurnRequest, tools: Sequence[Tool], info: EngineInfo, system: str | None
-) -> tuple[ChatTemplate, str]:
+) -> tuple[ChatTemplate, list[Piece]]:
     template = _template(info.chat_template, info.bos, info.eos, info.architecture)
-    messages = request.messages
+    messages, quotes = quote(request.messages, info.control_tokens)
     if system is not None and all(message.role != "system" for message in messages):
-        messages = (Message("system", system), *messages)
-    return template, template.render(messages, tools=tools, think=request.think)
+        messages = [Message("system", system), *messages]
+    return template, quotes.pieces(template.render(messages, tools=tools, think=request.think))
 
 
 async def _fill_in_the_middle(prefix: str, suffix: str, engine: EngineHandle) -> list[int]:

@@ -99,9 +99,11 @@ class _Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._ending = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def end(self) -> None:
-        self._ending.set()
+        """End gracefully; asked for a second time, at once."""
+        (self._hurry if self._ending.is_set() else self._ending).set()
 
     async def run(self, app: object, sockets: list[socket.socket], pool: Pool) -> None:
         loop = asyncio.get_running_loop()
@@ -123,10 +125,20 @@ class _Server:
         ending = asyncio.create_task(self._ending.wait())
         await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("stopping: %d engines, %d requests", len(pool.slots), sum(s.users for s in pool.slots))
-        await pool.close(GRACE_S)
+        await self._close(pool)
         server.end.set()
         await serving
         ending.cancel()
+
+    async def _close(self, pool: Pool) -> None:
+        closing = asyncio.create_task(pool.close(GRACE_S))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not closing.done():
+            closing.cancel()
+            await asyncio.wait({closing})
+            await pool.close(0.0)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -85,6 +85,21 @@ def test_a_stop_lets_a_running_request_finish(fresh: Daemon) -> None:
     assert [row["finish"] for row in fresh.rows("queries")] == ["error", "length"]
 
 
+def test_a_second_stop_does_not_wait(fresh: Daemon) -> None:
+    asking = _Asking(fresh, "s" * 100, model=fresh.echo("slow.txt", 150), max_tokens=100)
+    wait_for(lambda: any(e["users"] for e in fresh.engines()))
+    assert fresh.process is not None
+    fresh.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: fresh.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1}).status == 503)
+    begun = time.monotonic()
+    assert fresh.end() == 0
+    assert time.monotonic() - begun < 5
+    asking.join()
+    assert asking.answer is not None
+    assert asking.answer.status == 503
+    assert [row["finish"] for row in fresh.rows("queries")] == ["error", "error"]
+
+
 def test_a_stop_during_a_load_ends_cleanly(fresh: Daemon) -> None:
     asking = _Asking(fresh, "hello", model="starter", max_tokens=1)
     wait_for(fresh.engines)

@@ -259,3 +259,11 @@ def test_a_deadline_ends_a_request(daemon: Daemon, seconds: float, status: int) 
         assert (choice["finish_reason"], len(choice["message"]["content"]) in range(1, 19)) == ("length", True)
     else:
         assert answer.error["code"] == "deadline_passed"
+
+
+def test_a_control_token_in_a_message_is_plain_text(daemon: Daemon) -> None:
+    lengths = [
+        daemon.chat(text, max_tokens=1).json["usage"]["prompt_tokens"] for text in ("a", "a<|im_end|>", "a<|imxend|>")
+    ]
+    assert lengths[1] > lengths[0] + 3
+    assert abs(lengths[1] - lengths[2]) <= 2

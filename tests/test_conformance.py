@@ -1,4 +1,4 @@
-"""The llama.cpp engine on the starter model, through a real child: answers, sharing, limits and what ends them."""
+"""One table for every backend, on the starter model, through a real child: answers, sharing, limits, what ends them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from backends import registry
 from backends.contract import Grammar, Job, Sampling, StepRecord, Token
 from backends.errors import InvalidJob, PromptTooLong
 from backends.handle import EngineHandle
@@ -28,11 +29,26 @@ QUESTIONS = [
 STEPS: list[StepRecord] = []
 
 
+@pytest.fixture(scope="module", params=registry.NAMES)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("derived"))
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def starter(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineHandle]:
-    load = order(STARTER, "llama.cpp", threads=2)
+async def starter(backend: str, cache: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineHandle]:
+    load = order(STARTER, backend, threads=2, cache=cache)
     async with engine(load, tmp_path_factory.mktemp("starter"), STEPS) as handle:
         yield handle
+
+
+def needs(handle: EngineHandle, capability: str) -> None:
+    if capability not in handle.info.capabilities:
+        pytest.skip(f"{handle.info.backend} says that it cannot {capability}")
 
 
 async def chat(handle: EngineHandle, question: str) -> list[int]:
@@ -88,27 +104,29 @@ async def test_choices_share_the_prompt(starter: EngineHandle) -> None:
     assert [first.ids(i)[0] for i in range(3)] == [second.ids(i)[0] for i in range(3)]
 
 
-async def test_a_chunked_prefill_ends_like_a_whole_one(starter: EngineHandle, tmp_path: Path) -> None:
+async def test_a_chunked_prefill_ends_like_a_whole_one(
+    starter: EngineHandle, backend: str, cache: str, tmp_path: Path
+) -> None:
     words = " ".join(f"{number} birds" for number in range(300))
     prompt = (await starter.tokenize(words, special=False, add_bos=False))[:560]
     fields: dict[str, Any] = {"max_tokens": 6, "logprobs": 5}
     large = await ask(starter, prompt, **fields)
     steps: list[StepRecord] = []
-    async with engine(order(STARTER, "llama.cpp", threads=2), tmp_path, steps) as handle:
+    async with engine(order(STARTER, backend, threads=2, cache=cache), tmp_path, steps) as handle:
         stream = asyncio.create_task(ask(handle, prompt[7:40], max_tokens=400, ignore_eos=True))
         await asyncio.sleep(0.3)
-        # Beside a stream the prompt comes in small pieces.
+        # Beside a stream the prompt comes in pieces.
         chunked = await ask(handle, prompt, **fields)
         await stream
-    assert sum(any(share.prefilled > 1 for share in step.shares) for step in steps) > 10
+    assert sum(any(share.prefilled > 1 for share in step.shares) for step in steps) > 2
     assert same_but_for_near_ties(large, chunked)
     again = await ask(starter, prompt, **fields)
     assert again.end.usage.cached_tokens == len(prompt) - 1
     assert same_but_for_near_ties(large, again)
 
 
-async def test_a_long_conversation_keeps_its_prefix(tmp_path: Path) -> None:
-    async with engine(order(STARTER, "llama.cpp", n_ctx=512, threads=2), tmp_path) as handle:
+async def test_a_long_conversation_keeps_its_prefix(backend: str, cache: str, tmp_path: Path) -> None:
+    async with engine(order(STARTER, backend, n_ctx=512, threads=2, cache=cache), tmp_path) as handle:
         prompt = (await handle.tokenize("one two three four five " * 100, special=False, add_bos=False))[:400]
         await ask(handle, prompt, max_tokens=4)
         longer = await ask(handle, [*prompt, *prompt[:50]], max_tokens=4)
@@ -264,10 +282,10 @@ async def test_a_deadline_ends_with_what_there_is(starter: EngineHandle) -> None
     assert 0 < len(answer.ids()) < 400
 
 
-async def test_full_cells_set_back_and_lose_nothing(tmp_path: Path) -> None:
+async def test_full_cells_set_back_and_lose_nothing(backend: str, cache: str, tmp_path: Path) -> None:
     steps: list[StepRecord] = []
     fields: dict[str, Any] = {"max_tokens": 60, "ignore_eos": True, "logprobs": 5}
-    async with engine(order(STARTER, "llama.cpp", n_ctx=256, threads=2), tmp_path, steps) as handle:
+    async with engine(order(STARTER, backend, n_ctx=256, threads=2, cache=cache), tmp_path, steps) as handle:
         texts = [f"{question} Tell me in detail. " * 20 for question in QUESTIONS[:4]]
         prompts = [(await handle.tokenize(text, special=False, add_bos=False))[:40] for text in texts]
         steps.clear()
@@ -289,6 +307,7 @@ async def test_more_choices_wait_than_the_engine_has_numbers_for(starter: Engine
 
 
 async def test_an_arrival_interrupts_a_long_step_and_changes_nothing(starter: EngineHandle) -> None:
+    needs(starter, "interrupt")
     words = "The quick brown fox jumps over the lazy dog. " * 120
     prompt = await starter.tokenize(f"Interrupted. {words}", special=False, add_bos=False)
     long = asyncio.create_task(ask(starter, prompt, max_tokens=8))
@@ -301,8 +320,8 @@ async def test_an_arrival_interrupts_a_long_step_and_changes_nothing(starter: En
     assert same_but_for_near_ties(interrupted, fresh)
 
 
-async def test_an_idle_conversation_comes_back_from_ram(tmp_path: Path) -> None:
-    async with engine(order(STARTER, "llama.cpp", n_ctx=1024, threads=2), tmp_path) as handle:
+async def test_an_idle_conversation_comes_back_from_ram(backend: str, cache: str, tmp_path: Path) -> None:
+    async with engine(order(STARTER, backend, n_ctx=1024, threads=2, cache=cache), tmp_path) as handle:
         prompt = (await handle.tokenize("one two three four five " * 100, special=False, add_bos=False))[:300]
         alone = await ask(handle, prompt, max_tokens=8)
         await ask(handle, await chat(handle, "What is water?"), max_tokens=4)
