@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from backends.contract import Tier
 from backends.engine import Engine
-from backends.prefix import common_prefix
+from backends.prefix import Held
 from backends.shelf import Shelf
 
 _WORTH = 8
@@ -42,9 +42,9 @@ class Cells:
         self._most_shelved = shelf_bytes * info.n_ctx // max(1, info.kv_bytes)
         self._n_seq = info.n_seq
         self._free = list(range(info.n_seq - 1, -1, -1))
-        self._active: dict[int, list[int]] = {}
+        self._active: dict[int, Held] = {}
         self._lengths: dict[int, int] = {}
-        self._residents: OrderedDict[int, list[int]] = OrderedDict()
+        self._residents: OrderedDict[int, Held] = OrderedDict()
 
     @property
     def used(self) -> int:
@@ -58,15 +58,16 @@ class Cells:
     def residents(self) -> int:
         return len(self._residents)
 
-    def acquire(self, tokens: list[int], *, cells: int, reuse: bool) -> Place | None:
-        """A place for `tokens`; None where there is no room.
+    def acquire(self, wanted: Held, *, cells: int, reuse: bool) -> Place | None:
+        """A place for what is `wanted`; None where there is no room.
 
         `cells` is what must fit beside the active sequences; residents make way for it, oldest first, but not the one
         that is taken over. The last token is never taken from the cache, because its logits are wanted.
         """
         reuse = reuse and self._can_share
-        source, common = self._best_match(tokens[:-1]) if reuse else (-1, 0)
-        key, shelved = self._shelf.best(tokens[:-1]) if reuse else (0, 0)
+        sought = Held(wanted.tokens[:-1], wanted.root)
+        source, common = self._best_match(sought) if reuse else (-1, 0)
+        key, shelved = self._shelf.best(sought) if reuse else (0, 0)
         if common < max(_WORTH, shelved):
             source, common = -1, 0
         taken = sum(self._lengths.values()) + (common if source in self._residents else 0)
@@ -80,7 +81,7 @@ class Cells:
             place = Place(self._share(source, common, new), common)
         else:
             place = (self._restore(key, shelved) if shelved >= _WORTH else None) or Place(self._take_free(), 0)
-        self._active[place.seq] = tokens
+        self._active[place.seq] = wanted
         self._lengths[place.seq] = place.held
         return place
 
@@ -99,7 +100,7 @@ class Cells:
         """Bring a shelved state back and cut it to the first `common` tokens; None where it does not fit."""
         begun = time.monotonic()
         item = self._shelf.get(key)
-        if self.n_cells - self.used < len(item.tokens):
+        if self.n_cells - self.used < len(item.held):
             return None
         seq = self._take_free()
         if not self._engine.restore(seq, item.state):
@@ -107,18 +108,18 @@ class Cells:
             self._free.append(seq)
             return None
         self._engine.trim(seq, common)
-        if 2 * common >= len(item.tokens):
+        if 2 * common >= len(item.held):
             self._shelf.drop(key)
         return Place(seq, common, "ram", time.monotonic() - begun)
 
-    def _best_match(self, tokens: list[int]) -> tuple[int, int]:
+    def _best_match(self, sought: Held) -> tuple[int, int]:
         best, length = -1, 0
         for seq, held in self._residents.items():
-            common = common_prefix(tokens, held)
+            common = sought.common(held)
             if common > length:
                 best, length = seq, common
         for seq, held in self._active.items():
-            common = min(common_prefix(tokens, held), self._lengths[seq])
+            common = min(sought.common(held), self._lengths[seq])
             if common > length:
                 best, length = seq, common
         return best, length
@@ -144,7 +145,7 @@ class Cells:
         """A new sequence that shares all of `source`."""
         seq = self._take_free()
         self._engine.fork(source, seq)
-        self._active[seq] = tokens
+        self._active[seq] = Held(tokens, self._active[source].root)
         self._lengths[seq] = self._lengths[source]
         return seq
 
@@ -154,9 +155,9 @@ class Cells:
 
     def release(self, seq: int, *, keep: bool) -> None:
         """Give the number back; with `keep`, what it holds stays to be found."""
-        tokens, length = self._active.pop(seq), self._lengths.pop(seq)
+        held, length = self._active.pop(seq), self._lengths.pop(seq)
         if keep and self._can_share and length >= _WORTH:
-            self._residents[seq] = tokens[:length]
+            self._residents[seq] = Held(held.tokens[:length], held.root)
             if self._active:
                 self._shelve()
         else:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.contract import EngineInfo
+from backends.contract import Adapter, EngineInfo
 
 Floats = NDArray[np.float32]
 Want = Literal["none", "last", "all", "embed"]
@@ -82,6 +82,12 @@ class Engine(Protocol):
 
     def restore(self, seq: int, state: bytearray) -> bool:
         """Make `seq` hold what was saved; False where the engine does not accept it, `seq` empty then."""
+
+    def adapt(self, adapters: tuple[Adapter, ...]) -> None:
+        """Run steps under these adapters from now on, under none for (). For engines with the capability `adapters`.
+
+        Raises BackendError for one that is broken or made for another model; call again before the next step then.
+        """
 
     def set_threads(self, threads: int) -> None: ...
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from backends.prefix import common_prefix
+from backends.prefix import Held
 
 
 @dataclass(frozen=True, slots=True)
 class Shelved:
-    """The exported state of a sequence that held `tokens`."""
+    """The exported state of a sequence and what it held."""
 
-    tokens: list[int]
+    held: Held
     state: bytearray
 
 
@@ -36,24 +36,24 @@ class Shelf:
         """Bytes of all states."""
         return self._bytes
 
-    def put(self, tokens: list[int], state: bytearray) -> None:
+    def put(self, held: Held, state: bytearray) -> None:
         """Keep a state; what is larger than the whole budget is not kept."""
         if len(state) > self._budget:
             return
         # What the new one continues would never be the better match again.
-        for key in [k for k, item in self._items.items() if common_prefix(item.tokens, tokens) == len(item.tokens)]:
+        for key in [k for k, item in self._items.items() if held.common(item.held) == len(item.held)]:
             self.drop(key)
         self._next += 1
-        self._items[self._next] = Shelved(tokens, state)
+        self._items[self._next] = Shelved(held, state)
         self._bytes += len(state)
         while self._bytes > self._budget:
             self.drop(next(iter(self._items)))
 
-    def best(self, tokens: list[int]) -> tuple[int, int]:
+    def best(self, sought: Held) -> tuple[int, int]:
         """The key of the state with the longest prefix in common, and that length; (0, 0) where there is none."""
         found, length = 0, 0
         for key, item in self._items.items():
-            common = common_prefix(tokens, item.tokens)
+            common = sought.common(item.held)
             if common > length:
                 found, length = key, common
         return found, length

@@ -36,7 +36,7 @@ def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], No
         slots = parts.pool.slots
         metrics.engines.labels("loaded").set(sum(s.handle is not None for s in slots))
         metrics.engines.labels("loading").set(sum(s.handle is None for s in slots))
-        metrics.charged.set(sum(s.plan.total for s in slots if s.plan))
+        metrics.charged.set(sum(s.charged for s in slots))
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/localai/status")
@@ -51,9 +51,10 @@ def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], No
 
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:
-        """Unload a model as soon as it is idle."""
+        """Unload a model as soon as it is idle; for a sibling, its base."""
         model = parts.library.resolve(body.model)
-        return {"unloaded": await parts.pool.unload(model.id), "model": model.id}
+        loaded = model.base or model
+        return {"unloaded": await parts.pool.unload(loaded.id), "model": loaded.id}
 
     @router.post("/localai/stop")
     async def end() -> dict[str, Any]:
