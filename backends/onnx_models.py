@@ -11,36 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-
 from backends.arch import arch_of_gguf
 from backends.contract import Load
 from backends.convert_onnx import converted
-from backends.errors import ModelFileError
 from backends.gguf_tensors import GgufTensors
-from backends.llama_vocab import LlamaVocab
 from backends.onnx_layout import Layout, read_layout
 from backends.onnx_modes import mode_named
 from backends.onnx_session import version
+from backends.tokenizer import Vocabulary, open_tokenizer
 
 Progress = Callable[[str, float], None]
-
-
-class VocabularyOnly(LlamaVocab):
-    """The vocabulary of a GGUF file, read by llama.cpp without its weights."""
-
-    def __init__(self, path: Path) -> None:
-        llama.llama_backend_init()
-        params = llama.llama_model_default_params()
-        params.vocab_only = True
-        self._model = llama.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
-            raise ModelFileError(f"{path.name} has no vocabulary that can be read", "use another build of this model")
-        super().__init__(llama.llama_model_get_vocab(self._model))
-        template = llama.llama_model_chat_template(self._model, None)
-        self.chat_template = template.decode("utf-8", "replace") if template else None
-        self.bos = self.token_text(llama.llama_vocab_bos(self.pointer))
-        self.eos = self.token_text(llama.llama_vocab_eos(self.pointer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +31,7 @@ class OnnxModel:
     graph: Path
     name: str
     layout: Layout
-    tokenizer: VocabularyOnly
+    tokenizer: Vocabulary
     frequencies: tuple[float, ...]
     architecture: str
     description: str
@@ -83,7 +63,7 @@ def _from_gguf(path: Path, order: Load, progress: Progress) -> OnnxModel:
         graph=graph,
         name=path.name,
         layout=read_layout(graph, path.name),
-        tokenizer=VocabularyOnly(path),
+        tokenizer=open_tokenizer(path),
         frequencies=tuple(arch.inverse_frequencies(factors)),
         architecture=arch.family,
         description=f"{header.name or path.stem} {header.quant}",
