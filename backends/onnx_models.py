@@ -11,35 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-
 from backends.arch import arch_of_gguf
 from backends.contract import Load
 from backends.convert_onnx import converted, file_digest
-from backends.errors import ModelFileError
+from backends.errors import ModelFileError, UnsupportedModel
 from backends.gguf_tensors import GgufTensors
-from backends.llama_vocab import LlamaVocab
+from backends.onnx_export import find_export
 from backends.onnx_layout import Layout, read_layout
 from backends.onnx_modes import mode_named
+from backends.tokenizer import Vocabulary, open_tokenizer
 
 Progress = Callable[[str, float], None]
-
-
-class VocabularyOnly(LlamaVocab):
-    """The vocabulary of a GGUF file, read by llama.cpp without its weights."""
-
-    def __init__(self, path: Path) -> None:
-        llama.llama_backend_init()
-        params = llama.llama_model_default_params()
-        params.vocab_only = True
-        self._model = llama.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
-            raise ModelFileError(f"{path.name} has no vocabulary that can be read", "use another build of this model")
-        super().__init__(llama.llama_model_get_vocab(self._model))
-        template = llama.llama_model_chat_template(self._model, None)
-        self.chat_template = template.decode("utf-8", "replace") if template else None
-        self.bos = self.token_text(llama.llama_vocab_bos(self.pointer))
-        self.eos = self.token_text(llama.llama_vocab_eos(self.pointer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +36,7 @@ class OnnxModel:
     prefill_graph: Path | None
     name: str
     layout: Layout
-    tokenizer: VocabularyOnly
+    tokenizer: Vocabulary
     frequencies: tuple[float, ...]
     architecture: str
     description: str
@@ -71,7 +53,34 @@ class OnnxModel:
 def open_model(order: Load, progress: Progress) -> OnnxModel:
     """Find or build the graph of `order.path`. Raises ModelFileError, UnsupportedModel."""
     path = Path(order.path)
+    if not path.exists():
+        raise ModelFileError(f"{path.name} does not exist", "give a GGUF file, or the folder of an ONNX export")
+    if path.is_dir() or path.suffix == ".onnx":
+        return _from_export(path, order)
     return _from_gguf(path, order, progress)
+
+
+def _from_export(path: Path, order: Load) -> OnnxModel:
+    if order.mode:
+        raise UnsupportedModel(
+            f"{path.name} computes as it was exported: it has no mode {order.mode!r}", "leave it out"
+        )
+    export = find_export(path)
+    layout = read_layout(export.graph, path.name)
+    return OnnxModel(
+        graph=export.graph,
+        prefill_graph=None,
+        name=path.name,
+        layout=layout,
+        tokenizer=open_tokenizer(export.folder),
+        frequencies=(),
+        architecture=export.architecture,
+        description=f"{path.name} (ONNX export)",
+        n_ctx_train=export.n_ctx_train or order.n_ctx,
+        width=export.width,
+        weight_bytes=export.weight_bytes,
+        scratch=None,
+    )
 
 
 def _from_gguf(path: Path, order: Load, progress: Progress) -> OnnxModel:
@@ -89,7 +98,7 @@ def _from_gguf(path: Path, order: Load, progress: Progress) -> OnnxModel:
         prefill_graph=prefill,
         name=path.name,
         layout=read_layout(graph, path.name),
-        tokenizer=VocabularyOnly(path),
+        tokenizer=open_tokenizer(path),
         frequencies=tuple(arch.inverse_frequencies(factors)),
         architecture=arch.family,
         description=f"{header.name or path.stem} {header.quant}",

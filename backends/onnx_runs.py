@@ -76,6 +76,8 @@ class SharedRunner:
         feeds = feeds_of(self._layout, work) | {"cos": self._cos, "sin": self._sin}
         for name in self._layout.feeds:
             _bind(binding.bind_input, name, feeds[name])
+        for seq, held in zip(work.seqs, work.held, strict=True):
+            self._cells.writes(seq, held + work.tokens.shape[1])
         if work.states is not None:
             _bind(binding.bind_output, "states", work.states)
         if self._layout.rows:
