@@ -14,6 +14,8 @@ MOST_CTX = 32_768
 LEAST_CTX = 512
 MOST_SHELF = 256 * 2**20
 """Bytes of RAM for the KV state of idle sequences."""
+_MARGIN = 0.08
+_LEAST_MARGIN = 256 * 2**20
 _PROCESS = 120 * 2**20
 _MICRO_BATCH = 512
 _ROWS = 64
@@ -33,6 +35,11 @@ class Charge:
         return self.weights + self.kv + self.shelf + self.compute
 
 
+def margin(total: int) -> int:
+    """Bytes of a memory of `total` that stay free for everything else, unless the user sets a budget."""
+    return max(_LEAST_MARGIN, int(_MARGIN * total))
+
+
 def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
     """What serving `n_ctx` tokens takes.
 
@@ -40,7 +47,7 @@ def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
     are the tensors alive at once in llama.cpp's graph of a dense transformer.
     """
     width = header.n_embd or 0
-    inner = header.number(f"{header.architecture}.feed_forward_length") or 4 * width
+    inner = header.number("feed_forward_length") or 4 * width
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
     compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * (header.n_vocab or 0)
     kv = 0 if header.is_embedding else int(header.kv_bytes_per_token(cast(KvType, kv_type)) * n_ctx)

@@ -1,4 +1,4 @@
-"""`localai models list | show | pull | import | rm`. They work on the files directly; no daemon is needed."""
+"""`localai models list | show | pull | import | rm | plan`. They work on the files directly; no daemon is needed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from localai.cli import progress_line, say, show
+from localai.cli_plan import plan
 from localai.config import load
 from localai.errors import DaemonUnreachable
 from localai.lifecycle import client
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """List, show, pull, import and remove models."""
+    """List, show, pull, import, remove and plan models."""
+
+
+models.add_command(plan)
 
 
 def _library() -> Library:

@@ -49,6 +49,17 @@ def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], No
         """The newest rows of the ledger."""
         return json_response({"queries": await asyncio.to_thread(parts.ledger.last, max(1, min(limit, 1000)))})
 
+    @router.get("/localai/plan")
+    async def plan(model: str, ctx: int = 0, tokens: int = 512, ram: int = 0, vram: int | None = None) -> Response:
+        """Which ways of running `model`, here or on the hub, fit, and how fast each would be; bytes and tokens."""
+        # Seldom asked for, and it brings numpy.
+        from localai.plans import Limits, no_readings, plan_model
+        from localai.variants import Finder
+
+        limits = Limits(ctx, tokens, ram, vram).checked()
+        finder = Finder(parts.library)
+        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, finder, no_readings))
+
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:
         """Unload a model as soon as it is idle; for a sibling, its base."""
