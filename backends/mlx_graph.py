@@ -6,15 +6,19 @@ sequence sees padding or another's tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from backends.arch import Arch
+from backends.arch import Arch, Role
 from backends.convert_mlx import Layer, Weights
 from backends.mlx_cells import MlxCells
+
+_Projected = Literal["q", "k", "v"]
+_BIASES: Mapping[_Projected, Role] = {"q": "q_bias", "k": "k_bias", "v": "v_bias"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +77,16 @@ class Decoder:
             outputs.append(seen[0].transpose(1, 0, 2).reshape(-1, arch.heads * arch.head_dim))
         return layer.matrices["o"].times(mx.concatenate(outputs) if len(outputs) > 1 else outputs[0])
 
-    def _project(self, layer: Layer, role: str, x: mx.array) -> mx.array:
+    def _project(self, layer: Layer, role: _Projected, x: mx.array) -> mx.array:
         y = layer.matrices[role].times(x)
-        bias = layer.vectors.get(f"{role}_bias")
+        bias = layer.vectors.get(_BIASES[role])
         return y if bias is None else y + bias
 
-    def _heads(self, layer: Layer, role: str, x: mx.array, heads: int, positions: mx.array) -> mx.array:
+    def _heads(self, layer: Layer, role: Literal["q", "k"], x: mx.array, heads: int, positions: mx.array) -> mx.array:
         """Queries or keys, turned to their positions: (n, heads, head_dim)."""
         arch = self._arch
         y = self._project(layer, role, x).reshape(-1, heads, arch.head_dim)
-        norm = layer.vectors.get(f"{role}_norm")
+        norm = layer.vectors.get("q_norm" if role == "q" else "k_norm")
         if norm is not None:
             y = self._norm(y, norm)
         # Every token is a batch of its own here, because each has a position of its own.
