@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from backends.arch import Arch, Role
 from backends.convert_mlx import Layer, Weights
@@ -29,6 +29,11 @@ class Span:
     first: int
     end: int
     pos: int
+
+
+@partial(mx.compile, shapeless=True)
+def _gated(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * up
 
 
 class Decoder:
@@ -60,7 +65,7 @@ class Decoder:
 
     def _feed(self, layer: Layer, x: mx.array) -> mx.array:
         gate, up = layer.matrices["gate"].times(x), layer.matrices["up"].times(x)
-        return layer.matrices["down"].times(nn.silu(gate) * up)
+        return layer.matrices["down"].times(_gated(gate, up))
 
     def _attend(self, index: int, layer: Layer, x: mx.array, spans: Sequence[Span], positions: mx.array) -> mx.array:
         arch = self._arch
