@@ -49,9 +49,12 @@ class Vocabulary(Protocol):
     def fim_tokens(self) -> dict[str, int]: ...
 
 
-def open_tokenizer(path: Path) -> Vocabulary:
-    """The vocabulary of a GGUF file or a model folder. Raises ModelFileError, which names the file."""
-    return JsonVocabulary(path) if path.is_dir() else GgufVocabulary(path)
+def open_tokenizer(path: Path, rows: int = 0) -> Vocabulary:
+    """The vocabulary of a GGUF file or a model folder, whose model has logits for `rows` tokens (0: as many).
+
+    Raises ModelFileError, which names the file.
+    """
+    return JsonVocabulary(path, rows) if path.is_dir() else GgufVocabulary(path)
 
 
 class GgufVocabulary(LlamaVocab):
@@ -77,7 +80,7 @@ class JsonVocabulary:
 
     pointer: Any = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: int = 0) -> None:
         source = folder / "tokenizer.json"
         if not source.exists():
             raise ModelFileError(f"{folder.name} has no tokenizer.json", "download the whole folder again")
@@ -86,7 +89,12 @@ class JsonVocabulary:
         self._plain.encode_special_tokens = True
         config = _json(folder / "tokenizer_config.json")
         self._ids: dict[str, int] = self._special.get_vocab(with_added_tokens=True)
-        self.n_vocab = max(self._ids.values()) + 1
+        # Models often have a few rows more than there are tokens; nothing but noise would choose them.
+        self.n_vocab = max(rows, max(self._ids.values()) + 1)
+        if rows and self.n_vocab > rows:
+            raise ModelFileError(
+                f"{folder.name}/tokenizer.json has {self.n_vocab} tokens, the model {rows}", "use the model's own file"
+            )
         added = self._special.get_added_tokens_decoder()
         self._control = {token: added[token].content for token in added if added[token].special}
         self._pieces = self._all_pieces(source, {token: added[token].content for token in added})
