@@ -5,6 +5,7 @@ A model enters; one Offer per backend leaves. Nothing heavy is imported: package
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,8 @@ from backends.arch import arch_of_gguf
 from backends.errors import BackendError, ModelFileError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
-from backends.onnx_modes import MODES
+from backends.mlx_modes import MODES as MLX_MODES
+from backends.onnx_modes import MODES as ONNX_MODES
 from localai.errors import BadRequest
 from localai.header_cache import stamp
 from localai.local_model import LocalModel
@@ -67,7 +69,7 @@ _ALL = (
         modules=("onnxruntime", "onnx"),
         install="pip install onnxruntime onnx",
         formats=("gguf", "onnx"),
-        modes=tuple(MODES),
+        modes=tuple(ONNX_MODES),
         tried=("", "prefill8"),
     ),
     Backend(
@@ -76,6 +78,9 @@ _ALL = (
         modules=("mlx",),
         install="pip install 'localai-daemon[mlx]'",
         formats=("gguf", "mlx"),
+        modes=tuple(MLX_MODES),
+        # On a GPU half precision is the fast one; elsewhere MLX multiplies packed weights very slowly.
+        tried=("", "half") if sys.platform == "darwin" else ("", "host"),
         threads=False,
     ),
 )
