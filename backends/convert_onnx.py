@@ -27,7 +27,7 @@ from backends.gguf import shards
 from backends.gguf_tensors import GgufTensors
 from backends.onnx_graph import CONTRIB, OPSET, build_graph
 from backends.onnx_modes import Form
-from backends.onnx_session import pack, version
+from backends.onnx_packing import identity, pack
 
 VERSION = 1
 """To be raised with every change of what is built."""
@@ -47,7 +47,7 @@ def converted(path: Path, digest: str, form: Form, cache: Path, progress: Progre
 
     Raises UnsupportedModel, ModelFileError, and OSError where the cache cannot be written.
     """
-    folder = cache / f"{digest}-{VERSION}-{version()}-{form.name}"
+    folder = cache / f"{digest}-{VERSION}-{identity()}-{form.name}"
     if folder.exists():
         fault = _fault(folder)
         if not fault:

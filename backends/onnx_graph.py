@@ -108,17 +108,30 @@ class _Builder:
 
     def _grouped_attention(self, index: int, at: str, packed: str, names: dict[Role | MlpRole, str]) -> str:
         arch = self._arch
-        past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
-        inputs = [packed, "", "", *past, "seqlens_k", "total", "cos", "sin"]
-        more: dict[str, Any] = {}
+        inputs = [packed, "", ""]
         if arch.qk_norm:
-            self._add(f"{at}.q_norm", self._tensors.floats(names["q_norm"]))
-            self._add(f"{at}.k_norm", self._tensors.floats(names["k_norm"]))
-            inputs += ["", "", "", "", "", f"{at}.q_norm", f"{at}.k_norm"]
-            more = {"qk_norm_epsilon": arch.eps}
+            inputs = self._normed_heads(at, packed, names)
+        past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
+        inputs += [*past, "seqlens_k", "total", "cos", "sin"]
         outputs = [f"{at}.mixed", f"present.{index}.key", f"present.{index}.value"]
-        more |= {"num_heads": arch.heads, "kv_num_heads": arch.kv_heads, "do_rotary": 1, "rotary_interleaved": 0}
-        return self._contrib("GroupQueryAttention", inputs, outputs, **more)[0]
+        heads = {"num_heads": arch.heads, "kv_num_heads": arch.kv_heads}
+        return self._contrib("GroupQueryAttention", inputs, outputs, do_rotary=1, rotary_interleaved=0, **heads)[0]
+
+    def _normed_heads(self, at: str, packed: str, names: dict[Role | MlpRole, str]) -> list[str]:
+        """Queries, keys and values apart, each head of the first two normalised: the fused kernel's own norm is not
+        there on the CPU."""
+        arch = self._arch
+        widths = [arch.heads * arch.head_dim, arch.kv_width, arch.kv_width]
+        self._add(f"{at}.widths", np.array(widths, np.int64))
+        self._node("Split", [packed, f"{at}.widths"], [f"{at}.q", f"{at}.k", f"{at}.v"], axis=-1)
+        roles: tuple[tuple[str, Role], ...] = (("q", "q_norm"), ("k", "k_norm"))
+        for (part, role), width in zip(roles, widths, strict=False):
+            self._add(f"{at}.{part}.heads", np.array([0, 0, width // arch.head_dim, arch.head_dim], np.int64))
+            self._add(f"{at}.{part}.whole", np.array([0, 0, width], np.int64))
+            self._node("Reshape", [f"{at}.{part}", f"{at}.{part}.heads"], [f"{at}.{part}.split"])
+            split, _ = self._norm(f"{at}.{part}.norm", names[role], f"{at}.{part}.split", "")
+            self._node("Reshape", [split, f"{at}.{part}.whole"], [f"{at}.{part}.normed"])
+        return [f"{at}.q.normed", f"{at}.k.normed", f"{at}.v"]
 
     def _mlp(self, index: int, names: dict[Role | MlpRole, str], stream: str, change: str) -> tuple[str, str]:
         at = f"{index}.mlp"

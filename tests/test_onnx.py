@@ -101,7 +101,7 @@ def test_positions_can_be_stretched(tmp_path: Path) -> None:
 
 def test_a_prompt_in_pieces_ends_like_a_whole_one(either: Engine) -> None:
     size = either.info().n_batch
-    whole = TEXT[: min(size, 150)]
+    whole = TEXT[: min(size, 100)]
     expected = run(either, 0, whole)
     for pos in range(0, len(whole), 7):
         last = run(either, 1, whole[pos : pos + 7], pos)
@@ -142,13 +142,11 @@ def test_trim_fork_save_and_restore(either: Engine) -> None:
 
 
 def test_cells_run_out_before_anything_changes(either: Engine) -> None:
-    size = either.info().n_batch
-    for pos in range(0, 192, 64 if size >= 64 else size):
+    for pos in range(0, 192, 64):
         run(either, 0, TEXT[:64], pos)
+    run(either, 1, TEXT[:63])
     with pytest.raises(CacheFull):
-        either.step([Slice(0, [1], 192, "last"), Slice(1, TEXT[:63], 0, "last")]) if size < 65 else either.step(
-            [Slice(0, [1], 192, "last"), Slice(1, TEXT[:64], 0, "last")]
-        )
+        either.step([Slice(0, [1], 192, "last"), Slice(1, [1], 63, "last")])
     assert run(either, 0, [1], 192).shape == (1, N_VOCAB)
 
 
@@ -185,9 +183,9 @@ def test_threads_can_change(tiny: Engine) -> None:
     tiny.drop(0)
 
 
-async def test_the_capital_of_france(tmp_path: Path) -> None:
-    load = order(STARTER, "onnx", threads=2, cache=str(tmp_path))
-    async with engine(load, tmp_path) as handle:
+async def test_the_capital_of_france(folder: Path) -> None:
+    load = order(STARTER, "onnx", threads=2, cache=str(folder))
+    async with engine(load, folder) as handle:
         text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
         prompt = await handle.tokenize(text, special=True, add_bos=False)
         answers = await asyncio.gather(*(ask(handle, [*prompt], max_tokens=20) for _ in range(4)))
@@ -196,8 +194,8 @@ async def test_the_capital_of_france(tmp_path: Path) -> None:
     assert longer.end.usage.cached_tokens >= len(prompt)
 
 
-def test_a_long_step_can_be_given_up(tmp_path: Path) -> None:
-    found = OnnxEngine(order(STARTER, "onnx", threads=1, cache=str(tmp_path), n_ctx=1024), lambda *_: None)
+def test_a_long_step_can_be_given_up(folder: Path) -> None:
+    found = OnnxEngine(order(STARTER, "onnx", threads=1, cache=str(folder), n_ctx=1024), lambda *_: None)
     prompt = [int(token) for token in np.random.default_rng(1).integers(0, 49152, 512)]
     with pytest.raises(StepInterrupted):
         found.step([Slice(0, prompt, 0, "last")], lambda: True)
