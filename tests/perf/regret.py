@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from localai.errors import LocalaiError
 from tests.perf.measure import Figure, Reading, Rounds, Target, arguments, at_most, play, report, say
 from tests.perf.processes import Daemon, model_path, prompt
 
@@ -115,12 +116,20 @@ class Bench:
             for make in (_chat, _embeddings):
                 self._send(make, {"backend": backend})
 
+    def _last_words(self) -> str:
+        """The end of the engines' logs, which go with the daemon's folder."""
+        logs = [path.read_text(encoding="utf-8", errors="replace") for path in self._daemon.home.glob("logs/engine*")]
+        return "\n".join("\n".join(log.splitlines()[-30:]) for log in logs)
+
     def _send(self, make: Callable[[int], tuple[str, Body]], fields: Body) -> tuple[float, str]:
         """Seconds for one request that no cache knows, and the backend that served it."""
         self._seed += 1
         path, body = make(self._seed)
         begun = time.perf_counter()
-        self._daemon.client.post(path, {"model": self._daemon.model, "temperature": 0, **body, **fields})
+        try:
+            self._daemon.client.post(path, {"model": self._daemon.model, "temperature": 0, **body, **fields})
+        except LocalaiError as error:
+            raise SystemExit(f"{path} with {fields} failed: {error.message}\n{self._last_words()}") from error
         seconds = time.perf_counter() - begun
         return seconds, str(self._daemon.newest(1)[0]["backend"])
 
