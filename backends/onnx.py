@@ -197,6 +197,7 @@ class OnnxEngine:
         self._prompt_session = self._prompts.get(max(1, threads))
 
     def close(self) -> None:
+        self._runner.close()
         del self._session, self._prompt_session
         self._sessions.close()
         self._prompts.close()

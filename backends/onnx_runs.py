@@ -50,6 +50,9 @@ class Runner(Protocol):
 
     def wrote(self, seq: int, length: int) -> None: ...
 
+    def close(self) -> None:
+        """Let go of the sessions, which must outlive what is bound to them."""
+
 
 class SharedRunner:
     """For graphs that write into buffers given to them."""
@@ -89,6 +92,9 @@ class SharedRunner:
         session.run_with_iobinding(binding, options)
         work.logits[:] = whole.reshape(-1, self._layout.vocab)[work.rows]
 
+    def close(self) -> None:
+        self._bound.clear()
+
     def _binding(self, session: ort.InferenceSession, first: int, count: int, states: bool) -> Any:
         """A binding of the cache's rows; made anew, it costs two calls for each layer's keys and values."""
         key = (id(session), first, count, states)
@@ -127,6 +133,9 @@ class GrowingRunner:
     def wrote(self, seq: int, length: int) -> None:
         self._cells.arrays[seq] = self._fresh.pop(seq)
         self._cells.lengths[seq] = length
+
+    def close(self) -> None:
+        self._fresh.clear()
 
     def run(self, session: ort.InferenceSession, work: Work, options: ort.RunOptions) -> None:
         layout, seq = self._layout, work.seqs[0]
