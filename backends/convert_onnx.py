@@ -1,6 +1,6 @@
 """A GGUF file as an ONNX model on disk, built once and kept under the file's digest.
 
-A GGUF path, a mode and a cache folder enter; the path of a checked `model.onnx` leaves. What is found there is used
+A GGUF path, a form and a cache folder enter; the path of a checked `model.onnx` leaves. What is found there is used
 only if its sizes and checksums are as they were written; anything else is built again, and the log says so.
 """
 
@@ -26,8 +26,8 @@ from backends.errors import ModelFileError
 from backends.gguf import shards
 from backends.gguf_tensors import GgufTensors
 from backends.onnx_graph import CONTRIB, OPSET, build_graph
-from backends.onnx_modes import Mode
-from backends.onnx_session import pack
+from backends.onnx_modes import Form
+from backends.onnx_packing import identity, pack
 
 VERSION = 1
 """To be raised with every change of what is built."""
@@ -42,13 +42,12 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 
 
-def converted(path: Path, mode_name: str, mode: Mode, runtime: str, cache: Path, progress: Progress) -> Path:
-    """The graph of the GGUF `path`, from `cache` or built into it. `runtime` is the version that it is built for.
+def converted(path: Path, digest: str, form: Form, cache: Path, progress: Progress) -> Path:
+    """The graph of the GGUF `path`, which has this digest, from `cache` or built into it.
 
     Raises UnsupportedModel, ModelFileError, and OSError where the cache cannot be written.
     """
-    key = f"{file_digest(path)}-{VERSION}-{runtime}-{mode_name or 'default'}"
-    folder = cache / key
+    folder = cache / f"{digest}-{VERSION}-{identity()}-{form.name}"
     if folder.exists():
         fault = _fault(folder)
         if not fault:
@@ -58,7 +57,7 @@ def converted(path: Path, mode_name: str, mode: Mode, runtime: str, cache: Path,
     partial = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
     try:
         tensors = GgufTensors(path)
-        convert(arch_of_gguf(path.name, tensors.headers), tensors, mode, partial, progress)
+        convert(arch_of_gguf(path.name, tensors.headers), tensors, form, partial, progress)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)
@@ -80,11 +79,11 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def convert(arch: Arch, tensors: GgufTensors, mode: Mode, folder: Path, progress: Progress) -> None:
+def convert(arch: Arch, tensors: GgufTensors, form: Form, folder: Path, progress: Progress) -> None:
     """Write the graph, packed for this machine's kernels, and its checksums into `folder`."""
     raw = folder / "raw"
     raw.mkdir()
-    _write(arch, tensors, mode, raw, progress)
+    _write(arch, tensors, form, raw, progress)
     progress("pack", 0.0)
     pack(raw / _GRAPH, folder / _GRAPH, _WEIGHTS)
     shutil.rmtree(raw)
@@ -92,11 +91,11 @@ def convert(arch: Arch, tensors: GgufTensors, mode: Mode, folder: Path, progress
     (folder / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
 
 
-def _write(arch: Arch, tensors: GgufTensors, mode: Mode, folder: Path, progress: Progress) -> None:
+def _write(arch: Arch, tensors: GgufTensors, form: Form, folder: Path, progress: Progress) -> None:
     total = sum(tensor.size for header in tensors.headers for tensor in header.tensors)
     with (folder / _WEIGHTS).open("wb") as file:
         data = _ExternalData(file, lambda written: progress("convert", min(1.0, written / total)))
-        graph = build_graph(arch, tensors, mode, data)
+        graph = build_graph(arch, tensors, form, data)
         graph.initializer.extend(data.initializers)
     model = helper.make_model(
         graph,

@@ -25,6 +25,9 @@ N_BATCH = 512
 N_BATCH_WHOLE = 64
 """Tokens of a step where the graph gives the logits of all of them."""
 MAX_ROWS = 64
+PIECE = 128
+SHORT = 16
+"""Tokens of a run from which the graph for prompts computes it, where there is one."""
 _POLL_S = 0.005
 
 
@@ -41,6 +44,8 @@ class OnnxEngine:
         self._n_batch = min(N_BATCH if layout.rows else N_BATCH_WHOLE, load.n_ctx)
         self._runner = _runner(self._model, load)
         self._sessions = Sessions(self._model.graph, self._model.name, providers())
+        prefill = self._model.prefill_graph
+        self._prompts = self._sessions if prefill is None else Sessions(prefill, self._model.name, providers())
         self.set_threads(load.threads)
         progress("weights", 1.0)
         self._logits = np.empty((MAX_ROWS, layout.vocab), np.float32)
@@ -120,9 +125,21 @@ class OnnxEngine:
         """What can run together: equally many tokens of each sequence, in a cache that they share."""
         single = {part.seq: part for part in batch if len(part.tokens) == 1 and part.want != "embed"}
         if not self._model.layout.shared or len(single) < 2:
-            return [[part] for part in batch]
+            return [[piece] for part in batch for piece in self._pieces(part)]
         together = [single[seq] for seq in self._runner.order(list(single))]
-        return [together, *([part] for part in batch if part.seq not in single)]
+        longer = [part for part in batch if part.seq not in single]
+        return [together, *([piece] for part in longer for piece in self._pieces(part))]
+
+    def _pieces(self, part: Slice) -> list[Slice]:
+        """A prompt in pieces whose attention scores stay in the processor's caches."""
+        if part.want in ("all", "embed") or not self._model.layout.rows:
+            return [part]
+        starts = range(0, len(part.tokens), PIECE)
+        last = starts[-1]
+        return [
+            Slice(part.seq, part.tokens[at : at + PIECE], part.pos + at, part.want if at == last else "none")
+            for at in starts
+        ]
 
     def _run(self, group: list[Slice], free: int, options: ort.RunOptions, results: dict[int, Floats | None]) -> int:
         """Run a group; its logits go to the buffer's rows from `free` on. Returns how many rows were taken."""
@@ -134,8 +151,10 @@ class OnnxEngine:
         wanted = rows if rows.size else np.zeros(1, np.int64)
         end = free + wanted.size
         logits = self._logits[free:end] if end <= MAX_ROWS else np.empty((1, self._logits.shape[1]), np.float32)
+        work = Work([part.seq for part in group], [part.pos for part in group], tokens, wanted, logits, states)
+        session = self._prompt_session if tokens.shape[1] >= SHORT else self._session
         try:
-            self._runner.run(self._session, Work([p.seq for p in group], tokens, wanted, logits, states), options)
+            self._runner.run(session, work, options)
         except ERRORS as error:
             if options.terminate:
                 raise StepInterrupted from error
@@ -173,11 +192,14 @@ class OnnxEngine:
         return seq
 
     def set_threads(self, threads: int) -> None:
+        """Sessions have their threads for good: each count gets its own, over the same mapped weights."""
         self._session = self._sessions.get(max(1, threads))
+        self._prompt_session = self._prompts.get(max(1, threads))
 
     def close(self) -> None:
-        del self._session
+        del self._session, self._prompt_session
         self._sessions.close()
+        self._prompts.close()
         self._model.close()
 
 

@@ -69,11 +69,15 @@ class SharedCells:
     def row_bytes(self) -> int:
         return self._cells.strides[2]
 
-    def wrote(self, seq: int, length: int) -> None:
-        """Note that the graph has filled the cells of `seq` up to `length`."""
+    def writes(self, seq: int, length: int) -> None:
+        """Note that the graph is about to fill the cells of `seq` up to `length`, whether or not it ends well."""
         row = self._rows[seq]
-        self.lengths[seq] = length
         self._written[row] = max(self._written[row], length)
+
+    def wrote(self, seq: int, length: int) -> None:
+        """Note that `seq` has `length` cells now."""
+        self.writes(seq, length)
+        self.lengths[seq] = length
 
     def gather(self, seqs: Sequence[int]) -> list[int]:
         """Bring `seqs` into neighbouring rows, moving as few cells as possible; return them in the order of rows."""

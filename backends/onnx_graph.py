@@ -1,12 +1,13 @@
 """A decoder described by `arch` as an ONNX graph for ONNX Runtime's fused kernels.
 
-Architecture, tensors and a mode enter; nodes and initializers leave through a `Sink`. The graph's inputs and outputs
+Architecture, tensors and a form enter; nodes and initializers leave through a `Sink`. The graph's inputs and outputs
 are described at `build_graph`. Knows nothing of files, sessions or caches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +17,18 @@ from onnx import TensorProto, helper
 
 from backends.arch import Arch, MlpRole, Role
 from backends.gguf_tensors import GgufTensors
-from backends.onnx_modes import Mode
-from backends.onnx_weights import BLOCK, Packed, Weight, floats, read_weight, requantize, split_halves, stack
+from backends.onnx_modes import Form
+from backends.onnx_weights import (
+    BLOCK,
+    Packed,
+    Weight,
+    floats,
+    in_eight_bits,
+    offsets_as_columns,
+    read_weight,
+    split_halves,
+    stack,
+)
 
 OPSET, CONTRIB = 21, "com.microsoft"
 
@@ -28,7 +39,7 @@ class Sink(Protocol):
     def add(self, name: str, values: NDArray[Any], same_as: str = "") -> None: ...
 
 
-def build_graph(arch: Arch, tensors: GgufTensors, mode: Mode, sink: Sink) -> onnx.GraphProto:
+def build_graph(arch: Arch, tensors: GgufTensors, form: Form, sink: Sink) -> onnx.GraphProto:
     """Inputs, for a batch of B sequences with S new tokens each, T rows of logits and caches of C positions:
 
     `input_ids` int64 (B, S); `seqlens_k` int32 (B,): positions held after the step, less one; `total` int32 (1,): the
@@ -37,14 +48,14 @@ def build_graph(arch: Arch, tensors: GgufTensors, mode: Mode, sink: Sink) -> onn
     Outputs: `logits` float32 (T, vocab), `states` float32 (B x S, width), and `present.N.key`, `.value`, to be bound
     to the memory of the past ones. Raises UnsupportedModel where a tensor's type cannot be read.
     """
-    return _Builder(arch, tensors, mode, sink).build()
+    return _Builder(arch, tensors, form, sink).build()
 
 
 class _Builder:
-    def __init__(self, arch: Arch, tensors: GgufTensors, mode: Mode, sink: Sink) -> None:
-        self._arch, self._tensors, self._mode, self._sink = arch, tensors, mode, sink
+    def __init__(self, arch: Arch, tensors: GgufTensors, form: Form, sink: Sink) -> None:
+        self._arch, self._tensors, self._form, self._sink = arch, tensors, form, sink
         self._nodes: list[onnx.NodeProto] = []
-        self._sums: dict[str, str] = {}
+        self._made: set[str] = set()
 
     def build(self) -> onnx.GraphProto:
         arch = self._arch
@@ -56,8 +67,8 @@ class _Builder:
             stream, change = self._mlp(index, names, stream, change)
         states, _ = self._norm("final", "output_norm.weight", stream, change)
         self._node("Reshape", [states, "to_rows"], ["states"])
-        head = self._node("Gather", ["states", "rows"], ["wanted"], axis=0)
-        self._matmul("head", head, self._head(), "logits")
+        self._node("Gather", ["states", "rows"], ["wanted"], axis=0)
+        self._matmul("head", "wanted", self._head(), "logits")
         return helper.make_graph(self._nodes, "decoder", self._inputs(), self._outputs())
 
     # -- parts of the model
@@ -75,8 +86,7 @@ class _Builder:
         return "embedded"
 
     def _head(self) -> Weight:
-        weight = read_weight(self._tensors, "token_embd.weight" if self._arch.tied else "output.weight")
-        return requantize(weight, self._mode.head_bits) if self._mode.head_bits else weight
+        return read_weight(self._tensors, "token_embd.weight" if self._arch.tied else "output.weight")
 
     def _attention(self, index: int, names: dict[Role | MlpRole, str], stream: str, change: str) -> tuple[str, str]:
         arch, at = self._arch, f"{index}.attention"
@@ -98,24 +108,37 @@ class _Builder:
 
     def _grouped_attention(self, index: int, at: str, packed: str, names: dict[Role | MlpRole, str]) -> str:
         arch = self._arch
-        past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
-        inputs = [packed, "", "", *past, "seqlens_k", "total", "cos", "sin"]
-        more: dict[str, Any] = {}
+        inputs = [packed, "", ""]
         if arch.qk_norm:
-            self._add(f"{at}.q_norm", self._tensors.floats(names["q_norm"]))
-            self._add(f"{at}.k_norm", self._tensors.floats(names["k_norm"]))
-            inputs += ["", "", "", "", "", f"{at}.q_norm", f"{at}.k_norm"]
-            more = {"qk_norm_epsilon": arch.eps}
+            inputs = self._normed_heads(at, packed, names)
+        past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
+        inputs += [*past, "seqlens_k", "total", "cos", "sin"]
         outputs = [f"{at}.mixed", f"present.{index}.key", f"present.{index}.value"]
-        more |= {"num_heads": arch.heads, "kv_num_heads": arch.kv_heads, "do_rotary": 1, "rotary_interleaved": 0}
-        return self._contrib("GroupQueryAttention", inputs, outputs, **more)[0]
+        heads = {"num_heads": arch.heads, "kv_num_heads": arch.kv_heads}
+        return self._contrib("GroupQueryAttention", inputs, outputs, do_rotary=1, rotary_interleaved=0, **heads)[0]
+
+    def _normed_heads(self, at: str, packed: str, names: dict[Role | MlpRole, str]) -> list[str]:
+        """Queries, keys and values apart, each head of the first two normalised: the fused kernel's own norm is not
+        there on the CPU."""
+        arch = self._arch
+        widths = [arch.heads * arch.head_dim, arch.kv_width, arch.kv_width]
+        self._add(f"{at}.widths", np.array(widths, np.int64))
+        self._node("Split", [packed, f"{at}.widths"], [f"{at}.q", f"{at}.k", f"{at}.v"], axis=-1)
+        roles: tuple[tuple[str, Role], ...] = (("q", "q_norm"), ("k", "k_norm"))
+        for (part, role), width in zip(roles, widths, strict=False):
+            self._add(f"{at}.{part}.heads", np.array([0, 0, width // arch.head_dim, arch.head_dim], np.int64))
+            self._add(f"{at}.{part}.whole", np.array([0, 0, width], np.int64))
+            self._node("Reshape", [f"{at}.{part}", f"{at}.{part}.heads"], [f"{at}.{part}.split"])
+            split, _ = self._norm(f"{at}.{part}.norm", names[role], f"{at}.{part}.split", "")
+            self._node("Reshape", [split, f"{at}.{part}.whole"], [f"{at}.{part}.normed"])
+        return [f"{at}.q.normed", f"{at}.k.normed", f"{at}.v"]
 
     def _mlp(self, index: int, names: dict[Role | MlpRole, str], stream: str, change: str) -> tuple[str, str]:
         at = f"{index}.mlp"
         x, stream = self._norm(f"{at}.norm", names["ffn_norm"], stream, change)
         weights = [read_weight(self._tensors, names[role]) for role in ("gate", "up")]
-        both = self._side_by_side(f"{at}.gate_up", x, weights)
-        self._node("Split", [both], [f"{at}.gate", f"{at}.up"], axis=-1, num_outputs=2)
+        for part, weight in zip(("gate", "up"), weights, strict=True):
+            self._matmul(f"{at}.{part}", x, weight, f"{at}.{part}")
         self._contrib("QuickGelu", [f"{at}.gate"], [f"{at}.open"], alpha=1.0)
         gated = self._node("Mul", [f"{at}.open", f"{at}.up"], [f"{at}.gated"])[0]
         return stream, self._matmul(f"{at}.down", gated, read_weight(self._tensors, names["down"]), f"{at}.down")
@@ -142,42 +165,53 @@ class _Builder:
         parts = [self._matmul(f"{name}.{i}", x, weight, f"{name}.{i}") for i, weight in enumerate(weights)]
         return self._node("Concat", parts, [name], axis=-1)[0]
 
-    def _matmul(self, name: str, x: str | Sequence[str], weight: Weight, out: str) -> str:
-        source = x if isinstance(x, str) else x[0]
+    def _matmul(self, name: str, x: str, weight: Weight, out: str) -> str:
         if not isinstance(weight, Packed):
             self._add(f"{name}.w", np.ascontiguousarray(weight.T))
-            return self._node("MatMul", [source, f"{name}.w"], [out])[0]
+            return self._node("MatMul", [x, f"{name}.w"], [out])[0]
+        if weight.offsets is not None and self._form.offsets == "apart":
+            self._add(f"{name}.m", np.ascontiguousarray(weight.offsets.T))
+            self._node("MatMul", [self._block_sums(x, weight.columns, 1), f"{name}.m"], [f"{name}.shift"])
+            self._blockwise(name, x, replace(weight, offsets=None), f"{name}.scaled")
+            return self._node("Add", [f"{name}.scaled", f"{name}.shift"], [out])[0]
+        if self._form.offsets == "zeros" and weight.bits == 4:
+            weight = in_eight_bits(weight)
+        elif weight.offsets is not None:
+            x, weight = self._extended(x, weight.columns), offsets_as_columns(weight)
+        return self._blockwise(name, x, weight, out)
+
+    def _blockwise(self, name: str, x: str, weight: Packed, out: str) -> str:
         self._add(f"{name}.q", weight.quants)
         self._add(f"{name}.s", weight.scales)
-        exact = weight.offsets is not None and self._mode.offsets
-        self._contrib(
-            "MatMulNBits",
-            [source, f"{name}.q", f"{name}.s"],
-            [f"{name}.scaled" if exact else out],
-            K=weight.columns,
-            N=weight.rows,
-            bits=weight.bits,
-            block_size=weight.block,
-            # Level 1 has no kernel of its own for 8 bits and would unpack the whole matrix at every step.
-            accuracy_level=self._mode.accuracy if weight.bits == 4 else 4,
-        )
-        if exact:
-            assert weight.offsets is not None
-            self._add(f"{name}.m", np.ascontiguousarray(weight.offsets.T))
-            sums = self._block_sums(source, weight.columns)
-            self._node("MatMul", [sums, f"{name}.m"], [f"{name}.shift"])
-            self._node("Add", [f"{name}.scaled", f"{name}.shift"], [out])
-        return out
+        inputs = [x, f"{name}.q", f"{name}.s"]
+        if weight.zeros is not None:
+            self._add(f"{name}.z", weight.zeros)
+            inputs.append(f"{name}.z")
+        sizes = {"K": weight.columns, "N": weight.rows, "bits": weight.bits, "block_size": weight.block}
+        # Level 1 has no kernel of its own for 8 bits and would unpack the whole matrix at every step.
+        level = self._form.accuracy if weight.bits == 4 else 4
+        return self._contrib("MatMulNBits", inputs, [out], accuracy_level=level, **sizes)[0]
 
-    def _block_sums(self, x: str, columns: int) -> str:
-        """The sums of `x` over each block of columns, which an offset of the block is to be multiplied with."""
-        if x not in self._sums:
-            name = f"sums_of_{columns}"
-            if name not in self._sums:
-                self._sums[name] = name
-                self._add(name, np.repeat(np.eye(columns // BLOCK, dtype=np.float32), BLOCK, axis=0))
-            self._sums[x] = self._node("MatMul", [x, name], [f"{x}.sums"])[0]
-        return self._sums[x]
+    def _extended(self, x: str, columns: int) -> str:
+        """`x` followed twice by the sums over its blocks, padded to whole blocks."""
+        name = f"{x}.extended"
+        if name not in self._made:
+            sums = self._block_sums(x, columns, BLOCK)
+            self._made.add(name)
+            self._node("Concat", [x, sums, sums], [name], axis=-1)
+        return name
+
+    def _block_sums(self, x: str, columns: int, multiple: int) -> str:
+        """The sums of `x` over each block of columns, with zeros up to a multiple: what a block's offset multiplies."""
+        name, table = f"{x}.sums", f"sums_of_{columns}"
+        if name not in self._made:
+            if table not in self._made:
+                blocks = columns // BLOCK
+                width = -(-blocks // multiple) * multiple
+                self._add(table, np.repeat(np.eye(blocks, width, dtype=np.float32), BLOCK, axis=0))
+            self._made |= {name, table}
+            self._node("MatMul", [x, table], [name])
+        return name
 
     # -- making the graph
 

@@ -23,6 +23,7 @@ _FEEDS = frozenset({"input_ids", "attention_mask", "position_ids", "seqlens_k", 
 _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 _PRESENT = "present.{}.{}"
 _KV_TYPES: dict[int, FloatType] = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16)}
+_AGAIN = "download the whole folder again"
 _HINT = "llama.cpp serves a GGUF of this model: pull one, and choose that backend (-B llama.cpp)"
 
 
@@ -58,6 +59,7 @@ def read_layout(path: Path, name: str) -> Layout:
         graph = onnx.load(str(path), load_external_data=False).graph
     except (OSError, DecodeError, ValueError) as error:
         raise ModelFileError(f"{name} is no readable ONNX graph: {error}", "download it again") from error
+    _check_data(path, graph)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in stored}
     past = {key: match for key in inputs if (match := _PAST.fullmatch(key))}
@@ -82,6 +84,25 @@ def read_layout(path: Path, name: str) -> Layout:
         shared=set(past) <= taken,
         states=any(value.name == "states" for value in graph.output),
     )
+
+
+def _check_data(path: Path, graph: onnx.GraphProto) -> None:
+    """The files beside the graph must hold all the bytes that it takes from them."""
+    sizes: dict[str, int] = {}
+    for tensor in graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        location = said.get("location", "")
+        file = path.parent / location
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise ModelFileError(f"{path.name} takes weights from outside its folder", "do not use this export")
+        if location not in sizes:
+            sizes[location] = file.stat().st_size if file.is_file() else -1
+        if sizes[location] < 0:
+            raise ModelFileError(f"{location}, which holds weights of {path.name}, is missing", _AGAIN)
+        if int(said.get("offset", 0)) + int(said.get("length", 0)) > sizes[location]:
+            raise ModelFileError(f"{location} is cut short: it lacks weights of {path.name}", _AGAIN)
 
 
 def _check_names(name: str, graph: onnx.GraphProto, inputs: set[str], past: set[str]) -> None:

@@ -23,10 +23,14 @@ _PARTS = ("key", "value")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`tokens`, int64 of shape (sequences, count), go to the end of `seqs`; `rows` are places in it, flattened, whose
-    logits go to `logits` (float32, (rows, vocab)); `states` (float32, (tokens, width)) is filled where given."""
+    """`tokens`, int64 of shape (sequences, count), follow the first `held` positions of `seqs`.
+
+    `rows` are places in `tokens`, flattened, whose logits go to `logits` (float32, (rows, vocab)); `states` (float32,
+    (tokens, width)) is filled where given.
+    """
 
     seqs: Sequence[int]
+    held: Sequence[int]
     tokens: NDArray[np.int64]
     rows: NDArray[np.int64]
     logits: Floats
@@ -69,10 +73,11 @@ class SharedRunner:
     def run(self, session: ort.InferenceSession, work: Work, options: ort.RunOptions) -> None:
         first, count = self._cells.row(work.seqs[0]), len(work.seqs)
         binding = self._binding(session, first, count, work.states is not None)
-        held = [self._cells.lengths[seq] for seq in work.seqs]
-        feeds = feeds_of(self._layout, work, held) | {"cos": self._cos, "sin": self._sin}
+        feeds = feeds_of(self._layout, work) | {"cos": self._cos, "sin": self._sin}
         for name in self._layout.feeds:
             _bind(binding.bind_input, name, feeds[name])
+        for seq, held in zip(work.seqs, work.held, strict=True):
+            self._cells.writes(seq, held + work.tokens.shape[1])
         if work.states is not None:
             _bind(binding.bind_output, "states", work.states)
         if self._layout.rows:
@@ -125,14 +130,13 @@ class GrowingRunner:
 
     def run(self, session: ort.InferenceSession, work: Work, options: ort.RunOptions) -> None:
         layout, seq = self._layout, work.seqs[0]
-        held, count = self._cells.lengths[seq], work.tokens.shape[1]
+        length = work.held[0] + work.tokens.shape[1]
         binding = session.io_binding()
-        feeds = feeds_of(layout, work, [held])
+        feeds = feeds_of(layout, work)
         for name in layout.feeds:
             _bind(binding.bind_input, name, feeds[name])
         fresh = [
-            np.empty((1, layout.kv_heads, held + count, layout.head_dim), layout.kv_type)
-            for _ in self._cells.arrays[seq]
+            np.empty((1, layout.kv_heads, length, layout.head_dim), layout.kv_type) for _ in self._cells.arrays[seq]
         ]
         for index, (past, present) in enumerate(zip(self._cells.arrays[seq], fresh, strict=True)):
             layer, part = divmod(index, 2)
@@ -145,10 +149,10 @@ class GrowingRunner:
         work.logits[:] = whole.reshape(-1, layout.vocab)[work.rows]
 
 
-def feeds_of(layout: Layout, work: Work, held: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """The inputs that tell a graph what is new and where it goes, after `held` tokens of each sequence."""
-    count = work.tokens.shape[1]
-    lengths = np.array(held, np.int64) + count
+def feeds_of(layout: Layout, work: Work) -> dict[str, NDArray[Any]]:
+    """The inputs that tell a graph what is new and where it goes."""
+    count, held = work.tokens.shape[1], np.array(work.held, np.int64)
+    lengths = held + count
     total = int(lengths.max())
     feeds: dict[str, NDArray[Any]] = {
         "input_ids": work.tokens,
@@ -159,7 +163,7 @@ def feeds_of(layout: Layout, work: Work, held: Sequence[int]) -> dict[str, NDArr
     if "attention_mask" in layout.feeds:
         feeds["attention_mask"] = (np.arange(total) < lengths[:, None]).astype(np.int64)
     if "position_ids" in layout.feeds:
-        feeds["position_ids"] = np.array(held, np.int64)[:, None] + np.arange(count)
+        feeds["position_ids"] = held[:, None] + np.arange(count)
     return feeds
 
 

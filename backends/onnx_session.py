@@ -28,7 +28,8 @@ _CPU = "CPUExecutionProvider"
 _NOT_HERE = frozenset({"AzureExecutionProvider"})
 """Providers that send data to other machines."""
 
-ERRORS = (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile, RuntimeException)
+ERRORS = (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile, RuntimeException, RuntimeError)
+"""What the library raises, and plain RuntimeError where its binding does not translate."""
 
 
 def providers() -> list[str]:
@@ -53,21 +54,11 @@ class Sessions:
     def get(self, threads: int) -> ort.InferenceSession:
         """The session with `threads` threads. Raises ModelFileError where the graph or its weights are damaged."""
         if threads not in self._made:
-            self._made[threads] = open_session(self._path, self._name, self._devices, _options(threads))
+            self._made[threads] = open_session(self._path, self._name, self._devices, options_for(threads))
         return self._made[threads]
 
     def close(self) -> None:
         self._made.clear()
-
-
-def pack(path: Path, target: Path, data_name: str) -> None:
-    """Write the graph at `path` to `target` as this machine's kernels want it: optimised, with packed weights."""
-    options = _options(1)
-    options.optimized_model_filepath = str(target)
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data_name)
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "256")
-    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    open_session(path, path.name, [_CPU], options)
 
 
 def open_session(path: Path, name: str, devices: list[str], options: ort.SessionOptions) -> ort.InferenceSession:
@@ -84,7 +75,8 @@ def run_error(error: Exception) -> BackendError:
     return BackendError(f"ONNX Runtime refused a step: {str(error).splitlines()[0][:300]}", "retry once")
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def options_for(threads: int) -> ort.SessionOptions:
+    """What every session is made with, for `threads` threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -22,7 +22,8 @@ class Packed:
     """A matrix of `rows` outputs and `columns` inputs: values `(q - zero) * scales + offsets` per block of a row.
 
     `quants`: uint8 of shape (rows, blocks, bytes), two 4-bit numbers to a byte or one of 8 bits, `zero` being the
-    middle of their range; `scales` and `offsets`: float32 of shape (rows, blocks), no offsets meaning zeros.
+    middle of their range unless `zeros`, uint8 of shape (rows, blocks), says otherwise; `scales` and `offsets`:
+    float32 of shape (rows, blocks), no offsets meaning zeros.
     """
 
     bits: int
@@ -30,6 +31,7 @@ class Packed:
     quants: NDArray[np.uint8]
     scales: Floats
     offsets: Floats | None
+    zeros: NDArray[np.uint8] | None = None
 
     @property
     def rows(self) -> int:
@@ -80,17 +82,6 @@ def split_halves(heads: int, rows: int) -> NDArray[np.intp]:
     return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
-def requantize(weight: Weight, bits: int) -> Packed:
-    """The nearest matrix with symmetric blocks of `bits`: each block's largest value becomes the most negative one."""
-    values = floats(weight).reshape(_rows(weight), -1, BLOCK)
-    zero = 1 << (bits - 1)
-    largest = np.take_along_axis(values, np.abs(values).argmax(-1)[..., None], -1)
-    scales = np.asarray(largest / -zero, np.float32)
-    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
-    quants = np.clip(np.rint(values * inverse) + zero, 0, 2 * zero - 1).astype(np.uint8)
-    return Packed(bits, BLOCK, _pairs(quants) if bits == 4 else quants, scales[..., 0], None)
-
-
 def floats(weight: Weight) -> Floats:
     """The values, shape (rows, columns)."""
     if not isinstance(weight, Packed):
@@ -104,8 +95,45 @@ def floats(weight: Weight) -> Floats:
     return values.reshape(weight.rows, -1)
 
 
-def _rows(weight: Weight) -> int:
-    return weight.rows if isinstance(weight, Packed) else weight.shape[0]
+def offsets_as_columns(weight: Packed) -> Packed:
+    """The matrix with more columns: multiplied with the sums of the input's blocks, they make up for the offsets.
+
+    The offsets of a row stand in blocks like any others, padded with zeros, and once more for what 4 bits leave over.
+    """
+    assert weight.offsets is not None
+    blocks = -(-weight.offsets.shape[1] // BLOCK)
+    padded = np.zeros((weight.rows, blocks * BLOCK), np.float32)
+    padded[:, : weight.offsets.shape[1]] = weight.offsets
+    coarse = padded.reshape(weight.rows, blocks, BLOCK)
+    high, steps = _four_bits(coarse)
+    low, small = _four_bits(coarse - (high.astype(np.float32) - 8) * steps[..., None])
+    return replace(
+        weight,
+        quants=np.concatenate([weight.quants, _pairs(high), _pairs(low)], axis=1),
+        scales=np.concatenate([weight.scales, steps, small], axis=1),
+        offsets=None,
+    )
+
+
+def _four_bits(values: Floats) -> tuple[NDArray[np.uint8], Floats]:
+    steps = np.abs(values).max(-1) / np.float32(7.5)
+    inverse = np.divide(1.0, steps, out=np.zeros_like(steps), where=steps != 0)[..., None]
+    return np.clip(np.rint(values * inverse) + 8, 0, 15).astype(np.uint8), steps
+
+
+def in_eight_bits(weight: Packed) -> Packed:
+    """A 4-bit matrix in 8 bits: the same values, but where there were offsets, whose places are rounded zero points."""
+    assert weight.bits == 4
+    if weight.offsets is None:
+        quants = np.stack([weight.quants & 15, weight.quants >> 4], axis=-1).reshape(*weight.quants.shape[:2], -1)
+        return replace(weight, bits=8, quants=quants + np.uint8(120))
+    values = floats(weight).reshape(weight.rows, -1, BLOCK)
+    least, most = np.minimum(values.min(-1), 0), np.maximum(values.max(-1), 0)
+    scales = ((most - least) / 255).astype(np.float32)
+    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
+    zeros = np.rint(-least * inverse).astype(np.uint8)
+    quants = np.clip(np.rint(values * inverse[..., None]) + zeros[..., None], 0, 255).astype(np.uint8)
+    return Packed(8, BLOCK, quants, scales, None, zeros)
 
 
 def _pairs(quants: NDArray[np.uint8]) -> NDArray[np.uint8]:
