@@ -88,7 +88,9 @@ class EchoEngine:
             add_bos=False,
             fim={},
             control_tokens={},
-            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "save", "adapters"}),
+            capabilities=frozenset(
+                {"generate", "embed", "prompt_logprobs", "trim", "fork", "save", "adapters", "threads"}
+            ),
             settings={"threads": self._order.threads},
         )
 

@@ -183,7 +183,7 @@ class LlamaCppEngine:
             return frozenset({"embed", "whole_prompt"})
         recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         return frozenset(
-            {"generate", "embed", "prompt_logprobs", "interrupt", "adapters"}
+            {"generate", "embed", "prompt_logprobs", "interrupt", "threads", "adapters"}
             | (set() if recurrent else {"trim", "fork", "save"})
         )
 

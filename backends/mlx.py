@@ -23,6 +23,7 @@ from backends.mlx_modes import mode_named
 
 N_BATCH = 512
 MAX_ROWS = 64
+_CAPABILITIES = {"generate", "embed", "prompt_logprobs", "trim", "fork", "save"}
 
 
 class MlxEngine:
@@ -62,7 +63,7 @@ class MlxEngine:
             add_bos=vocab.add_bos,
             fim=vocab.fim_tokens(),
             control_tokens=vocab.control_tokens(),
-            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "save"}),
+            capabilities=frozenset(_CAPABILITIES | ({"threads"} if mode.host else set())),
             settings={
                 "mode": load.mode,
                 "device": str(mx.default_device()),
@@ -154,7 +155,7 @@ class MlxEngine:
         return seq
 
     def set_threads(self, threads: int) -> None:
-        """Of numpy's products; MLX chooses its own."""
+        """How many numpy multiplies with; MLX chooses its own."""
         if self._host:
             threadpool_limits(max(1, threads), user_api="blas")
 

@@ -54,7 +54,7 @@ class OnnxEngine:
 
     def _describe(self, load: Load, stages: dict[str, float]) -> EngineInfo:
         model, vocab = self._model, self._model.tokenizer
-        capabilities = {"generate", "prompt_logprobs", "interrupt", "trim", "fork", "save"}
+        capabilities = {"threads", "generate", "prompt_logprobs", "interrupt", "trim", "fork", "save"}
         return EngineInfo(
             backend="onnx",
             version=version(),
