@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from backends import registry
-from backends.contract import Adapter, Grammar, Job, Sampling, StepRecord, Token
+from backends.contract import Adapter, Grammar, Job, Load, Sampling, StepRecord, Token
 from backends.errors import InvalidJob, PromptTooLong
 from backends.handle import EngineHandle
 from tests.engine_runs import GREEDY, STARTER, Answer, ask, engine, order
@@ -38,7 +38,7 @@ def ordered(backend: str, cache: str, **fields: Any) -> Load:
     return order(STARTER, name, **{"mode": mode, "threads": 2, "cache": cache} | fields)
 
 
-def test_every_backend_is_in_the_table() -> None:
+async def test_every_backend_is_in_the_table() -> None:
     assert {name.partition(":")[0] for name in ENGINES} == set(registry.NAMES)
 
 
