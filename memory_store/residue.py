@@ -1,0 +1,129 @@
+"""Looks for bytes that must not be in a file any more: pieces of erased texts and vectors, at any offset, in any file.
+
+Byte strings and paths enter, finds leave. It knows nothing of SQLite: what a page layout hides from a query, it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint64]
+
+WORD = 8
+PIECE = 16
+STRIDE = 8
+CHUNK = 4 << 20
+MOST_PIECES = 4_000_000
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_FILTER_BITS = 24
+_SEPARATOR = b"\0\xff\0"
+_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """A piece that is still in a file, at its first offset there."""
+
+    path: Path
+    offset: int
+    piece: bytes
+
+
+def text_pieces(text: str) -> Iterator[bytes]:
+    """The text in three encodings, cut so that any 23 bytes of it in a row contain one piece whole."""
+    for encoding in _ENCODINGS:
+        yield from byte_pieces(text.encode(encoding))
+
+
+def byte_pieces(data: bytes) -> Iterator[bytes]:
+    """Windows of 16 bytes that cover `data`; one shorter piece where it is shorter."""
+    if len(data) <= PIECE:
+        yield data
+        return
+    for start in range(0, len(data) - PIECE + 1, STRIDE):
+        yield data[start : start + PIECE]
+    yield data[-PIECE:]
+
+
+class Scanner:
+    """Finds any of many byte strings. Those of 8 bytes and more are looked up by hash, all at once.
+
+    At most 4 million pieces are kept, evenly spread; `kept` of `given` says how many.
+    """
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        distinct = sorted({piece for piece in pieces if piece and not _is_filler(piece)})
+        self.given = len(distinct)
+        self.pieces = distinct[:: -(-len(distinct) // MOST_PIECES)] if distinct else []
+        self._short = [piece for piece in self.pieces if len(piece) < WORD]
+        by_key: dict[int, list[bytes]] = {}
+        for piece in self.pieces:
+            if len(piece) >= WORD:
+                by_key.setdefault(int.from_bytes(piece[:WORD], "little"), []).append(piece)
+        self._by_key = by_key
+        self._keys: Words = np.array(sorted(by_key), np.uint64)
+        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
+        self._filter[_hash(self._keys)] = True
+
+    @property
+    def kept(self) -> int:
+        return len(self.pieces)
+
+    def scan(self, path: Path) -> tuple[list[Find], int]:
+        """What is found, once for each piece, and the number of bytes read. A file that is gone has none."""
+        found: dict[bytes, int] = {}
+        longest, start, tail = max(map(len, self.pieces), default=1), 0, b""
+        try:
+            with path.open("rb") as file:
+                while block := file.read(CHUNK):
+                    for offset, piece in self._search(tail + block):
+                        found.setdefault(piece, start - len(tail) + offset)
+                    start += len(block)
+                    tail = (tail + block)[-(longest - 1) :] if longest > 1 else b""
+        except FileNotFoundError:
+            return [], 0
+        return [Find(path, offset, piece) for piece, offset in sorted(found.items(), key=lambda item: item[1])], start
+
+    def among(self, texts: Iterable[bytes]) -> set[bytes]:
+        """Those pieces that some of these byte strings contain."""
+        found: set[bytes] = set()
+        held: list[bytes] = []
+        size = 0
+        for text in texts:
+            held.append(text)
+            size += len(text)
+            if size >= CHUNK:
+                found.update(piece for _, piece in self._search(_SEPARATOR.join(held)))
+                held, size = [], 0
+        found.update(piece for _, piece in self._search(_SEPARATOR.join(held)))
+        return found
+
+    def _search(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        for piece in self._short:
+            if (offset := data.find(piece)) >= 0:
+                yield offset, piece
+        for lane in range(WORD if len(self._keys) else 0):
+            count = (len(data) - lane) // WORD
+            words = np.frombuffer(data, "<u8", count, lane) if count > 0 else np.zeros(0, np.uint64)
+            near = np.flatnonzero(self._filter[_hash(words)])
+            near = near[np.isin(words[near], self._keys)]
+            for index in near.tolist():
+                offset = lane + index * WORD
+                for piece in self._by_key[int(words[index])]:
+                    if data.startswith(piece, offset):
+                        yield offset, piece
+
+
+def _hash(words: Words) -> npt.NDArray[np.uint64]:
+    mixed: npt.NDArray[np.uint64] = (words * _MULTIPLIER) >> np.uint64(64 - _FILTER_BITS)
+    return mixed
+
+
+def _is_filler(piece: bytes) -> bool:
+    """Runs of one character (a ruled line, zeros) are in every file and tell nothing."""
+    return len(set(piece)) <= 2
