@@ -1,7 +1,7 @@
 """Who is believed: evidence for and against each source, what a new memory is let in as, and how much a memory weighs.
 
-Judgements, new memories and their neighbours enter; states, standings and weights leave. Evidence is a Beta distribution
-in real numbers, and its lower credible bound counts: the new are not trusted yet. Being retrieved is no evidence.
+Judgements, new memories and their neighbours enter; states, standings and weights leave. Evidence is a Beta
+distribution in real numbers, and its lower bound counts: the new are not trusted yet. Being retrieved is no evidence.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Policy:
 
     `priors`: (for, against) before any evidence. `most_for`: praise cannot be saved up without end. Half-lives in days:
     blame is forgotten more slowly than praise. `daily_praise`, `daily_conflict`: what one day can change. `margin`: a
-    claim does not replace a known one without clearly better standing. `newcomer_days`, `newcomer_daily`: what all agents
+    claim does not replace a known one without clearly better standing. `newcomer_days`, `newcomer_daily`: what agents
     first seen lately may write together in a day; `unproven_daily`: what one without standing may. `floor`: who is
     unproven but not blamed is shown almost as well as others, else praise of one topic would hide another.
     """
@@ -55,9 +55,9 @@ class Policy:
     newcomer_days: float = 7.0
     newcomer_daily: int = 20
     unproven_daily: int = 30
-    floor: float = 0.8
+    floor: float = 0.9
     contested: float = 0.3
-    tainted_most: float = 0.75
+    tainted_most: float = 0.85
 
 
 @dataclass(frozen=True, slots=True)

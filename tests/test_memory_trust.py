@@ -77,6 +77,10 @@ class World:
         return [self.acts[num] for score, num in ranked[:SHOWN] if score < 0]
 
 
+def is_true(act: Act, topic: Topic) -> bool:
+    return not act.hostile and all(part in act.text for part in (topic.thing, topic.place, topic.truth))
+
+
 @dataclass(frozen=True)
 class Outcome:
     hostile_share: float
@@ -89,15 +93,20 @@ def outcome(path: Path, seed: int, attack: str | None, known: tuple[Topic, ...],
         world.play(act)
     answers = [world.shown(topic.question) for topic in known]
     hostile = sum(act.hostile for shown in answers for act in shown)
-    recalled = sum(any(act.tag.startswith(f"h{n}.") for act in shown) for n, shown in enumerate(answers))
+    recalled = sum(any(is_true(act, topic) for act in shown) for topic, shown in zip(known, answers, strict=True))
     world.store.close()
     return Outcome(hostile / sum(map(len, answers)), recalled / len(known))
 
 
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The same world without an attack and without any trust: what the defence must not cost."""
+    return outcome(tmp_path_factory.mktemp("peace") / "memory.db", 1, None, topics(1, TOPICS), guarded=False)
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_is_hardly_ever_shown_and_hides_nothing(tmp_path: Path, attack: str) -> None:
+def test_an_attack_is_hardly_ever_shown_and_hides_nothing(tmp_path: Path, attack: str, peace: Outcome) -> None:
     known = topics(1, TOPICS)
-    peace = outcome(tmp_path / "peace.db", 1, None, known, guarded=False)
     war = outcome(tmp_path / "war.db", 1, attack, known)
     assert peace.honest_recall > 0.9
     assert war.hostile_share < 0.05
