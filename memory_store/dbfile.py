@@ -22,7 +22,8 @@ from memory_store.schema import STEPS
 Connection = sqlite3.Connection
 
 JOURNAL_BYTES = 64 << 20
-CHECKPOINT_PAGES = 4000
+CHECKPOINT_PAGES = 16_000
+CACHE_KIB = 32 << 10
 _WRITABLE = "check that the folder exists, belongs to you and can be written to"
 
 
@@ -77,7 +78,9 @@ def _prepare(connection: Connection, read_only: bool) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA secure_delete = ON")
+    # Zeroing every page that a full-text merge frees halves the rate of writes; erasure sees to free pages itself.
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,12 @@ from memory_store.store import Store
 from memory_store.vector_rows import embedders, slot
 
 LEAST_WORD = 8
+# The name of a person or a file is erased with their last memory, unless there is evidence on them to keep.
+_UNUSED_NAMES = (
+    "DELETE FROM source WHERE id NOT IN (SELECT source FROM memory UNION SELECT source FROM evidence UNION "
+    "SELECT judge FROM evidence)",
+    "DELETE FROM namespace WHERE id NOT IN (SELECT namespace FROM memory)",
+)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -96,7 +102,7 @@ def forget(
     victims = store.write(lambda connection: _gather(connection, ids, chosen))
     traces = [trace for index in derived for trace in index.traces(victims.nums)]
     now = store.clock()
-    removed = store.write(lambda connection: _remove(connection, victims.nums, now))
+    removed = store.write(lambda connection: _remove(connection, victims.nums, now, store.forget_names))
     for index in derived:
         index.erase(victims.nums)
     words = {word for memory in victims.memories for word in _words(memory.text)}
@@ -159,9 +165,12 @@ def _vectors(connection: Connection, num: int) -> list[bytes]:
     return found
 
 
-def _remove(connection: Connection, nums: Sequence[int], now: float) -> dict[str, int]:
+def _remove(
+    connection: Connection, nums: Sequence[int], now: float, forget_names: Callable[[], None]
+) -> dict[str, int]:
+    forget_names()
     scrub.begin(connection)
-    removed = {"memory": 0, "vector": 0, "evidence": 0}
+    removed = {"memory": 0, "vector": 0, "evidence": 0, "source": 0}
     ids = [embedder.id for embedder in embedders(connection)]
     for num in nums:
         row = connection.execute("SELECT text FROM memory WHERE num = ?", (num,)).fetchone()
@@ -173,6 +182,8 @@ def _remove(connection: Connection, nums: Sequence[int], now: float) -> dict[str
             removed["vector"] += done.rowcount
         removed["evidence"] += connection.execute("DELETE FROM evidence WHERE num = ?", (num,)).rowcount
         removed["memory"] += connection.execute("DELETE FROM memory WHERE num = ?", (num,)).rowcount
+    for sql in _UNUSED_NAMES:
+        removed["source"] += connection.execute(sql).rowcount
     log.rewrite_erased(connection, nums, now)
     scrub.merge_full_text(connection)
     return removed

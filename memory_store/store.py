@@ -190,6 +190,10 @@ class Store:
         """Run `work` outside of transactions while no other writer writes: checkpoints, VACUUM."""
         return self._commits.alone(work)
 
+    def forget_names(self) -> None:
+        """Within a `write` that deletes authors or namespaces: their numbers are looked up again."""
+        self._rows.forget()
+
     def _take(self) -> Connection:
         with self._idle_lock:
             if self._idle:

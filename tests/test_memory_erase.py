@@ -87,6 +87,8 @@ def test_forget_by_who_and_when(store: Store, chosen: Filter, left: set[str]) ->
     store.add(NewMemory(text="later", time=60.0))
     assert forget(store, chosen=chosen).complete
     assert {memory.text for memory in store.list()} == left
+    assert (b"diary.md" in raw_bytes(store)) is ("by file" in left)
+    assert store.add(NewMemory(text="by file again", author=FILE)).created
 
 
 def test_what_rests_on_the_forgotten_goes_with_it(store: Store) -> None:
