@@ -21,6 +21,7 @@ CHUNK = 4 << 20
 MOST_PIECES = 4_000_000
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FILTER_BITS = 24
+_SHIFT = np.uint64(64 - _FILTER_BITS)
 _SEPARATOR = b"\0\xff\0"
 _ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 
@@ -50,6 +51,38 @@ def byte_pieces(data: bytes) -> Iterator[bytes]:
     yield data[-PIECE:]
 
 
+class _Table:
+    """Pieces by a 64-bit key of their first bytes, behind a bitmap that turns away nearly all others."""
+
+    def __init__(self, pieces: Iterable[bytes], size: int) -> None:
+        self.size = size
+        self.pieces: dict[int, list[bytes]] = {}
+        for piece in pieces:
+            key = int(self.keys(np.frombuffer(piece, "<u8", size // WORD))[0])
+            self.pieces.setdefault(key, []).append(piece)
+        self._sorted: Words = np.array(sorted(self.pieces), np.uint64)
+        self._near = np.zeros(1 << _FILTER_BITS if self.pieces else 1, np.bool_)
+        self._near[self._sorted >> _SHIFT] = True
+
+    def keys(self, words: Words) -> Words:
+        """One key for the bytes that begin at each word: 8 of them, or 16."""
+        mixed: Words = words * _MULTIPLIER
+        if self.size == WORD:
+            return mixed
+        pairs: Words = (mixed[:-1] ^ (mixed[:-1] >> np.uint64(29))) * _MULTIPLIER + mixed[1:]
+        return pairs
+
+    def find(self, words: Words) -> Iterator[tuple[int, list[bytes]]]:
+        """(index of the word, pieces that may begin there)."""
+        if not self.pieces or len(words) < self.size // WORD:
+            return
+        keys = self.keys(words)
+        near = np.flatnonzero(self._near[keys >> _SHIFT])
+        at = np.minimum(np.searchsorted(self._sorted, keys[near]), len(self._sorted) - 1)
+        for index in near[self._sorted[at] == keys[near]].tolist():
+            yield index, self.pieces[int(keys[index])]
+
+
 class Scanner:
     """Finds any of many byte strings. Those of 8 bytes and more are looked up by hash, all at once.
 
@@ -61,14 +94,10 @@ class Scanner:
         self.given = len(distinct)
         self.pieces = distinct[:: -(-len(distinct) // MOST_PIECES)] if distinct else []
         self._short = [piece for piece in self.pieces if len(piece) < WORD]
-        by_key: dict[int, list[bytes]] = {}
-        for piece in self.pieces:
-            if len(piece) >= WORD:
-                by_key.setdefault(int.from_bytes(piece[:WORD], "little"), []).append(piece)
-        self._by_key = by_key
-        self._keys: Words = np.array(sorted(by_key), np.uint64)
-        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
-        self._filter[_hash(self._keys)] = True
+        self._tables = (
+            _Table((piece for piece in self.pieces if WORD <= len(piece) < PIECE), WORD),
+            _Table((piece for piece in self.pieces if len(piece) >= PIECE), PIECE),
+        )
 
     @property
     def kept(self) -> int:
@@ -107,21 +136,13 @@ class Scanner:
         for piece in self._short:
             if (offset := data.find(piece)) >= 0:
                 yield offset, piece
-        for lane in range(WORD if len(self._keys) else 0):
-            count = (len(data) - lane) // WORD
-            words = np.frombuffer(data, "<u8", count, lane) if count > 0 else np.zeros(0, np.uint64)
-            near = np.flatnonzero(self._filter[_hash(words)])
-            near = near[np.isin(words[near], self._keys)]
-            for index in near.tolist():
-                offset = lane + index * WORD
-                for piece in self._by_key[int(words[index])]:
-                    if data.startswith(piece, offset):
-                        yield offset, piece
-
-
-def _hash(words: Words) -> npt.NDArray[np.uint64]:
-    mixed: npt.NDArray[np.uint64] = (words * _MULTIPLIER) >> np.uint64(64 - _FILTER_BITS)
-    return mixed
+        for lane in range(WORD):
+            count = max(0, len(data) - lane) // WORD
+            words = np.frombuffer(data, "<u8", count, lane) if count else np.zeros(0, np.uint64)
+            for table in self._tables:
+                for index, pieces in table.find(words):
+                    offset = lane + index * WORD
+                    yield from ((offset, piece) for piece in pieces if data.startswith(piece, offset))
 
 
 def _is_filler(piece: bytes) -> bool:
