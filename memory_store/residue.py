@@ -20,8 +20,7 @@ STRIDE = 8
 CHUNK = 4 << 20
 MOST_PIECES = 4_000_000
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_FILTER_BITS = 24
-_SHIFT = np.uint64(64 - _FILTER_BITS)
+_MOST_FILTER_BITS = 24
 _SEPARATOR = b"\0\xff\0"
 _ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 
@@ -61,8 +60,11 @@ class _Table:
             key = int(self.keys(np.frombuffer(piece, "<u8", size // WORD))[0])
             self.pieces.setdefault(key, []).append(piece)
         self._sorted: Words = np.array(sorted(self.pieces), np.uint64)
-        self._near = np.zeros(1 << _FILTER_BITS if self.pieces else 1, np.bool_)
-        self._near[self._sorted >> _SHIFT] = True
+        # About one bit in a hundred set; small enough for a few pieces to stay in the processor's cache.
+        bits = min(_MOST_FILTER_BITS, len(self.pieces).bit_length() + 6)
+        self._shift = np.uint64(64 - bits)
+        self._near = np.zeros(1 << bits, np.bool_)
+        self._near[self._sorted >> self._shift] = True
 
     def keys(self, words: Words) -> Words:
         """One key for the bytes that begin at each word: 8 of them, or 16."""
@@ -77,7 +79,7 @@ class _Table:
         if not self.pieces or len(words) < self.size // WORD:
             return
         keys = self.keys(words)
-        near = np.flatnonzero(self._near[keys >> _SHIFT])
+        near = np.flatnonzero(self._near[keys >> self._shift])
         at = np.minimum(np.searchsorted(self._sorted, keys[near]), len(self._sorted) - 1)
         for index in near[self._sorted[at] == keys[near]].tolist():
             yield index, self.pieces[int(keys[index])]
@@ -129,6 +131,8 @@ class Scanner:
             if size >= CHUNK:
                 found.update(piece for _, piece in self._search(_SEPARATOR.join(held)))
                 held, size = [], 0
+                if len(found) == self.kept:
+                    return found
         found.update(piece for _, piece in self._search(_SEPARATOR.join(held)))
         return found
 
