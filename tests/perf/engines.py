@@ -1,6 +1,6 @@
 """Backends against each other on one file, in one process, without server or batcher: prefill, decode at two depths.
 
-Each BACKEND[:MODE] is compared with the first. With one thread, CPU time of that thread can be read in place of wall time
+Each BACKEND[:MODE] is compared with the first. With one thread, its CPU time can be read in place of wall time
 (`--cpu`): then neighbours on the same cores matter less.
 """
 
