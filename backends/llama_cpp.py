@@ -297,6 +297,8 @@ class LlamaCppEngine:
         self._adapters.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
+        # The library keeps the pointer, and would call it for the next model of this process.
+        llama.llama_log_set(llama.llama_log_callback(), ctypes.c_void_p(0))
 
 
 class _Batch:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,12 +230,14 @@ def test_a_damaged_graph_is_built_again(tmp_path: Path, damage: str, caplog: pyt
     assert [each.name for each in (tmp_path / "cache").iterdir()] == [built.name]
 
 
-def test_nothing_is_left_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    found = opened(tiny_gguf(tmp_path / "tiny.gguf"))
-    found.close()
-    assert list((tmp_path / "temporary").iterdir()) == []
+def test_nothing_is_left_without_a_cache(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "tiny.gguf")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    code = f"from tests.test_onnx import *; e = opened(Path({str(path)!r})); run(e, 0, TEXT[:4]); e.close()"
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | {"TMPDIR": str(temporary)}, check=True)
+    assert [each.name for each in temporary.iterdir() if each.name.startswith("localai")] == []
 
 
 # -- hub exports
