@@ -82,8 +82,9 @@ class EchoEngine:
             add_bos=False,
             fim={},
             control_tokens={},
-            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "save"}),
+            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "blocks"}),
             settings={"threads": self._order.threads},
+            kv_identity={"engine": "echo 1"},
         )
 
     def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
@@ -130,6 +131,17 @@ class EchoEngine:
 
     def restore(self, seq: int, state: bytearray) -> bool:
         self._held[seq] = [int.from_bytes(state[i : i + 2], "little") for i in range(0, len(state), 2)]
+        return True
+
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        return bytearray(b"".join(t.to_bytes(2, "little") for t in self._held.get(seq, [])[start:end]))
+
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        held = self._held.setdefault(seq, [])
+        if len(held) != start or len(block) != 2 * (end - start):
+            return False
+        held.extend(int.from_bytes(block[i : i + 2], "little") for i in range(0, len(block), 2))
+        self._prompts.pop(seq, None)
         return True
 
     def set_threads(self, threads: int) -> None:

@@ -1,8 +1,24 @@
-"""Longest common prefixes of token lists."""
+"""What a KV cache holds, and the longest prefix that two of them have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Tokens in a KV cache, and `root`: what else went into its bytes. Under another root nothing is shared."""
+
+    tokens: list[int]
+    root: Hashable = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def common(self, other: Held) -> int:
+        """Length of the longest prefix in common."""
+        return common_prefix(self.tokens, other.tokens) if self.root == other.root else 0
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

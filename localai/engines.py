@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from backends.contract import Load, StepRecord
+from backends.contract import KvGrant, Load, StepRecord
 from backends.errors import BackendError, EngineDied
 from backends.gguf import read_shards
 from localai import budget
@@ -83,7 +83,7 @@ class Engines:
             threads=config.threads or self._device.cpu.threads,
             kv_type=config.kv_type,
             gpu_layers=config.gpu_layers,
-            shelf_bytes=plan.shelf,
+            kv=KvGrant(ram=plan.shelf),
         )
         try:
             rung = await climb(

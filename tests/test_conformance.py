@@ -327,5 +327,5 @@ async def test_an_idle_conversation_comes_back_from_ram(backend: str, cache: str
         await ask(handle, await chat(handle, "What is water?"), max_tokens=4)
         again = await ask(handle, prompt, max_tokens=8)
         usage = again.end.usage
-        assert (usage.cached_tokens, usage.cached_tier) == (len(prompt) - 1, "ram")
+        assert (usage.cached_tokens, usage.cached_by_tier) == (len(prompt) - 1, {"ram": len(prompt) - 1})
         assert same_but_for_near_ties(alone, again)
