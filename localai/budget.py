@@ -12,8 +12,6 @@ from localai.errors import OutOfResources
 MOST_CTX = 32_768
 """Tokens served at most unless asked for more: KV cells are allocated whole, and few conversations need more."""
 LEAST_CTX = 512
-MOST_SHELF = 256 * 2**20
-"""Bytes of RAM for the KV state of idle sequences."""
 _PROCESS = 120 * 2**20
 _MICRO_BATCH = 512
 _ROWS = 64
@@ -21,16 +19,15 @@ _ROWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """Bytes that a loaded engine takes: weights, KV cells, idle KV outside them, compute with the process itself."""
+    """Bytes that a loaded engine takes: weights, KV cells, compute with the process itself."""
 
     weights: int
     kv: int
-    shelf: int
     compute: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv + self.shelf + self.compute
+        return self.weights + self.kv + self.compute
 
 
 def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
@@ -44,7 +41,7 @@ def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
     compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * (header.n_vocab or 0)
     kv = 0 if header.is_embedding else int(header.kv_bytes_per_token(cast(KvType, kv_type)) * n_ctx)
-    return Charge(header.weight_bytes, kv, min(kv, MOST_SHELF), compute)
+    return Charge(header.weight_bytes, kv, compute)
 
 
 def served_context(header: GgufHeader, asked: int, free: int, kv_type: str) -> int:

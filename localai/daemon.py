@@ -26,6 +26,7 @@ from localai.conversations import Conversations
 from localai.device import inspect
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
+from localai.kv_cache import KvCache
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.lifecycle import make_folders
@@ -68,7 +69,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     catalog.on_change = library.use
     device = inspect(config.home)
     tested = TestedSettings(config.home / "tested.json")
-    engines = Engines(config, device, tested, ledger)
+    kv_cache = KvCache(config, metrics.kv, lambda: [s.handle for s in pool.slots if s.handle])
+    engines = Engines(config, device, tested, ledger, kv_cache)
     pool = Pool(
         plan=engines.plan,
         load=engines.load,
@@ -77,16 +79,19 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         on_step=metrics.count_step,
     )
     engines.charged = lambda: sum(s.plan.total for s in pool.slots if s.plan and s.handle)
+    engines.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
     calibrator = Calibrator(tested, busy=lambda: any(s.users or s.handle is None for s in pool.slots))
     engines.calibrator = calibrator if config.calibrate else None
     parts = Parts(config, library, pool, ledger)
     server = _Server(config)
-    app = build(parts, kept, metrics, started=started, stop=server.end)
+    app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
     catalog.start()
     try:
+        await kv_cache.start()
         await server.run(app, sockets, pool)
     finally:
         await calibrator.close()
+        await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
         kept.close()

@@ -6,11 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from backends.contract import KvGrant, Load, StepRecord
+from backends.contract import Load, StepRecord
 from backends.errors import BackendError, EngineDied
 from backends.gguf import read_shards
 from localai import budget
@@ -18,6 +19,7 @@ from localai.calibrate import Calibrator
 from localai.config import Config
 from localai.device import Device, inspect
 from localai.errors import LocalaiError, OutOfResources, from_backend
+from localai.kv_cache import KvCache
 from localai.ladder import climb
 from localai.ledger import Ledger
 from localai.pool import Loaded, Plan
@@ -35,12 +37,16 @@ N_SEQ = 32
 class Engines:
     """Plans and loads for one device and configuration; its methods are what `Pool` is made of."""
 
-    def __init__(self, config: Config, device: Device, tested: TestedSettings, ledger: Ledger) -> None:
+    def __init__(
+        self, config: Config, device: Device, tested: TestedSettings, ledger: Ledger, kv_cache: KvCache
+    ) -> None:
         self._config = config
         self._device = device
         self._tested = tested
         self._ledger = ledger
+        self._kv = kv_cache
         self.charged: Callable[[], int] = lambda: 0
+        self.granted: Callable[[], int] = lambda: 0
         self.calibrator: Calibrator | None = None
 
     def memory(self) -> int:
@@ -54,7 +60,7 @@ class Engines:
     def plan(self, choice: Choice, free: int) -> Plan:
         """See `pool.PlanFor`."""
         if choice.backend == "echo":
-            return Plan(choice.n_ctx or 4096, 0)
+            return Plan(choice.n_ctx or 4096, 0, self._kv.share(self.granted()))
         try:
             # What counts is the sum of all shards; the first one's metadata speaks for the rest.
             headers = read_shards(choice.model.path)
@@ -62,8 +68,9 @@ class Engines:
             raise from_backend(error) from error
         extra = sum(h.weight_bytes for h in headers[1:])
         n_ctx = budget.served_context(headers[0], choice.n_ctx, free - extra, self._config.kv_type)
-        need = budget.charge(headers[0], n_ctx, self._config.kv_type)
-        return Plan(n_ctx, need.total + extra, need.shelf)
+        need = budget.charge(headers[0], n_ctx, self._config.kv_type).total + extra
+        shelf = max(0, min(self._kv.share(self.granted()), free - need))
+        return Plan(n_ctx, need + shelf, shelf)
 
     async def load(
         self,
@@ -73,21 +80,11 @@ class Engines:
         on_step: Callable[[StepRecord], None],
     ) -> Loaded:
         """See `pool.Loader`. Every load, failed ones too, becomes a row in the ledger."""
-        config, begun = self._config, time.monotonic()
+        begun = time.monotonic()
         row: dict[str, Any] = {"model": choice.model.id, "backend": choice.backend, "charged_bytes": plan.total}
-        order = Load(
-            backend=choice.backend,
-            path=str(choice.model.path),
-            n_ctx=plan.n_ctx,
-            n_seq=N_SEQ,
-            threads=config.threads or self._device.cpu.threads,
-            kv_type=config.kv_type,
-            gpu_layers=config.gpu_layers,
-            kv=KvGrant(ram=plan.shelf),
-        )
         try:
             rung = await climb(
-                order,
+                self._order(choice, plan),
                 self._key(choice),
                 self._tested,
                 log=self._log_file(choice),
@@ -98,6 +95,7 @@ class Engines:
             self._ledger.note_load(row | {"error": error.message, "total_ms": _since(begun)})
             raise
         info = rung.handle.info
+        rung.handle.on_report = partial(self._kv.note, rung.handle)
         self._ledger.note_load(
             row
             | {
@@ -124,6 +122,20 @@ class Engines:
                 _log.warning("%s is not used again with %s on this device", choice.backend, rung.setting)
 
         return Loaded(rung.handle, note_death, tuple(self._tested.turned_off(rung.key)))
+
+    def _order(self, choice: Choice, plan: Plan) -> Load:
+        config = self._config
+        return Load(
+            backend=choice.backend,
+            path=str(choice.model.path),
+            n_ctx=plan.n_ctx,
+            n_seq=N_SEQ,
+            threads=config.threads or self._device.cpu.threads,
+            kv_type=config.kv_type,
+            gpu_layers=config.gpu_layers,
+            kv=self._kv.grant(plan.shelf),
+            digest=choice.model.digest or "",
+        )
 
     def _key(self, choice: Choice) -> Key:
         package = _LIBRARY.get(choice.backend)

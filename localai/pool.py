@@ -32,7 +32,7 @@ _MEMORY_WAIT_S = 120.0
 class Plan:
     """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated.
 
-    `shelf` of them are for idle sequences.
+    `shelf` of them are for KV blocks in RAM.
     """
 
     n_ctx: int

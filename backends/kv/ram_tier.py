@@ -15,11 +15,18 @@ from backends.kv.tree import Node
 class RamTier:
     """At most `budget` bytes of content. `evicted` is told of each node whose content has just gone."""
 
-    def __init__(self, budget: int, policy: Policy, evicted: Callable[[Node], None]) -> None:
+    def __init__(
+        self,
+        budget: int,
+        policy: Policy,
+        evicted: Callable[[Node], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.budget = budget
         self.bytes = 0
         self.evictions = 0
         self._policy = policy
+        self._clock = clock
         self._evicted = evicted
         self._nodes: set[Node] = set()
 
@@ -46,7 +53,7 @@ class RamTier:
 
     def _make_room(self, size: int) -> bool:
         while self.bytes + size > self.budget:
-            now = time.time()
+            now = self._clock()
             free = [n for n in self._nodes if not n.writing and n.reading is None and not _continued(n)]
             victim = min(free, key=lambda n: self._policy.worth(facts(n), now), default=None)
             if victim is None:
