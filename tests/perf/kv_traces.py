@@ -9,7 +9,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GRANULE = 16
 """Tokens that one number stands for."""
@@ -125,14 +125,19 @@ def scan(seed: int = 4, documents: int = 500, base: int = 3 << 40, start: float 
         yield Visit(at, (*instruction, *text.spread(3600, 0.5)), text.spread(180))
 
 
+def _sessions(visits: Iterator[Visit], size: int, gap_s: float, first_s: float) -> Iterator[Visit]:
+    """The same visits with a pause after every `size` of them, beginning at `first_s`."""
+    for number, visit in enumerate(visits):
+        yield replace(visit, at=visit.at + first_s + number // size * gap_s)
+
+
 def mixed(seed: int = 5) -> Iterator[Visit]:
-    """All of the above on one machine, each in its own hours of the same days, the scan across them."""
+    """All of the above on one machine, each in its own hours of the same two days, the scan across them."""
     parts = [
         chat(seed, 900),
-        agent(seed + 1, 500),
-        editor(seed + 2, 700),
-        scan(seed + 3, 500),
-        scan(seed + 4, 300, base=4 << 40, start=22_000.0),
+        _sessions(agent(seed + 1, 500), 60, 5 * 3600.0, 1800.0),
+        _sessions(editor(seed + 2, 700), 90, 6 * 3600.0, 5400.0),
+        _sessions(scan(seed + 3, 800, start=0.0), 50, 3 * 3600.0, 3000.0),
     ]
     return heapq.merge(*parts)
 
