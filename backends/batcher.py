@@ -2,6 +2,7 @@
 
 Jobs enter as prepared sequences, events and step records leave through `emit`. Each `turn` is one engine step at most:
 every decoding sequence gets its token, and prefill gets the tokens that the measured step costs leave room for.
+Sequences under different adapters take turns.
 """
 
 from __future__ import annotations
@@ -9,8 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from backends.adapter_turns import AdapterTurns
 from backends.cells import Cells
-from backends.contract import Embedding, Event, FinishReason, Progress, PromptLogprobs, Share, StepRecord
+from backends.contract import (
+    Adapter,
+    Embedding,
+    Event,
+    FinishReason,
+    Priority,
+    Progress,
+    PromptLogprobs,
+    Share,
+    StepRecord,
+)
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError
 from backends.kv.store import Store
@@ -25,6 +37,7 @@ _RESTLESS_S = 5.0
 """Seconds of short steps after one was given up, so that frequent arrivals cannot keep a prompt from moving."""
 
 Emit = Callable[[list[Event], StepRecord | None], None]
+Adapters = tuple[Adapter, ...]
 
 
 class Batcher:
@@ -52,6 +65,8 @@ class Batcher:
         self._patient = "interrupt" in self._info.capabilities
         self._calm_from = 0.0
         self._since_burst = SPACING + 1
+        self._turns: AdapterTurns[Adapters] = AdapterTurns()
+        self._adapters: Adapters | None = ()
         self._most = min(MAX_ACTIVE, self._info.n_seq)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -72,7 +87,7 @@ class Batcher:
         sequence.last_served = sequence.submitted
         self._waiting.append(sequence)
         if _reuses(sequence):
-            self._cells.expect(Held(sequence.tokens))
+            self._cells.expect(_held(sequence))
 
     def cancel(self, job: int) -> None:
         """End a job at the next turn; unknown numbers are of jobs that have ended already."""
@@ -133,7 +148,7 @@ class Batcher:
             # Growing answers may outrun the cells later; `_make_room` then sets the least urgent one back.
             promised = sum(s.remaining for s in self._running if s.prefilling)
             cells = promised + min(len(sequence.tokens) + sequence.width, self._cells.n_cells)
-            held, reuse = Held(sequence.tokens), _reuses(sequence)
+            held, reuse = _held(sequence), _reuses(sequence)
             if reuse and self._running and self._cells.reading(held):
                 continue
             place = self._cells.acquire(held, cells=cells, reuse=reuse)
@@ -149,11 +164,14 @@ class Batcher:
     # -- one step
 
     def _plan(self, now: float) -> list[tuple[Sequence, Slice]]:
-        decoding = [s for s in self._running if not s.prefilling]
+        group = self._group()
+        decoding = [s for s in group if not s.prefilling]
         plan = [(s, Slice(_number(s), s.tokens[s.pos :], s.pos, "last")) for s in decoding]
-        prefilling = sorted((s for s in self._running if s.prefilling), key=lambda s: urgency(s, now))
+        prefilling = sorted((s for s in group if s.prefilling), key=lambda s: urgency(s, now))
         # Long steps are the most efficient, and can be given up; after one was, short ones lose less for a while.
-        seconds = LONG_STEP_S if self._patient and now >= self._calm_from else self._step_seconds
+        # Those who wait for their turn gain nothing from giving up.
+        patient = self._patient and now >= self._calm_from and len(group) == len(self._running)
+        seconds = LONG_STEP_S if patient else self._step_seconds
         costs = self._governor.current
         self._since_burst += 1
         mixed = plan_prefill(prefilling, len(decoding), costs, self._info, seconds)
@@ -164,10 +182,37 @@ class Batcher:
         self._since_burst = 0
         return plan_prefill(prefilling, 0, costs, self._info, min(seconds, BURST_S))
 
+    def _group(self) -> list[Sequence]:
+        """The running sequences that may share the next step: those under the adapters whose turn it is."""
+        if not self._running:
+            return []
+        present: dict[Adapters, list[Priority]] = {}
+        for s in self._running:
+            present.setdefault(s.job.adapters, []).append(s.job.priority)
+        chosen = self._turns.choose(present)
+        return [s for s in self._running if s.job.adapters == chosen]
+
+    def _switch(self, adapters: Adapters) -> bool:
+        """Run under `adapters` from now on; where the engine cannot, their jobs end and the step does not happen."""
+        try:
+            self._engine.adapt(adapters)
+        except BackendError as error:
+            self._adapters = None
+            for each in [s for s in self._running if s.job.adapters == adapters]:
+                if each in self._running:
+                    self._reject(each, error)
+            return False
+        self._adapters = adapters
+        return True
+
     def _run(self, plan: list[tuple[Sequence, Slice]]) -> StepRecord | None:
         tokens = sum(len(part.tokens) for _, part in plan)
         depth = max((part.pos + len(part.tokens) for s, part in plan if s.prefilling), default=0)
+        adapters = plan[0][0].job.adapters
         t0, cpu0 = time.monotonic(), time.process_time()
+        switched = adapters != self._adapters
+        if switched and not self._switch(adapters):
+            return None
         interruptible = self._patient and tokens >= SHORT_STEP and all(s.prefilling for s, _ in plan)
         try:
             results = self._engine.step([part for _, part in plan], self._arrived if interruptible else None)
@@ -179,12 +224,13 @@ class Batcher:
             return None
         t1 = time.monotonic()
         threads = self._governor.threads
+        change_s = self._turns.took(t1 - t0, self._governor.current.estimate(tokens, depth) if switched else None)
         shares = [self._advance(s, part, row, t1) for (s, part), row in zip(plan, results, strict=True)]
         cpu = time.process_time() - cpu0
-        change = self._governor.after_step(tokens, t1 - t0, t1, depth)
+        change = self._governor.after_step(tokens, t1 - t0 - change_s, t1, depth)
         if change is not None:
             self._engine.set_threads(change)
-        return StepRecord(t0, t1, cpu, threads, shares)
+        return StepRecord(t0, t1, cpu, threads, shares, change_s if switched else None)
 
     def _make_room(self) -> None:
         """The cells are full: drop a resident, else set back the least urgent sequence, else end the only one."""
@@ -293,6 +339,10 @@ class Batcher:
         if now - sequence.last_progress >= _PROGRESS_S and sequence.prefilling:
             sequence.last_progress = now
             self._events.append(Progress(sequence.job.id, sequence.pos, len(sequence.job.tokens)))
+
+
+def _held(sequence: Sequence) -> Held:
+    return Held(sequence.tokens, sequence.job.adapters)
 
 
 def _reuses(sequence: Sequence) -> bool:

@@ -49,12 +49,21 @@ class Grammar(msgspec.Struct, frozen=True):
     text: str
 
 
+class Adapter(msgspec.Struct, frozen=True, array_like=True):
+    """A LoRA adapter's file and the strength to apply it with; a new `stamp` says that the file is another one now."""
+
+    path: str
+    scale: float = 1.0
+    stamp: str = ""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One request to an engine.
 
     `tokens` is the whole prompt, shape (prompt,). `n` sequences are forked from it. `deadline` counts seconds from
     submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
-    `markers` are control tokens that stay visible in the text; all others are hidden.
+    `markers` are control tokens that stay visible in the text; all others are hidden. `adapters` are added to the
+    model for this job alone.
     """
 
     id: int
@@ -71,7 +80,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prompt_logprobs: int | None = None
     ignore_eos: bool = False
     markers: tuple[str, ...] = ()
-    adapter: str | None = None
+    adapters: tuple[Adapter, ...] = ()
     conversation: str | None = None
 
 
@@ -233,13 +242,17 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepRecord(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Who used one engine step: t0 and t1 monotonic seconds, CPU seconds of the child, and each job's share."""
+    """Who used one engine step: t0 and t1 monotonic seconds, CPU seconds of the child, and each job's share.
+
+    `switch_s` of the seconds went into changing the adapters; None where the step did not begin with that.
+    """
 
     t0: float
     t1: float
     cpu_s: float
     threads: int
     shares: list[Share]
+    switch_s: float | None = None
 
 
 Event = Token | Finish | Rejected | Embedding | PromptLogprobs | Progress

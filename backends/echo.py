@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from backends.contract import EngineInfo, Load
+from backends.contract import Adapter, EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, Tokenizer
 from backends.errors import ModelFileError
 
@@ -45,6 +46,7 @@ class EchoEngine:
     """`order.path` is a text file; a number on its first line is the milliseconds that each step takes.
 
     `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` each decode step.
+    Adapters are text files with a number to add to each byte of the answer.
     """
 
     def __init__(self, order: Load, progress: Callable[[str, float], None]) -> None:
@@ -58,6 +60,9 @@ class EchoEngine:
         self._order = order
         self._held: dict[int, list[int]] = {}
         self._prompts: dict[int, int] = {}
+        self._adapters: tuple[Adapter, ...] = ()
+        self._shift = 0
+        self._made_under: dict[int, tuple[Adapter, ...]] = {}
         progress("weights", 1.0)
 
     def info(self) -> EngineInfo:
@@ -82,7 +87,7 @@ class EchoEngine:
             add_bos=False,
             fim={},
             control_tokens={},
-            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "blocks"}),
+            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "blocks", "adapters"}),
             settings={"threads": self._order.threads},
             kv_identity={"engine": "echo 1"},
         )
@@ -100,6 +105,9 @@ class EchoEngine:
     def _run(self, part: Slice) -> Floats | None:
         held = self._held.setdefault(part.seq, [])
         assert len(held) == part.pos, "positions must be contiguous"
+        if held:
+            assert self._made_under[part.seq] == self._adapters, "this was computed under other adapters"
+        self._made_under[part.seq] = self._adapters
         held.extend(part.tokens)
         if part.want == "none":
             return None
@@ -109,7 +117,7 @@ class EchoEngine:
         prompt = self._prompts.setdefault(part.seq, len(held))
         said = len(held) - prompt
         rows = np.full((len(part.tokens) if part.want == "all" else 1, _N_VOCAB), -10.0, np.float32)
-        rows[:, held[said] if said < prompt else _END] = 10.0
+        rows[:, (held[said] + self._shift) % _END if said < prompt else _END] = 10.0
         return rows
 
     def trim(self, seq: int, pos: int) -> bool:
@@ -119,6 +127,7 @@ class EchoEngine:
 
     def fork(self, source: int, target: int) -> None:
         self._held[target] = list(self._held.get(source, []))
+        self._made_under[target] = self._made_under.get(source, ())
         if source in self._prompts:
             self._prompts[target] = self._prompts[source]
 
@@ -127,22 +136,34 @@ class EchoEngine:
         self._prompts.pop(seq, None)
 
     def save(self, seq: int) -> bytearray:
-        return bytearray(b"".join(t.to_bytes(2, "little") for t in self._held.get(seq, [])))
+        return self.export_block(seq, 0, len(self._held.get(seq, [])))
 
     def restore(self, seq: int, state: bytearray) -> bool:
-        self._held[seq] = [int.from_bytes(state[i : i + 2], "little") for i in range(0, len(state), 2)]
-        return True
+        self.drop(seq)
+        begin = 4 + int.from_bytes(state[:4], "little")
+        return self.import_block(seq, 0, (len(state) - begin) // 2, state)
 
     def export_block(self, seq: int, start: int, end: int) -> bytearray:
-        return bytearray(b"".join(t.to_bytes(2, "little") for t in self._held.get(seq, [])[start:end]))
+        adapters = msgspec.msgpack.encode(self._made_under.get(seq, ()))
+        tokens = b"".join(t.to_bytes(2, "little") for t in self._held.get(seq, [])[start:end])
+        return bytearray(len(adapters).to_bytes(4, "little") + adapters + tokens)
 
     def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
         held = self._held.setdefault(seq, [])
-        if len(held) != start or len(block) != 2 * (end - start):
+        begin = 4 + int.from_bytes(block[:4], "little")
+        if len(held) != start or len(block) != begin + 2 * (end - start):
             return False
-        held.extend(int.from_bytes(block[i : i + 2], "little") for i in range(0, len(block), 2))
+        self._made_under[seq] = msgspec.msgpack.decode(block[4:begin], type=tuple[Adapter, ...])
+        held.extend(int.from_bytes(block[i : i + 2], "little") for i in range(begin, len(block), 2))
         self._prompts.pop(seq, None)
         return True
+
+    def adapt(self, adapters: tuple[Adapter, ...]) -> None:
+        try:
+            shifts = [int(Path(adapter.path).read_text(encoding="utf-8")) for adapter in adapters]
+        except (OSError, ValueError) as error:
+            raise ModelFileError("the echo adapter holds no number", "write one into it") from error
+        self._adapters, self._shift = adapters, sum(shifts)
 
     def set_threads(self, threads: int) -> None:
         pass

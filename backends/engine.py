@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.contract import EngineInfo
+from backends.contract import Adapter, EngineInfo
 
 Floats = NDArray[np.float32]
 Want = Literal["none", "last", "all", "embed"]
@@ -93,6 +93,12 @@ class Engine(Protocol):
         """Put an exported block behind the `start` positions that `seq` holds; False where the engine refuses it.
 
         Blocks come in order of position, so that they lie in the cells as computing would have laid them.
+        """
+
+    def adapt(self, adapters: tuple[Adapter, ...]) -> None:
+        """Run steps under these adapters from now on, under none for (). For engines with the capability `adapters`.
+
+        Raises BackendError for one that is broken or made for another model; call again before the next step then.
         """
 
     def set_threads(self, threads: int) -> None: ...

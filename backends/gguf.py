@@ -46,11 +46,13 @@ def read_header(source: Path | BinaryIO) -> GgufHeader:
     with _opened(source) as stream:
         reader = BoundedReader(stream, MAX_HEADER)
         version, tensor_count, pair_count = _preamble(reader)
-        metadata = _metadata(reader, pair_count)
+        metadata, types = _metadata(reader, pair_count)
         tensors = _tensors(reader, tensor_count)
         data_offset = _data_offset(reader, metadata, tensors)
         placed = _placed(tensors, data_offset, _alignment(metadata), reader.size)
-        header = GgufHeader(version, MappingProxyType(metadata), placed, data_offset, reader.size)
+        header = GgufHeader(
+            version, MappingProxyType(metadata), placed, data_offset, reader.size, MappingProxyType(types)
+        )
         if not header.architecture:
             raise ModelFileError("general.architecture is missing", RETRY)
         return header
@@ -135,24 +137,26 @@ def _preamble(reader: BoundedReader) -> tuple[int, int, int]:
     return version, tensors, pairs
 
 
-def _metadata(reader: BoundedReader, count: int) -> dict[str, Value]:
+def _metadata(reader: BoundedReader, count: int) -> tuple[dict[str, Value], dict[str, str]]:
     metadata: dict[str, Value] = {}
+    types: dict[str, str] = {}
     strings_left = MAX_STRINGS
     for index in range(count):
         key = reader.string(f"metadata key {index}", MAX_KEY)
         if not key or key in metadata:
             raise ModelFileError(f"metadata key {index} is {'given twice' if key else 'empty'}", RETRY)
-        value = _value(reader, key, strings_left)
+        types[key], value = _value(reader, key, strings_left)
         if isinstance(value, ArrayField) and value.type == "string":
             strings_left -= value.count
         metadata[key] = value
-    return metadata
+    return metadata, types
 
 
-def _value(reader: BoundedReader, key: str, strings_left: int) -> Value:
+def _value(reader: BoundedReader, key: str, strings_left: int) -> tuple[str, Value]:
     kind = reader.unsigned(f"the type of {_shown(key)}", 4)
     if kind != ARRAY:
-        return _elements(reader, _type_name(kind, key), 1, _shown(key))[0]
+        name = _type_name(kind, key)
+        return name, _elements(reader, name, 1, _shown(key))[0]
     name = _type_name(reader.unsigned(f"the element type of {_shown(key)}", 4), key)
     count = reader.unsigned(f"the element count of {_shown(key)}")
     field = ArrayField(name, count, reader.offset)
@@ -160,13 +164,13 @@ def _value(reader: BoundedReader, key: str, strings_left: int) -> Value:
         if count > strings_left:
             raise ModelFileError(f"{_shown(key)} claims {count} strings, too many for a header", RETRY)
         if count <= EAGER_STRINGS:
-            return _elements(reader, name, count, _shown(key))
+            return "array", _elements(reader, name, count, _shown(key))
         reader.skip_strings(count, _shown(key))
-        return field
+        return "array", field
     if count <= EAGER_NUMBERS:
-        return _elements(reader, name, count, _shown(key))
+        return "array", _elements(reader, name, count, _shown(key))
     reader.skip(count * struct.calcsize(_FORMATS[name]), _shown(key))
-    return field
+    return "array", field
 
 
 def _type_name(kind: int, key: str) -> str:

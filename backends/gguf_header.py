@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from backends.errors import ModelFileError
@@ -49,13 +49,17 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """A checked header. Sizes and offsets are bytes; tensors lie one after the other from `data_offset`."""
+    """A checked header. Sizes and offsets are bytes; tensors lie one after the other from `data_offset`.
+
+    `types` names the type of each metadata value as stored, `array` for arrays.
+    """
 
     version: int
     metadata: Mapping[str, Value]
     tensors: tuple[TensorInfo, ...]
     data_offset: int
     file_size: int
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:

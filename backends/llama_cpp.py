@@ -11,14 +11,16 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from backends.contract import EngineInfo, Load
+from backends.contract import Adapter, EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
+from backends.llama_adapters import LlamaAdapters
 from backends.llama_vocab import LlamaVocab
 
 N_BATCH = 512
@@ -51,6 +53,9 @@ class _Log:
         found = (re.search(pattern, line) for line in self.lines)
         return int(sum(float(m.group(1)) for m in found if m) * 2**20)
 
+    def newest(self) -> str:
+        return re.sub(r"/\S+/", "", self.errors[-1]) if self.errors else "llama.cpp gave no reason"
+
     def reason(self) -> str:
         lines = [line for line in self.errors if "failed to load model" not in line]
         return re.sub(r"/\S+/", "", lines[0]) if lines else "llama.cpp gave no reason"
@@ -72,6 +77,7 @@ class LlamaCppEngine:
         self._encoder_only = llama.llama_model_has_encoder(self._model) or not self._is_causal()
         self._context = self._make_context(load)
         self._memory = llama.llama_get_memory(self._context)
+        self._adapters = LlamaAdapters(self._model, self._context, Path(load.path), self._log.newest)
         self._mark("context")
         self._load = load
         self._n_seq = self._scratch = load.n_seq
@@ -179,7 +185,7 @@ class LlamaCppEngine:
         if self._encoder_only:
             return frozenset({"embed", "whole_prompt"})
         recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
-        found = {"generate", "embed", "prompt_logprobs", "interrupt", "save"}
+        found = {"generate", "embed", "prompt_logprobs", "interrupt", "save", "adapters"}
         if recurrent:
             return frozenset(found | {"whole_restore"})
         # What a sliding window has left behind is not in the state, so a restored one cannot be cut.
@@ -324,10 +330,15 @@ class LlamaCppEngine:
             raise ValueError(f"no sequence {seq}: there are {self._n_seq}")
         return seq
 
+    def adapt(self, adapters: tuple[Adapter, ...]) -> None:
+        """See `engine.Engine.adapt`. The context pays for a change with its next step, which plans its graph anew."""
+        self._adapters.use(adapters)
+
     def set_threads(self, threads: int) -> None:
         llama.llama_set_n_threads(self._context, threads, threads)
 
     def close(self) -> None:
+        self._adapters.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
 

@@ -185,8 +185,9 @@ def _check(job: Job, info: EngineInfo) -> None:
         raise InvalidJob("this model cannot share a prompt among choices", "send n=1, several times")
     if (job.max_tokens or 0) < 0:
         raise InvalidJob(f"max_tokens is {job.max_tokens}", "send 0 or more")
-    if job.adapter is not None:
-        raise InvalidJob("no adapter is loaded", "leave `adapter` out")
+    if job.adapters and "adapters" not in info.capabilities:
+        hint = "use the base alone, or a generating model on llama.cpp"
+        raise InvalidJob(f"this model on {info.backend} takes no adapters", hint)
 
 
 def rejection(job: int, error: BackendError) -> Rejected:

@@ -12,6 +12,8 @@ from localai.errors import OutOfResources
 MOST_CTX = 32_768
 """Tokens served at most unless asked for more: KV cells are allocated whole, and few conversations need more."""
 LEAST_CTX = 512
+_MARGIN = 0.08
+_LEAST_MARGIN = 256 * 2**20
 _PROCESS = 120 * 2**20
 _MICRO_BATCH = 512
 _ROWS = 64
@@ -30,6 +32,11 @@ class Charge:
         return self.weights + self.kv + self.compute
 
 
+def margin(total: int) -> int:
+    """Bytes of a memory of `total` that stay free for everything else, unless the user sets a budget."""
+    return max(_LEAST_MARGIN, int(_MARGIN * total))
+
+
 def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
     """What serving `n_ctx` tokens takes.
 
@@ -37,7 +44,7 @@ def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
     are the tensors alive at once in llama.cpp's graph of a dense transformer.
     """
     width = header.n_embd or 0
-    inner = header.number(f"{header.architecture}.feed_forward_length") or 4 * width
+    inner = header.number("feed_forward_length") or 4 * width
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
     compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * (header.n_vocab or 0)
     kv = 0 if header.is_embedding else int(header.kv_bytes_per_token(cast(KvType, kv_type)) * n_ctx)

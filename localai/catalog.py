@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -27,6 +27,8 @@ FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!.*\.\.)[^\\\0]+\.gguf$
 Count = Annotated[int, msgspec.Meta(gt=0)]
 
 FILE = "models.toml"
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class QuantFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,21 +81,37 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     package: PackageSource | None = None
 
 
+class AdapterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LoRA adapter in GGUF, to be served as a model of its own over `base`; `file` is absolute, or in the home."""
+
+    id: Name
+    base: str
+    file: str
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All specs, by id and by alias."""
+    """All specs, by id and by alias; the adapters of the home's own file."""
 
     specs: tuple[ModelSpec, ...]
     names: Mapping[str, ModelSpec]
+    adapters: tuple[AdapterSpec, ...] = ()
 
     @classmethod
     def load(cls, home: Path) -> Catalog:
         """Read the packaged file and `home/models.toml` over it, if there is one. Raises ConfigError."""
-        specs = {spec.id: spec for spec in _read(packaged_file())}
+        specs = {spec.id: spec for spec in _read(packaged_file())[0]}
         overlay = home / FILE
+        adapters: list[AdapterSpec] = []
         if overlay.is_file():
-            specs |= {spec.id: spec for spec in _read(overlay)}
-        return cls(tuple(specs.values()), MappingProxyType(_names(specs.values(), overlay)))
+            own, adapters = _read(overlay)
+            specs |= {spec.id: spec for spec in own}
+        names = _names(specs.values(), overlay)
+        taken = next((adapter.id for adapter in adapters if adapter.id in names), None)
+        if taken is not None:
+            raise ConfigError(f"{FILE}: adapter {taken!r} has the name of a model", "choose another id")
+        return cls(tuple(specs.values()), MappingProxyType(names), tuple(adapters))
 
     def get(self, name: str) -> ModelSpec | None:
         """The spec under an id or alias, in any case; None where there is none."""
@@ -112,36 +130,40 @@ def packaged_file() -> Path:
     return installed if installed.is_file() else Path(__file__).parent.parent / FILE
 
 
-def _read(path: Path) -> list[ModelSpec]:
+def _read(path: Path) -> tuple[list[ModelSpec], list[AdapterSpec]]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}", "correct the line that it names") from error
-    unknown = set(tables) - {"models"}
-    if unknown or not isinstance(tables.get("models", []), list):
-        key = min(unknown, default="models")
-        raise ConfigError(f"{path.name}: key {key!r}: expected only [[models]] entries", "see the packaged models.toml")
-    specs = [_spec(path, number, entry) for number, entry in enumerate(tables.get("models", []), start=1)]
-    ids = [spec.id for spec in specs]
-    for spec in specs:
-        if ids.count(spec.id) > 1:
-            raise ConfigError(f"{path.name}: id {spec.id!r} is given twice", "keep one of the entries")
-    return specs
+    unknown = sorted(set(tables) - {"models", "adapters"})
+    wrong = unknown or [key for key, value in tables.items() if not isinstance(value, list)]
+    if wrong:
+        expected = "expected only [[models]] and [[adapters]] entries"
+        raise ConfigError(f"{path.name}: key {wrong[0]!r}: {expected}", "see the packaged models.toml")
+    specs = [_converted(path, "model", n, e, ModelSpec) for n, e in enumerate(tables.get("models", []), start=1)]
+    own = tables.get("adapters", [])
+    adapters = [_converted(path, "adapter", n, e, AdapterSpec) for n, e in enumerate(own, start=1)]
+    ids = [spec.id for spec in specs] + [adapter.id for adapter in adapters]
+    for name in ids:
+        if ids.count(name) > 1:
+            raise ConfigError(f"{path.name}: id {name!r} is given twice", "keep one of the entries")
+    for number, spec in enumerate(specs, start=1):
+        if spec.gguf is None and spec.package is None:
+            label = f"{path.name}: model {number} ({spec.id})"
+            raise ConfigError(f"{label}: expected a gguf or a package source", "add [models.gguf] with a repo")
+    return specs, adapters
 
 
-def _spec(path: Path, number: int, entry: Any) -> ModelSpec:
-    label = f"{path.name}: model {number}"
+def _converted(path: Path, what: str, number: int, entry: Any, kind: type[S]) -> S:
+    label = f"{path.name}: {what} {number}"
     if isinstance(entry, dict) and isinstance(entry.get("id"), str):
         label += f" ({entry['id'][:96]})"
     try:
-        spec = msgspec.convert(entry, ModelSpec)
+        return msgspec.convert(entry, kind)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$.")
         key = f" key {where.rstrip('`')}:" if where else ""
         raise ConfigError(f"{label}:{key} {reason[:1].lower()}{reason[1:]}", "correct this entry") from error
-    if spec.gguf is None and spec.package is None:
-        raise ConfigError(f"{label}: expected a gguf or a package source", "add [models.gguf] with a repo")
-    return spec
 
 
 def _names(specs: Iterable[ModelSpec], path: Path) -> dict[str, ModelSpec]:

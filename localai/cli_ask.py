@@ -22,7 +22,7 @@ _TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "deco
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("-m", "--model", default="", help="Model id, alias, hf:owner/repo[:quant] or a GGUF file.")
+@click.option("-m", "--model", default="", help="Model id, alias, hf:owner/repo[:quant] or GGUF file [+ADAPTER...].")
 @click.option("-B", "--backend", default=None, help="Engine to use instead of the chosen one.")
 @click.option("-s", "--system", default=None, help="System prompt; '' leaves it to the model's template.")
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Add a text file to the prompt.")
@@ -100,9 +100,16 @@ def _read(path: Path) -> str:
 
 
 def _model(name: str) -> str:
-    """A file is named by its absolute path, because the daemon runs in another folder."""
+    """Files are named by their absolute paths, because the daemon runs in another folder."""
+    if Path(name).exists():
+        return str(Path(name).absolute()) if name.endswith(".gguf") else name
+    return "+".join(_absolute(part) for part in name.split("+"))
+
+
+def _absolute(part: str) -> str:
+    name, mark, scale = part.partition("@")
     path = Path(name)
-    return str(path.absolute()) if name.endswith(".gguf") and path.exists() else name
+    return f"{path.absolute()}{mark}{scale}" if name.endswith(".gguf") and path.exists() else part
 
 
 class _Answer:

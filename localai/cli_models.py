@@ -1,4 +1,4 @@
-"""`localai models list | show | pull | import | rm`. They work on the files directly; no daemon is needed."""
+"""`localai models list | show | pull | import | rm | plan`. They work on the files directly; no daemon is needed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from localai.cli import progress_line, say, show
+from localai.cli_plan import plan
 from localai.config import load
 from localai.errors import DaemonUnreachable
 from localai.lifecycle import client
 
 if TYPE_CHECKING:
     from localai.catalog import ModelSpec
-    from localai.library import Library, LocalModel
+    from localai.library import Library
+    from localai.local_model import LocalModel
     from localai.transfer import PullProgress
 
 
 @click.group()
 def models() -> None:
-    """List, show, pull, import and remove models."""
+    """List, show, pull, import, remove and plan models."""
+
+
+models.add_command(plan)
 
 
 def _library() -> Library:
@@ -51,6 +56,8 @@ def _local(model: LocalModel) -> dict[str, Any]:
         "id": model.id,
         "aliases": list(model.spec.aliases) if model.spec else [],
         "origin": model.origin,
+        "base": model.base.id if model.base else None,
+        "adapters": [{"file": Path(adapter.path).name, "scale": adapter.scale} for adapter in model.adapters],
         "here": True,
         "size_bytes": model.size_bytes,
         "parameters": header.parameters if header else None,
@@ -67,6 +74,8 @@ def _remote(spec: ModelSpec) -> dict[str, Any]:
         "id": spec.id,
         "aliases": list(spec.aliases),
         "origin": "catalogue",
+        "base": None,
+        "adapters": [],
         "here": False,
         "size_bytes": None,
         "parameters": spec.parameters,
@@ -84,7 +93,7 @@ def _table(value: Any) -> str:
     rows = [("MODEL", "PARAMETERS", "QUANT", "CONTEXT", "SIZE", "FROM")]
     for m in value["models"]:
         name = m["id"] + (f" ({', '.join(m['aliases'])})" if m["aliases"] else "")
-        end = m["problem"] or m["origin"]
+        end = m["problem"] or m["origin"] + (f", over {m['base']}" if m["base"] else "")
         rows.append(
             (name, _count(m["parameters"]), m["quant"] or "", _tokens(m["context"]), _size(m["size_bytes"]), end)
         )
@@ -163,13 +172,16 @@ def _show_progress(p: PullProgress) -> None:
 @models.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", default=None, help="Id to use; the file's name otherwise.")
+@click.option("--base", default=None, help="FILE is a LoRA adapter, to be served over this model.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Strength of the adapter.")
 @click.option("--link", is_flag=True, help="Hard-link instead of copying, where the disk allows it.")
 @click.option("--json", "as_json", is_flag=True)
-def import_(file: Path, name: str | None, link: bool, as_json: bool) -> None:
+def import_(file: Path, name: str | None, base: str | None, scale: float, link: bool, as_json: bool) -> None:
     """Take a GGUF file into the data folder, after reading its header."""
     from localai.imports import import_file
 
-    made = import_file(_library(), file, name or file.stem.lower(), link=link, progress=_show_progress)
+    to = name or file.stem.lower()
+    made = import_file(_library(), file, to, base=base, scale=scale, link=link, progress=_show_progress)
     progress_line("")
     show(_local(made), as_json, lambda m: f"{m['id']}: {_size(m['size_bytes'])} in {m['path']}")
 
@@ -184,7 +196,9 @@ def rm(model: str, as_json: bool) -> None:
     library = _library()
     found = library.resolve(model)
     try:
-        client(load()).post("/localai/unload", {"model": found.id}, timeout=None)
+        # The base of a sibling may go on serving others.
+        if found.base is None:
+            client(load()).post("/localai/unload", {"model": found.id}, timeout=None)
     except DaemonUnreachable:
         say("the daemon is not running, so nothing needs unloading")
     remove(library, found.id)

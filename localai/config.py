@@ -105,6 +105,12 @@ def load(flags: dict[str, Any] | None = None, environment: dict[str, str] | None
     return _check(_apply(config, given, "the command line", spelled="--{}"))
 
 
+def size_of(text: str) -> int | None:
+    """Bytes of a size such as 4G or 512MiB; None where it is no size."""
+    match = _SIZE.match(text)
+    return int(float(match[1]) * _UNITS[match[2].upper()]) if match else None
+
+
 def _apply(config: Config, values: dict[str, Any], source: str, *, spelled: str) -> Config:
     kinds = {f.name: str(f.type) for f in fields(Config)}
     changed: dict[str, Any] = {}
@@ -120,10 +126,10 @@ def _apply(config: Config, values: dict[str, Any], source: str, *, spelled: str)
 def _convert(value: Any, kind: str, name: str, source: str, *, size: bool) -> Any:
     error = ConfigError(f"{name} in {source} is {value!r}", f"expected {'a size such as 4G' if size else kind}")
     if size and isinstance(value, str):
-        match = _SIZE.match(value)
-        if not match:
+        count = size_of(value)
+        if count is None:
             raise error
-        return int(float(match[1]) * _UNITS[match[2].upper()])
+        return count
     if kind.startswith("tuple"):
         items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(v, str) for v in items):

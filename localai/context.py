@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+import msgspec
+
 from backends.contract import EngineInfo, Grammar, Job, Sampling
 from backends.errors import BackendError
 from backends.handle import EngineHandle
@@ -56,7 +58,8 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     if len(content.tokens) + answer > info.n_ctx:
         raise ContextExceeded(len(content.tokens), info.n_ctx)
     sampling = Sampling(**{**choice.sampling, **request.sampling})
-    return Prompt(_job(request, content, sampling), content.text, content.parser)
+    job = msgspec.structs.replace(_job(request, content, sampling), adapters=choice.adapters)
+    return Prompt(job, content.text, content.parser)
 
 
 async def _plain(request: TurnRequest, engine: EngineHandle) -> _Content:

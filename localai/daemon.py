@@ -78,7 +78,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         keep_alive=config.keep_alive,
         on_step=metrics.count_step,
     )
-    engines.charged = lambda: sum(s.plan.total for s in pool.slots if s.plan and s.handle)
+    engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
     engines.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
     calibrator = Calibrator(tested, busy=lambda: any(s.users or s.handle is None for s in pool.slots))
     engines.calibrator = calibrator if config.calibrate else None

@@ -29,8 +29,6 @@ from localai.tested import Key, TestedSettings, Verdict
 _log = logging.getLogger(__name__)
 
 _LIBRARY = {"llama.cpp": "llama-cpp-python"}
-_MARGIN = 0.08
-_LEAST_MARGIN = 256 * 2**20
 N_SEQ = 32
 
 
@@ -54,8 +52,7 @@ class Engines:
         if self._config.ram:
             return self._config.ram
         memory = inspect(self._config.home).memory
-        margin = max(_LEAST_MARGIN, int(_MARGIN * memory.total))
-        return memory.available + self.charged() - margin
+        return memory.available + self.charged() - budget.margin(memory.total)
 
     def plan(self, choice: Choice, free: int) -> Plan:
         """See `pool.PlanFor`."""

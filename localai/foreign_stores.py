@@ -25,7 +25,10 @@ _MANIFEST_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model on the disk that nobody has looked into yet. `files` are its parts in order, `digest` SHA-256."""
+    """A model on the disk that nobody has looked into yet. `files` are its parts in order, `digest` SHA-256.
+
+    With `base`, the file is an adapter to be applied to that model with the strength `scale`.
+    """
 
     id: str
     files: tuple[Path, ...]
@@ -34,6 +37,8 @@ class Found:
     repo: str | None = None
     spec_id: str | None = None
     problem: str | None = None
+    base: str | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from backends.gguf_header import GgufHeader
 
 _log = logging.getLogger(__name__)
 
+ADAPTER = "a LoRA adapter, not a model"
 _NOT_MODELS = {
-    "adapter": "a LoRA adapter, not a model",
+    "adapter": ADAPTER,
     "mmproj": "a projector for images, not a model",
     "imatrix": "an importance matrix, not a model",
     "vocab": "a vocabulary without weights",

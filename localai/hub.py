@@ -107,13 +107,16 @@ class Hub:
         return RemoteFile(file.name, found.size if file.bytes is None else file.bytes, file.sha256 or etag)
 
     @contextmanager
-    def open(self, repo: Repository, file: RemoteFile, offset: int) -> Iterator[Body]:
-        """Stream a file from `offset`. Raises as `repository`, and TransferInterrupted, which is worth a retry."""
+    def open(self, repo: Repository, file: RemoteFile, offset: int, length: int | None = None) -> Iterator[Body]:
+        """Stream a file from `offset`, `length` bytes of it where the hub honours that, else to its end.
+
+        Raises as `repository`, and TransferInterrupted, which is worth a retry.
+        """
         headers = build_hf_headers(token=self._token, library_name=_NAME, library_version=localai.__version__) | {
             "Accept-Encoding": "identity"
         }
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
+        if offset or length is not None:
+            headers["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
         session = huggingface_hub.get_session()
         with (
             _translated(repo.id, interruptible=True),

@@ -86,7 +86,7 @@ class Entry:
         }
 
     def routed(self, choice: Choice) -> None:
-        self.row |= {"model": choice.model.id, "backend": choice.backend, "reason": choice.reason}
+        self.row |= {"model": choice.id, "backend": choice.backend, "reason": choice.reason}
 
     def saw(self, event: TurnEvent) -> None:
         if isinstance(event, ChoiceDone):

@@ -9,40 +9,22 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from backends.contract import Adapter
 from backends.errors import ModelFileError
 from backends.gguf import shards
 from localai.catalog import Catalog, ModelSpec, PackageSource
 from localai.errors import ModelBroken, NotFound, UnknownModel
-from localai.foreign_stores import Found, Origin, Stores
+from localai.foreign_stores import Found, Stores
 from localai.gguf_names import PREFERENCE, quant_of
-from localai.header_cache import HeaderCache, HeaderSummary, stamp
+from localai.header_cache import ADAPTER, HeaderCache, HeaderSummary, stamp
+from localai.local_model import LocalModel
 from localai.model_store import ModelStore
+from localai.siblings import combined
 
 _KEPT_NAMES = 256
 _OURS = ("starter", "pulled", "imported")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalModel:
-    """A model that can be opened at `path`, the first of `files`.
-
-    `digest` is a SHA-256 that somebody vouches for, None where nobody does. `header` is None where `problem` says why.
-    """
-
-    id: str
-    path: Path
-    files: tuple[Path, ...]
-    origin: Origin
-    size_bytes: int
-    digest: str | None
-    spec: ModelSpec | None
-    repo: str | None
-    header: HeaderSummary | None
-    problem: str | None
-    format: str = "gguf"
 
 
 class Library:
@@ -65,9 +47,14 @@ class Library:
         """All models, ours first; broken ones carry their `problem`."""
         catalog = self.catalog
         seen: dict[str, LocalModel] = {}
-        for found in self._find(catalog):
-            if found.id not in seen:
+        everything = [*self._find(catalog)]
+        for found in everything:
+            if found.id not in seen and found.base is None:
                 seen[found.id] = self._describe(found, catalog)
+        plain = tuple(seen.values())
+        for found in everything:
+            if found.id not in seen and found.base is not None:
+                seen[found.id] = self._sibling(found, found.base, self._chosen(found.base, plain))
         self._headers.save()
         return list(seen.values())
 
@@ -91,17 +78,21 @@ class Library:
     def known(self, name: str, *, files: bool = True) -> LocalModel:
         """The model that `name` means: an id, an alias, `hf:owner/repo[:quant]`, or a path where `files` allows it.
 
+        `BASE+ADAPTER[@SCALE]`, with one adapter or more, is a sibling made up on the spot; see `siblings`.
         Raises UnknownModel (with the nearest name) and NotFound (known, but not here; the hint pulls it).
         """
         if files and name.lower().endswith(".gguf") and not name.startswith("hf:"):
             path = os.path.expanduser(name)
-            if not os.path.isfile(path):
+            if os.path.isfile(path):
+                return self.file(Path(path))
+            if "+" not in name:
                 raise NotFound(f"there is no file {name!r}", "check the path; `localai models list` shows what is here")
-            return self.file(Path(path))
         models = self.list()
         chosen = self._chosen(name, models)
         if chosen is not None:
             return chosen
+        if "+" in name:
+            return combined(name, lambda part: self.known(part, files=files), files=files)
         spec, _ = self._catalogued(name)
         if spec is not None:
             raise NotFound(f"{spec.name} is known, but not on this machine", _how_to_get(name, spec), param="model")
@@ -120,7 +111,7 @@ class Library:
     def _state(self, model: LocalModel) -> tuple[int, str, int]:
         """What the answer `model` rests on; a model whose files are gone never equals an earlier state."""
         try:
-            files = stamp(model.files)
+            files = stamp((*model.files, *(model.base.files if model.base else ())))
         except OSError:
             return id(self.catalog), "gone", time.monotonic_ns()
         return id(self.catalog), files, self.store.changed_ns()
@@ -129,6 +120,9 @@ class Library:
         for spec in catalog.specs:
             if spec.package is not None:
                 yield from _packaged(spec, spec.package)
+        for adapter in catalog.adapters:
+            path = self.home / os.path.expanduser(adapter.file)
+            yield Found(adapter.id, (path,), "file", base=adapter.base, scale=adapter.scale)
         yield from self.store.find()
         yield from self._stores.find()
 
@@ -145,6 +139,28 @@ class Library:
             repo=found.repo,
             header=outcome if isinstance(outcome, HeaderSummary) else None,
             problem=outcome if isinstance(outcome, str) else None,
+        )
+
+    def _sibling(self, found: Found, base_name: str, base: LocalModel | None) -> LocalModel:
+        outcome = found.problem or self._headers.describe(found.files)
+        problem = None
+        if outcome != ADAPTER:
+            problem = outcome if isinstance(outcome, str) else "a model, not an adapter"
+        elif base is None or base.problem is not None:
+            problem = f"its base {base_name} is {'not here' if base is None else 'broken'}"
+        return LocalModel(
+            id=found.id,
+            path=found.files[0],
+            files=found.files,
+            origin=found.origin,
+            size_bytes=_size(found.files),
+            digest=found.digest,
+            spec=None,
+            repo=found.repo,
+            header=base.header if base and problem is None else None,
+            problem=problem,
+            base=base,
+            adapters=() if problem else (Adapter(str(found.files[0]), found.scale, stamp(found.files)),),
         )
 
     def _chosen(self, name: str, models: Iterable[LocalModel]) -> LocalModel | None:

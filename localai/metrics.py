@@ -28,6 +28,8 @@ class Metrics:
         self._steps = Counter("localai_engine_steps", "Engine steps", registry=own)
         self._step_seconds = Counter("localai_engine_step_seconds", "Wall time in engine steps", registry=own)
         self._cpu_seconds = Counter("localai_engine_cpu_seconds", "CPU time in engine steps", registry=own)
+        self._switches = Counter("localai_adapter_switches", "Changes of LoRA adapters", registry=own)
+        self._switch_seconds = Counter("localai_adapter_switch_seconds", "Wall time in those changes", registry=own)
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
         self.kv = KvMetrics(own)
 
@@ -49,6 +51,9 @@ class Metrics:
         self._new_steps += 1
         self._new_seconds += record.t1 - record.t0
         self._new_cpu += record.cpu_s
+        if record.switch_s is not None:
+            self._switches.inc()
+            self._switch_seconds.inc(record.switch_s)
 
     def render(self) -> bytes:
         """The text format, with the steps counted since the last time."""

@@ -34,7 +34,7 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder holds and where it came from."""
+    """What a folder holds and where it came from; with `base`, an adapter for that model, and its scale."""
 
     id: str
     origin: Literal["pulled", "imported"]
@@ -42,6 +42,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     repo: str | None = None
     revision: str | None = None
     spec_id: str | None = None
+    base: str | None = None
+    scale: float = 1.0
 
 
 class ModelStore:
@@ -121,7 +123,16 @@ class ModelStore:
                 continue
             files = tuple(path.with_name(name) for name in names)
             digest = manifest.files[0].sha256 if len(files) == 1 else None
-            yield Found(manifest.id, files, manifest.origin, digest, manifest.repo, manifest.spec_id)
+            yield Found(
+                manifest.id,
+                files,
+                manifest.origin,
+                digest,
+                manifest.repo,
+                manifest.spec_id,
+                base=manifest.base,
+                scale=manifest.scale,
+            )
 
 
 def safe_name(name: str) -> str:

@@ -16,6 +16,7 @@ from functools import partial
 from backends.contract import StepRecord
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
+from localai.adapter_memory import AdapterMemory
 from localai.breaker import Breaker
 from localai.budget import gigabytes
 from localai.errors import EngineFailed, OutOfResources, Unavailable
@@ -71,6 +72,12 @@ class Slot:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     load_s: float = 0.0
     notes: tuple[str, ...] = ()
+    adapters: AdapterMemory = field(default_factory=AdapterMemory)
+
+    @property
+    def charged(self) -> int:
+        """Bytes that count as taken: what was planned, and the adapters loaded since."""
+        return (self.plan.total if self.plan else 0) + self.adapters.total
 
     def say(self, stage: str, fraction: float | None) -> None:
         self.stage = Waiting(stage, fraction)
@@ -88,8 +95,9 @@ class Slot:
 class Lease:
     """The right to use one engine until the lease is given back; while it is held the engine is not evicted."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, choice: Choice) -> None:
         self._slot = slot
+        self._choice = choice
         self.load_s = 0.0
 
     @property
@@ -100,7 +108,7 @@ class Lease:
     @property
     def reason(self) -> str:
         """Why this engine serves, and with what turned off."""
-        return "; ".join((self._slot.choice.reason, *self._slot.notes))
+        return "; ".join((self._choice.reason, *self._slot.notes))
 
     async def load(self) -> AsyncGenerator[Waiting, None]:
         """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
@@ -156,7 +164,8 @@ class Pool:
             slot.keep_alive = keep_alive
         slot.users += 1
         try:
-            yield Lease(slot)
+            await self._fit_adapters(slot, choice)
+            yield Lease(slot, choice)
         finally:
             slot.users -= 1
             slot.last_used = time.monotonic()
@@ -233,7 +242,7 @@ class Pool:
         while True:
             others = [s for s in self._slots.values() if s is not slot and s.plan is not None]
             idle = sorted((s for s in others if s.idle), key=lambda s: s.last_used)
-            free = self._budget() - sum(s.plan.total for s in others if s.plan)
+            free = self._budget() - sum(s.charged for s in others)
             try:
                 plan = await self._planned(slot, free)
                 if plan.n_ctx >= best.n_ctx or not idle:
@@ -249,7 +258,21 @@ class Pool:
 
     async def _planned(self, slot: Slot, free: int) -> Plan:
         # In a thread: it reads the file's header, vocabulary and all.
-        return await asyncio.to_thread(self._plan, slot.choice, free)
+        return await asyncio.to_thread(self._plan, slot.choice, free - slot.adapters.total)
+
+    async def _fit_adapters(self, slot: Slot, choice: Choice) -> None:
+        """Charge the adapters of `choice` to its engine, unloading idle ones for them. Raises OutOfResources."""
+        # While the engine is still to be planned, its plan leaves room for them.
+        while slot.plan is not None and (growth := slot.adapters.growth(choice.adapters)):
+            free = self._budget() - sum(s.charged for s in self._slots.values())
+            if growth <= free:
+                break
+            idle = sorted((s for s in self._slots.values() if s.idle), key=lambda s: s.last_used)
+            if not idle:
+                need = f"the adapters of {choice.id} need {gigabytes(growth)}, {gigabytes(max(free, 0))} are free"
+                raise OutOfResources(need, "unload other models, or raise the budget (ram)")
+            await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
+        slot.adapters.use(choice.adapters)
 
     def _something_freed(self, others: list[Slot]) -> bool:
         return any(slot.idle or slot not in self._slots.values() for slot in others)
@@ -263,7 +286,7 @@ class Pool:
             slot.task.cancel()
             await asyncio.wait({slot.task})
         if slot.handle is not None:
-            size = gigabytes(slot.plan.total) if slot.plan else "an unknown amount"
+            size = gigabytes(slot.charged) if slot.plan else "an unknown amount"
             _log.info("unloading %s (%s): %s", slot.choice.model.id, size, why)
             await slot.handle.stop()
         await self._announce()

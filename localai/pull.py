@@ -19,7 +19,8 @@ from backends.gguf import read_header
 from localai.catalog import ModelSpec
 from localai.errors import BadRequest, DownloadFailed, ModelBroken, NotFound, OutOfResources, UnknownModel
 from localai.gguf_names import GgufGroup, by_preference, groups, matching
-from localai.library import Library, LocalModel
+from localai.library import Library
+from localai.local_model import LocalModel
 from localai.model_store import Manifest, StoredFile, disk_error, safe_name
 from localai.transfer import Meter, PullProgress, Wanted, fetch, file_sha256
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from backends import registry
+from backends.contract import Adapter
 from localai.config import Config
 from localai.errors import BadRequest, ModelBroken
-from localai.library import Library, LocalModel
+from localai.library import Library
+from localai.local_model import LocalModel
 from localai.messages import TurnRequest
 
 _ECHO = "echo:"
@@ -18,12 +20,22 @@ _ECHO = "echo:"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people."""
+    """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people.
+
+    `model` is what is loaded; `adapters` are applied to it for this request alone, and make it `sibling`.
+    """
 
     model: LocalModel
     backend: str
     n_ctx: int
     reason: str
+    adapters: tuple[Adapter, ...] = ()
+    sibling: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name that the answer carries: the sibling's, or the model's own."""
+        return self.sibling or self.model.id
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -44,9 +56,12 @@ def route(request: TurnRequest, library: Library, config: Config) -> Choice:
     model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
-    backend = _backend(request.backend or config.backend, model)
+    base = model.base or model
+    backend = _backend(request.backend or config.backend, base)
     runs = "" if backend == "echo" else f"; {backend} is the engine for GGUF files on this device"
-    return Choice(model, backend, request.n_ctx or config.ctx, why + runs)
+    over = f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}" if model.base else ""
+    sibling = model.id if model.base else ""
+    return Choice(base, backend, request.n_ctx or config.ctx, why + over + runs, model.adapters, sibling)
 
 
 def _name(asked: str, config: Config) -> tuple[str, str]:

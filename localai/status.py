@@ -40,7 +40,8 @@ def _engine(slot: Slot) -> dict[str, Any]:
         "users": slot.users,
         "keep_alive_s": slot.keep_alive,
         "idle_s": round(time.monotonic() - slot.last_used, 1) if slot.idle else 0.0,
-        "charged_bytes": slot.plan.total if slot.plan else None,
+        "charged_bytes": slot.charged if slot.plan else None,
+        "adapter_bytes": slot.adapters.total,
         "load_s": round(slot.load_s, 3),
     }
     if slot.handle is not None:

@@ -40,7 +40,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
                     yield waiting
             clock.load_s = lease.load_s
             info = lease.engine.info
-            yield Started(choice.model.id, choice.backend, lease.reason, info.n_ctx)
+            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx)
             prompt = await render(request, lease.engine, choice)
             async with aclosing(decode(prompt, lease.engine, clock, echo=request.echo)) as events:
                 async for event in events:

@@ -44,6 +44,7 @@ class HubServer:
     ignore_ranges: bool = False
     extra_bytes: bytes = b""
     gate: threading.Event | None = None
+    sent: int = 0
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
 
@@ -102,14 +103,17 @@ class Handler(BaseHTTPRequestHandler):
         return self._body(raw, headers)
 
     def _body(self, raw: bytes, headers: dict[str, str]) -> None:
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(wanted[1]) if wanted and not self.hub.ignore_ranges else 0
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(raw) - 1}/{len(raw)}"
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if self.hub.ignore_ranges:
+            wanted = None
+        start = int(wanted[1]) if wanted else 0
+        end = min(len(raw), int(wanted[2]) + 1) if wanted and wanted[2] else len(raw)
+        if wanted:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(raw)}"
         if self.hub.gate is not None and self.command == "GET":
             self.hub.gate.wait(20)
         cut = self.hub.cuts.pop(0) if self.hub.cuts and self.command == "GET" else None
-        self._answer(206 if start else 200, raw[start:] + self.hub.extra_bytes, headers, cut)
+        self._answer(206 if wanted else 200, raw[start:end] + self.hub.extra_bytes, headers, cut)
 
     def _error(self, status: int, code: str) -> None:
         self._answer(status, b"", {"X-Error-Code": code} if code else {})
@@ -126,6 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             body, self.close_connection = body[:cut], True
         try:
             self.wfile.write(body)
+            self.hub.sent += len(body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 

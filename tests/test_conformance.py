@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from backends import registry
-from backends.contract import Grammar, Job, Sampling, StepRecord, Token
+from backends.contract import Adapter, Grammar, Job, Sampling, StepRecord, Token
 from backends.errors import InvalidJob, PromptTooLong
 from backends.handle import EngineHandle
 from tests.engine_runs import GREEDY, STARTER, Answer, ask, engine, order
@@ -56,13 +56,13 @@ async def chat(handle: EngineHandle, question: str) -> list[int]:
     return await handle.tokenize(text, special=True, add_bos=False)
 
 
-def same_but_for_near_ties(one: Answer, other: Answer, index: int = 0) -> bool:
+def same_but_for_near_ties(one: Answer, other: Answer, index: int = 0, near: float = NEAR) -> bool:
     """Equal ids, or a first difference where the two candidates were nearly as likely."""
     for a, b in zip(one.tokens[index], other.tokens[index], strict=False):
         if a.id != b.id:
             assert a.logprob is not None
             scores = {c.id: c.logprob for c in a.logprob.top}
-            return b.id in scores and scores[a.id] - scores[b.id] < NEAR
+            return b.id in scores and scores[a.id] - scores[b.id] < near
     return len(one.tokens[index]) == len(other.tokens[index])
 
 
@@ -234,7 +234,7 @@ async def test_a_prompt_over_the_context_is_refused_with_both_numbers(starter: E
         pytest.param({"n": 1000}, id="too many choices"),
         pytest.param({"kind": "embed", "n": 2}, id="several embeddings"),
         pytest.param({"max_tokens": -1}, id="negative max_tokens"),
-        pytest.param({"adapter": "x"}, id="unknown adapter"),
+        pytest.param({"adapters": (Adapter("x", 0.0),)}, id="adapter of no scale"),
         pytest.param({"sampling": Sampling(temperature=float("nan"))}, id="not a number"),
         pytest.param({"sampling": Sampling(top_k=2**70)}, id="more than 64 bits"),
         pytest.param({"sampling": Sampling(logit_bias={-5: 1.0})}, id="bias on no token"),

@@ -15,7 +15,8 @@ from localai import errors
 from localai.catalog import Catalog
 from localai.foreign_stores import Stores
 from localai.gguf_names import by_preference, groups, matching, quant_of
-from localai.library import Library, LocalModel
+from localai.library import Library
+from localai.local_model import LocalModel
 from localai.model_store import Manifest, ModelStore, StoredFile
 from tests.gguf_files import LLAMA, gguf_bytes, llama_with, split_gguf
 

@@ -7,15 +7,16 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backends.contract import StepRecord
+from backends.contract import Adapter, StepRecord
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from localai.errors import EngineFailed, OutOfResources, Unavailable
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.pool import Loaded, Plan, Pool
 from localai.router import Choice
 from tests.engine_runs import ask, echo_file, order
@@ -266,3 +267,22 @@ async def test_unloading_by_name(build: Build) -> None:
     assert await house.pool.unload("a")
     assert engine.died is not None
     assert not await house.pool.unload("a")
+
+
+async def test_adapters_are_charged_and_make_idle_engines_go(build: Build, tmp_path: Path) -> None:
+    house = build(budget=2 * NEED + 50)
+    files = [tmp_path / name for name in ("x", "y")]
+    for file in files:
+        file.write_text("1".zfill(NEED // 2 + 10))
+    adapted = [replace(house.choice("a"), adapters=(Adapter(str(file)),)) for file in files]
+    await house.use("a")
+    await house.use("b", n_ctx=100)
+    async with house.pool.lease(adapted[0]) as lease:
+        (slot,) = house.pool.slots
+        assert (slot.choice.model.id, slot.charged) == ("a", NEED + NEED // 2 + 10)
+        assert (await ask(lease.engine, list(b"hi"), adapters=adapted[0].adapters)).text == "ij"
+        house.budget = slot.charged
+        with pytest.raises(OutOfResources, match="the adapters of a need"):
+            async with house.pool.lease(adapted[1]):
+                pass
+    assert slot.users == 0

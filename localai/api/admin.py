@@ -38,7 +38,7 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         metrics.engines.labels("loaded").set(sum(s.handle is not None for s in slots))
         metrics.engines.labels("loading").set(sum(s.handle is None for s in slots))
         await asyncio.to_thread(kv_cache.refresh)
-        metrics.charged.set(sum(s.plan.total for s in slots if s.plan))
+        metrics.charged.set(sum(s.charged for s in slots))
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/localai/status")
@@ -51,11 +51,23 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         """The newest rows of the ledger."""
         return json_response({"queries": await asyncio.to_thread(parts.ledger.last, max(1, min(limit, 1000)))})
 
+    @router.get("/localai/plan")
+    async def plan(model: str, ctx: int = 0, tokens: int = 512, ram: int = 0, vram: int | None = None) -> Response:
+        """Which ways of running `model`, here or on the hub, fit, and how fast each would be; bytes and tokens."""
+        # Seldom asked for, and it brings numpy.
+        from localai.plans import Limits, no_readings, plan_model
+        from localai.variants import Finder
+
+        limits = Limits(ctx, tokens, ram, vram).checked()
+        finder = Finder(parts.library)
+        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, finder, no_readings))
+
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:
-        """Unload a model as soon as it is idle."""
+        """Unload a model as soon as it is idle; for a sibling, its base."""
         model = parts.library.resolve(body.model)
-        return {"unloaded": await parts.pool.unload(model.id), "model": model.id}
+        loaded = model.base or model
+        return {"unloaded": await parts.pool.unload(loaded.id), "model": loaded.id}
 
     @router.post("/localai/stop")
     async def end() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from backends.contract import TokenLogprob
 from localai.api.wire import data, new_id, now, timings_json, waiting_comment
-from localai.library import LocalModel
+from localai.local_model import LocalModel
 from localai.messages import (
     ChoiceDone,
     Delta,
@@ -33,9 +33,10 @@ def models(found: Sequence[LocalModel], parts: Parts) -> list[dict[str, Any]]:
             "created": int(m.path.stat().st_mtime),
             "owned_by": m.origin,
             "aliases": list(m.spec.aliases) if m.spec else [],
-            "context_length": served.get(m.id, m.header.n_ctx_train),
+            "context_length": served.get((m.base or m).id, m.header.n_ctx_train),
             "max_context_length": m.header.n_ctx_train,
-            "loaded": m.id in served,
+            "loaded": (m.base or m).id in served,
+            "base": m.base.id if m.base else None,
             "size": m.size_bytes,
             "quantization": m.header.quant,
         }

@@ -1,0 +1,106 @@
+"""`localai models plan`: what would fit here and how fast it would be, before or after a download. Needs no daemon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from localai.cli import show
+from localai.config import load, size_of
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    count = None if value is None else size_of(value)
+    if value is not None and count is None:
+        raise click.BadParameter(f"{value!r} is no size such as 4G", ctx, param)
+    return count
+
+
+@click.command()
+@click.argument("model")
+@click.option("--ctx", type=click.IntRange(min=1), default=None, help="Context to serve, in tokens.")
+@click.option("--tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Prompt to time, in tokens.")
+@click.option("--ram", callback=_size, default=None, help="Memory to plan for, as 4G; what is free now otherwise.")
+@click.option("--vram", callback=_size, default=None, help="GPU memory to plan for, as 8G; all of it otherwise.")
+@click.option("--all", "everything", is_flag=True, help="Show the candidates too that others beat, or that do not fit.")
+@click.option("--json", "as_json", is_flag=True)
+def plan(
+    model: str, ctx: int | None, tokens: int, ram: int | None, vram: int | None, everything: bool, as_json: bool
+) -> None:
+    """Show which ways of running MODEL fit this device, and how fast each would be.
+
+    MODEL is installed, a catalogue id, or hf:owner/repo[:quant], of which only the header is fetched.
+    """
+    from localai.catalog import Catalog
+    from localai.library import Library
+    from localai.plans import Limits, no_readings, plan_model
+    from localai.variants import Finder
+
+    config = load()
+    finder = Finder(Library(config.home, Catalog.load(config.home)))
+    limits = Limits(ctx or 0, tokens, ram or 0, vram).checked()
+    found = plan_model(model, limits, config, finder, no_readings)
+    show(found, as_json, lambda value: _table(value, everything=everything))
+
+
+def _table(value: dict[str, Any], *, everything: bool) -> str:
+    shown = [row for row in value["rows"] if row["front"] or everything]
+    head = ["", "QUANT", "BACKEND", "THREADS", "GPU", "KV", "CONTEXT", "MEMORY", "PREFILL", "DECODE", "TTFT"]
+    lines = [head, *(_line(row) for row in shown)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    where = "here" if value["here"] else "on the hub; nothing was downloaded"
+    text.insert(0, f"{value['model']} ({where}), {_bytes(value['device']['ram_bytes'])} of RAM to plan with\n")
+    text.append(
+        f"\nPrefill and decode in token/s, TTFT after a prompt of {value['tokens']} tokens, each with the range that "
+        "nine of ten measurements should lie in."
+    )
+    text += [f"{mark} {basis}" for mark, basis in _bases(shown).items()]
+    fitting = sum(row["fits"] for row in value["rows"])
+    hidden = len(value["rows"]) - len(shown)
+    if hidden:
+        beaten = fitting - sum(row["front"] for row in value["rows"])
+        text.append(f"Not shown: {beaten} that others beat, {len(value['rows']) - fitting} that do not fit (--all).")
+    return "\n".join(text + value["notes"] + ([value["hint"]] if value["hint"] else []))
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    memory = row["memory"]
+    return [
+        ("*" if row["front"] else " " if row["fits"] else "x") + ("" if row["measured"] else "?"),
+        row["quant"] + ("~" if row["size_estimated"] else ""),
+        " ".join(filter(None, (row["backend"], row["mode"]))),
+        str(row["threads"]),
+        str(row["gpu_layers"] or "-"),
+        row["kv_type"],
+        str(row["context"]),
+        _bytes(memory["ram_bytes"]) + (f" + {_bytes(memory['vram_bytes'])}" if memory["vram_bytes"] else ""),
+        _range(row["prefill_tps"]),
+        _range(row["decode_tps"]),
+        _range({name: number / 1000 for name, number in row["ttft_ms"].items()}) + " s",
+    ]
+
+
+def _bases(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What the marks in front of the rows mean, as far as they occur."""
+    found = {"*": "beaten by no other candidate in memory, speed and fidelity at once"}
+    if any(row["size_estimated"] for row in rows):
+        found["~"] = "sized by the hub's listing"
+    guessed = sorted({row["basis"] for row in rows if not row["measured"]})
+    if guessed:
+        found["?"] = "; ".join(guessed)
+    known = sorted({row["basis"] for row in rows if row["measured"]})
+    return found | ({"Predicted from": "; ".join(known)} if known else {})
+
+
+def _range(bar: dict[str, float]) -> str:
+    return f"{_short(bar['value'])} ({_short(bar['low'])}-{_short(bar['high'])})"
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 10 else f"{number:.1f}" if number >= 1 else f"{number:.2f}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
