@@ -70,7 +70,7 @@ def totals(folder: Path) -> dict[str, int]:
         return index.totals()
 
 
-def trim(folder: Path, target: int, policy: Policy | None = None) -> list[bytes]:
+def trim(folder: Path, target: int, policy: Policy | None = None, *, spare_leased: bool = True) -> list[bytes]:
     """Remove the blocks least worth keeping until at most `target` bytes are left; return their keys.
 
     A block goes before the one that it continues, one that continues nothing at once, a leased one not at all.
@@ -80,7 +80,7 @@ def trim(folder: Path, target: int, policy: Policy | None = None) -> list[bytes]
         if size <= target:
             return []
         gone: list[bytes] = []
-        leased = index.leased()
+        leased = index.leased() if spare_leased else set()
         for row in _by_worth(index.rows(), policy or ExpectedSaving(), leased):
             if size <= target:
                 break
@@ -140,7 +140,7 @@ def clear(folder: Path) -> Stats:
     """Remove every block; return what there was."""
     before = stats(folder)
     if (folder / NAME).exists():
-        trim(folder, 0)
+        trim(folder, 0, spare_leased=False)
         sweep(folder)
     return before
 
