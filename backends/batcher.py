@@ -282,6 +282,7 @@ class Batcher:
         for sibling in siblings:
             sibling.seq = self._cells.fork(_number(sequence), sibling.tokens)
             sibling.pos, sibling.cached = sequence.pos, sequence.cached
+            sibling.cached_by_tier = sequence.cached_by_tier
             sibling.admitted, sibling.prompt_done = sequence.admitted, sequence.prompt_done
             sibling.last_served = sequence.last_served
             self._running.append(sibling)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from backends.contract import Load
+from backends.contract import KvGrant, Load
 from backends.errors import BackendError
 from backends.handle import EngineHandle
 from localai.errors import LocalaiError
@@ -55,7 +55,7 @@ class Calibrator:
             await asyncio.wait({self._task})
 
     async def _measure(self, order: Load, key: Key, log: Path) -> None:
-        fresh = msgspec.structs.replace(order, prove=False, rates={})
+        fresh = msgspec.structs.replace(order, prove=False, rates={}, kv=KvGrant())
         try:
             for policy in POLICIES:
                 rates = await self._rates(fresh, policy, log)

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from backends.contract import KvGrant, KvReport
 from backends.handle import EngineHandle
@@ -36,7 +37,7 @@ class KvCache:
         self._ram = config.kv_ram
         self._metrics = metrics
         self._children = children
-        self._seen: dict[EngineHandle, KvReport] = {}
+        self._seen: WeakKeyDictionary[EngineHandle, KvReport] = WeakKeyDictionary()
         self._looked = 0.0
         self._task: asyncio.Task[None] | None = None
         self.cap = _cap(config)
@@ -74,10 +75,6 @@ class KvCache:
         if self.cap and idle and (short or time.monotonic() - self._looked > _PAUSE_S):
             self._looked = time.monotonic()
             self._task = asyncio.create_task(self._make_room(short))
-
-    def forget(self, child: EngineHandle) -> None:
-        """A child has ended."""
-        self._seen.pop(child, None)
 
     async def _make_room(self, short: bool) -> None:
         try:

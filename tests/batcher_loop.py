@@ -31,7 +31,8 @@ class Loop:
             governor.learn(1, tokens, tokens * PER_TOKEN)
         self.events: list[Event] = []
         self.records: list[StepRecord] = []
-        self.batcher = Batcher(self.engine, governor, self._take, load.step_seconds, open_store(self.engine, load))
+        self.store = open_store(self.engine, load)
+        self.batcher = Batcher(self.engine, governor, self._take, load.step_seconds, self.store)
         self.constraints = Constraints(self.engine.tokenizer)
 
     def _take(self, events: list[Event], record: StepRecord | None) -> None:

@@ -54,8 +54,9 @@ class RamTier:
     def _make_room(self, size: int) -> bool:
         while self.bytes + size > self.budget:
             now = self._clock()
+            span = now - min(node.used for node in self._nodes)
             free = [n for n in self._nodes if not n.writing and n.reading is None and not _continued(n)]
-            victim = min(free, key=lambda n: self._policy.worth(facts(n), now), default=None)
+            victim = min(free, key=lambda n: self._policy.worth(facts(n), now, span), default=None)
             if victim is None:
                 return False
             self.remove(victim)

@@ -62,6 +62,8 @@ class Store:
         self.problem = ""
         self._retry_at = 0.0
         self._passing = b""
+        # Now, while the model loads, rather than when the first request waits.
+        self._tree(())
 
     # -- finding
 

@@ -98,11 +98,12 @@ def _by_worth(rows: Iterable[Row], policy: Policy, kept: set[bytes]) -> Iterator
         if row.parent in children:
             children[row.parent] += 1
     now = time.time()
+    span = now - min((row.used for row in by_key.values()), default=now)
 
     def entry(row: Row) -> tuple[float, bytes]:
         stray = row.parent not in by_key and row.parent != row.root
         found = Facts(row.bytes, row.cost_s, row.uses, row.created, row.used)
-        return (-1.0 if stray else policy.worth(found, now)), row.key
+        return (-1.0 if stray else policy.worth(found, now, span)), row.key
 
     movable = {row.key for row in by_key.values() if row.key not in kept and (row.ready or not _alive(row.owner))}
     heap = [entry(by_key[key]) for key in movable if not children[key]]

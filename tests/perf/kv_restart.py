@@ -21,7 +21,7 @@ _NEXT = 24
 def first_token(daemon: Daemon, tokens: list[int]) -> tuple[float, dict[str, Any]]:
     """Milliseconds to the first token without the load, and the whole answer."""
     body = {"model": daemon.model, "prompt": tokens, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
-    answer = daemon.client.post("/v1/completions", body)
+    answer = daemon.client.post("/v1/completions", body, timeout=None)
     timings = answer["timings"]
     return timings["ttft_ms"] - timings["load_ms"], answer
 
