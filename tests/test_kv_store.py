@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -294,9 +296,21 @@ def test_a_deleted_folder_is_made_again_while_running(open_store: Callable[..., 
     assert upkeep.stats(folder).blocks == 1
 
 
-def wait_written(store: Store) -> None:
-    import time
+def test_a_full_disk_costs_nothing_but_time(open_store: Callable[..., Store], folder: Path) -> None:
+    store, tokens = open_store(), text(1, 2 * BLOCK)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        keep(store, tokens)
+        wait_written(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.report().problem
+    assert served(store, tokens) == (tokens, {"ram"})
+    assert not list(folder.glob("*/*"))
 
+
+def wait_written(store: Store) -> None:
     deadline = time.monotonic() + 5
     while any(node.writing for node in store._by_key.values()):
         store.settle()
