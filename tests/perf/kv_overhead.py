@@ -14,22 +14,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from backends.contract import Job, KvGrant, Token
 from backends.handle import EngineHandle
 from tests.engine_runs import GREEDY, order
+from tests.perf.load import cpu_seconds
 from tests.perf.measure import Reading, arguments, at_least, at_most, gaps, play, quantile, report
 from tests.perf.processes import model_path, prompt
 
 
 class Side:
-    """One engine child; `busy_s` and `gaps_ms` of its last turn."""
+    """One engine child; `busy_s`, `cpu_s` and `gaps_ms` of its last turn."""
 
     def __init__(self, options: Any, folder: Path, kv: KvGrant) -> None:
         self._order = order(
             model_path(options), "llama.cpp", n_ctx=4096, threads=options.threads, kv=kv, extra_bufts=False
         )
         self._folder = folder
-        self.busy_s = 0.0
+        self.busy_s = self.cpu_s = 0.0
         self.gaps_ms: list[float] = []
 
     async def start(self) -> None:
@@ -37,13 +40,14 @@ class Side:
 
     async def turn(self, options: Any, number: int) -> None:
         """A stream, and beside it fresh prompts one after the other."""
-        begun = time.monotonic()
+        begun, cpu = time.monotonic(), cpu_seconds(psutil.Process(self._handle.pid))
         self.gaps_ms = []
         stream = asyncio.create_task(self._run(prompt(64, number), options.stream, self.gaps_ms))
         for extra in range(options.prompts):
             await self._run(prompt(options.tokens, 1000 * number + extra + 1), 8, [])
         await stream
         self.busy_s = time.monotonic() - begun
+        self.cpu_s = cpu_seconds(psutil.Process(self._handle.pid)) - cpu
 
     async def _run(self, tokens: list[int], most: int, into: list[float]) -> None:
         times = []
@@ -76,7 +80,11 @@ def main() -> int:
             for label in sorted(sides, reverse=bool(number % 2)):
                 side = sides[label]
                 runner.run(side.turn(options, number))
-                found |= {f"{label}_s": side.busy_s, f"{label}_p99_ms": quantile(side.gaps_ms, 0.99)}
+                found |= {
+                    f"{label}_s": side.busy_s,
+                    f"{label}_cpu_s": side.cpu_s,
+                    f"{label}_p99_ms": quantile(side.gaps_ms, 0.99),
+                }
             return found | {"delay_ms": found["on_p99_ms"] - found["off_p99_ms"]}
 
         rounds = play(options, once)
@@ -84,6 +92,7 @@ def main() -> int:
             runner.run(side.stop())
     figures = [
         rounds.ratio("throughput with / without", "off_s", "on_s", at_least(0.97)),
+        rounds.ratio("CPU time with / without", "on_cpu_s", "off_cpu_s", at_most(1.03)),
         rounds.figure("on_p99_ms", "ms"),
         rounds.figure("off_p99_ms", "ms"),
         rounds.figure("delay_ms", "ms", at_most(5)),

@@ -38,9 +38,7 @@ class Soak:
         kv = KvGrant(ram=cap // 3, ssd=cap, folder=str(folder / "kv"))
         self.cap = cap
         self._order: Load = (
-            order(STARTER, "llama.cpp", n_ctx=1024, threads=2, kv=kv)
-            if starter
-            else order(echo_file(folder, "0.2"), kv=kv)
+            order(STARTER, "llama.cpp", n_ctx=1024, threads=2, kv=kv) if starter else order(echo_file(folder), kv=kv)
         )
         self._prompts = [self._prompt(number) for number in range(_PROMPTS)]
         self._expected: dict[int, list[int]] = {}
@@ -75,7 +73,7 @@ class Soak:
     async def life(self) -> None:
         """One child, from its start to its kill."""
         handle = await self._start(self._order)
-        longest = 4.0 if self._starter else 0.3
+        longest = 4.0 if self._starter else 0.8
         killer = asyncio.get_running_loop().call_later(self._draw.uniform(0, longest), _kill, handle)
         try:
             while True:
