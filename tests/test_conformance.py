@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from backends import registry
-from backends.contract import Adapter, Grammar, Job, Sampling, StepRecord, Token
+from backends.contract import Adapter, Grammar, Job, KvGrant, Sampling, StepRecord, Token
 from backends.errors import InvalidJob, PromptTooLong
 from backends.handle import EngineHandle
 from tests.engine_runs import GREEDY, STARTER, Answer, ask, engine, order
@@ -321,7 +321,9 @@ async def test_an_arrival_interrupts_a_long_step_and_changes_nothing(starter: En
 
 
 async def test_an_idle_conversation_comes_back_from_ram(backend: str, cache: str, tmp_path: Path) -> None:
-    async with engine(order(STARTER, backend, n_ctx=1024, threads=2, cache=cache), tmp_path) as handle:
+    async with engine(
+        order(STARTER, backend, n_ctx=1024, threads=2, cache=cache, kv=KvGrant(ram=64 << 20)), tmp_path
+    ) as handle:
         prompt = (await handle.tokenize("one two three four five " * 100, special=False, add_bos=False))[:300]
         alone = await ask(handle, prompt, max_tokens=8)
         await ask(handle, await chat(handle, "What is water?"), max_tokens=4)
