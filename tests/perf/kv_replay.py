@@ -1,6 +1,6 @@
 """Replays traces of use against eviction policies: how much prefill time each saves with the same bytes.
 
-    python -m tests.perf.kv_replay [--bytes 2G,4G] [--trace FILE]
+    python -m tests.perf.kv_replay [--gib 0.5 2] [--trace FILE]
 
 Made-up traces come from `kv_traces`; a file has one JSON object a line with `at`, `prompt` and `answer` as there.
 Costs are of a model that computes 300 tokens/s, slower with depth, and keeps 23,040 bytes a token; no engine runs.
