@@ -96,7 +96,8 @@ class Cells:
             match = self._store.match(_sought(wanted))
             _, common = self._best_match(_sought(wanted))
             if match.length > common:
-                self._store.read_ahead(match)
+                self._store.lease(match.steps)
+                self._store.read_ahead([step for step in match.steps if step.node.end > common])
 
     def reading(self, wanted: Held) -> bool:
         """Whether it is worth waiting, because something of it is on its way from the SSD."""
@@ -127,9 +128,10 @@ class Cells:
         self._active[seq] = filled
         cached: dict[Tier, int] = {"live": common} if common else {}
         begun = time.monotonic()
-        for step in stored:
-            if not self._restore(seq, filled, step, cached):
+        for at, step in enumerate(stored):
+            if self._store is None or not self._restore(seq, filled, step, cached):
                 break
+            self._store.read_ahead(stored[at + 1 :])
         if self._store is not None:
             for tier, count in cached.items():
                 self._store.counts.hit_tokens[tier] += count

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from backends.kv.keys import branch_key, packed
 from backends.kv.policy import ExpectedSaving, Policy
 from backends.kv.ram_tier import RamTier
 from backends.kv.speed import Speed
-from backends.kv.tree import Match, Node, Tree
+from backends.kv.tree import Match, Node, Step, Tree
 from backends.kv.writer import Writer
 from backends.prefix import Held
 
@@ -55,6 +55,7 @@ class Store:
         self._trees: dict[Hashable, Tree] = {}
         self._by_key: dict[bytes, Node] = {}
         self._uses: dict[bytes, int] = {}
+        self._reading: set[Node] = set()
         self._ram = RamTier(grant.ram, policy or ExpectedSaving(), self._forget)
         self._ssd = grant.ssd if grant.folder else 0
         self._writer = Writer(self._folder, self._ssd) if self._ssd else None
@@ -106,21 +107,24 @@ class Store:
 
     # -- taking
 
-    def read_ahead(self, match: Match) -> None:
+    def lease(self, steps: Sequence[Step]) -> None:
+        """Keep the daemon from evicting what will be taken soon."""
+        keys = [step.node.key for step in steps if step.node.on_ssd and not step.node.in_ram]
+        if keys and self._writer is not None:
+            self._writer.lease(keys)
+
+    def read_ahead(self, steps: Sequence[Step]) -> None:
         """Begin to read what lies on the SSD alone, as far as RAM is granted for it."""
-        keys = [step.node.key for step in match.steps if step.node.on_ssd and not step.node.in_ram]
-        if not keys or self._writer is None:
-            return
-        self._writer.lease(keys)
-        for step in match.steps:
+        for step in steps:
             node = step.node
             if not node.in_ram and not self._start_reading(node):
                 return
 
     def _start_reading(self, node: Node) -> bool:
-        if self._reader is None or not self._ram.admit(node, node.size):
+        if self._reader is None or not node.on_ssd or not self._ram.admit(node, node.size):
             return False
         node.reading = self._reader.submit(self._read, node.key)
+        self._reading.add(node)
         return True
 
     def _read(self, key: bytes) -> bytearray | None:
@@ -253,9 +257,10 @@ class Store:
             node.on_ssd = node.on_ssd or done.stored
             self.counts.short += done.short
             self._forget(node)
-        for node in self._ram.nodes:
-            if node.reading is not None and node.reading.done():
+        for node in [n for n in self._reading if n.reading is None or n.reading.done()]:
+            if node.reading is not None:
                 self._arrived(node, node.reading)
+            self._reading.discard(node)
         if self._uses:
             writer.touch(self._uses)
             self._uses = {}
