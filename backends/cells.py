@@ -23,6 +23,8 @@ _WORTH = 8
 """Shortest common prefix worth taking over, in tokens."""
 _DEAR_S = 0.004
 """A copy that takes longer than this delays a token by what people measure."""
+_FORGET = 0.9
+"""Share of the dearest copy seen that still counts at the next one."""
 _SPACING = 128
 """Steps between two such copies while others decode: their 99th percentile gap never sees them."""
 
@@ -73,7 +75,7 @@ class Cells:
         self._free = list(range(info.n_seq - 1, -1, -1))
         self._active: dict[int, _Filled] = {}
         self._residents: OrderedDict[int, _Filled] = OrderedDict()
-        self._export_s = 0.0
+        self._export_s = 1.0
         self._since_copy = 0
 
     @property
@@ -120,7 +122,8 @@ class Cells:
         new = cells - common
         if taken + new > self.n_cells or len(self._active) == self._n_seq:
             return None
-        self._spill(keep=source)
+        # Nobody waits for a token while nobody runs; else copying is spread over the steps to come.
+        self._spill(keep=source, copy=not self._active)
         while self.n_cells - self.used < new and self.evict_one(keep=source):
             pass
         seq, filled = self._share(source, common, new) if common else (self._take_free(), _Filled(wanted))
@@ -247,20 +250,20 @@ class Cells:
         if keep and filled.length >= _WORTH and (self._can_share or self._store is not None):
             self._residents[seq] = filled
             if self._active:
-                self._spill()
+                self._spill(copy=False)
         else:
             self._engine.drop(seq)
             self._free.append(seq)
 
-    def _spill(self, keep: int = -1) -> None:
+    def _spill(self, *, copy: bool, keep: int = -1) -> None:
         """Let residents other than number `keep` leave the cells: there they would slow every step down.
 
-        One that the store does not take stays: slower steps cost less than computing it again.
+        One that the store has not, or does not take, stays: slower steps cost less than computing it again.
         """
         if self._store is None:
             return
         for seq, filled in list(self._residents.items()):
-            if seq != keep and self._save(seq, filled):
+            if seq != keep and (self._save(seq, filled) if copy else self._is_saved(filled)):
                 self._leave(seq)
 
     def evict_one(self, keep: int = -1) -> bool:
@@ -291,7 +294,10 @@ class Cells:
         if hurry and self._export_s > _DEAR_S and self._since_copy < _SPACING:
             return False
         groups = ((self._residents, True), (self._active, False))
-        return any(self._copy_next(seq, f, ended) for group, ended in groups for seq, f in group.items())
+        copied = any(self._copy_next(seq, f, ended) for group, ended in groups for seq, f in group.items())
+        if copied and self._active:
+            self._spill(copy=False)
+        return copied
 
     def _save(self, seq: int, filled: _Filled) -> bool:
         """Copy all of a resident; False where the store does not take it all."""
@@ -299,6 +305,9 @@ class Cells:
             return False
         while self._copy_next(seq, filled, ended=True):
             pass
+        return self._is_saved(filled)
+
+    def _is_saved(self, filled: _Filled) -> bool:
         return filled.tail or self._missing(filled) == 0
 
     def _missing(self, filled: _Filled) -> int:
@@ -336,7 +345,7 @@ class Cells:
         begun = time.monotonic()
         payload = store.codec.export(seq, start, end)
         took = time.monotonic() - begun
-        self._export_s += 0.25 * (took - self._export_s)
+        self._export_s = max(took, _FORGET * self._export_s)
         self._since_copy = 0
         cost = self._cost(end - start, end) or (end - start) * 1e-3
         return store.put(parent, packed(filled.held.tokens[start:end]), payload, cost)
