@@ -45,7 +45,8 @@ class EchoTokenizer:
 class EchoEngine:
     """`order.path` is a text file; a number on its first line is the milliseconds that each step takes.
 
-    `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` each decode step.
+    `crash-fast` after it makes the self-test of `extra_bufts` die of SIGSEGV, `crash-decode` each decode step there,
+    `crash-always` each step with any setting; `nan` makes all logits no numbers.
     Adapters are text files with a number to add to each byte of the answer.
     """
 
@@ -87,7 +88,9 @@ class EchoEngine:
             add_bos=False,
             fim={},
             control_tokens={},
-            capabilities=frozenset({"generate", "embed", "prompt_logprobs", "trim", "fork", "blocks", "adapters"}),
+            capabilities=frozenset(
+                {"generate", "embed", "prompt_logprobs", "trim", "fork", "blocks", "adapters", "threads"}
+            ),
             settings={"threads": self._order.threads},
             kv_identity={"engine": "echo 1"},
         )
@@ -98,7 +101,7 @@ class EchoEngine:
         time.sleep(self._step_s)
         alone = len(batch) == 1 and len(batch[0].tokens) == 1 and not self._order.prove
         deadly = {"crash-fast": self._order.prove, "crash-decode": alone and batch[0].pos > _BEYOND_SELF_TEST}
-        if self._order.extra_bufts and deadly.get(self._crash, False):
+        if self._crash == "crash-always" or (self._order.extra_bufts and deadly.get(self._crash, False)):
             os.kill(os.getpid(), signal.SIGSEGV)
         return [self._run(part) for part in batch]
 
@@ -117,7 +120,8 @@ class EchoEngine:
         prompt = self._prompts.setdefault(part.seq, len(held))
         said = len(held) - prompt
         rows = np.full((len(part.tokens) if part.want == "all" else 1, _N_VOCAB), -10.0, np.float32)
-        rows[:, (held[said] + self._shift) % _END if said < prompt else _END] = 10.0
+        sure = np.nan if self._crash == "nan" else 10.0
+        rows[:, (held[said] + self._shift) % _END if said < prompt else _END] = sure
         return rows
 
     def trim(self, seq: int, pos: int) -> bool:

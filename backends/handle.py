@@ -52,9 +52,10 @@ OnStage = Callable[[str, float], None]
 OnStep = Callable[[StepRecord], None]
 OnDeath = Callable[[EngineDied], None]
 OnReport = Callable[[KvReport], None]
+OnPid = Callable[[int], None]
 
 
-def _ignore_step(_: StepRecord) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
@@ -106,10 +107,12 @@ class EngineHandle(asyncio.SubprocessProtocol):
         log: Path,
         env: dict[str, str] | None = None,
         on_stage: OnStage,
-        on_step: OnStep = _ignore_step,
+        on_step: OnStep = _ignore,
+        on_pid: OnPid = _ignore,
     ) -> EngineHandle:
         """Start a child and wait until the model is loaded; the child's own output goes to `log`.
 
+        `on_pid` is told its process id as soon as there is one.
         Raises what the child reported, or EngineDied if it ended before it could. Cancelling kills the child.
         """
         loop = asyncio.get_running_loop()
@@ -125,6 +128,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
                 start_new_session=True,
             )
         try:
+            if handle.pid is not None:
+                on_pid(handle.pid)
             handle._send(order)
             await handle._loaded
         except BaseException:

@@ -185,7 +185,7 @@ class LlamaCppEngine:
         if self._encoder_only:
             return frozenset({"embed", "whole_prompt"})
         recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
-        found = {"generate", "embed", "prompt_logprobs", "interrupt", "save", "adapters"}
+        found = {"generate", "embed", "prompt_logprobs", "interrupt", "threads", "save", "adapters"}
         if recurrent:
             return frozenset(found | {"whole_restore"})
         # What a sliding window has left behind is not in the state, so a restored one cannot be cut.
@@ -341,6 +341,8 @@ class LlamaCppEngine:
         self._adapters.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
+        # The library keeps the pointer, and would call it for the next model of this process.
+        llama.llama_log_set(llama.llama_log_callback(), ctypes.c_void_p(0))
 
 
 class _Batch:

@@ -34,8 +34,9 @@ def prove(engine: Engine, order: Load) -> tuple[ThreadGovernor, dict[int, float]
 
     Raises BackendError when the logits are not finite.
     """
-    governor = ThreadGovernor(thread_counts(order.threads), IdleCores())
     info = engine.info()
+    counts = thread_counts(order.threads) if "threads" in info.capabilities else (max(1, order.threads),)
+    governor = ThreadGovernor(counts, IdleCores())
     if "generate" not in info.capabilities:
         return governor, {}
     rng = np.random.default_rng(0)

@@ -14,8 +14,11 @@ Progress = Callable[[str, float], None]
 
 _ENGINES = {
     "llama.cpp": ("backends.llama_cpp", "LlamaCppEngine"),
+    "mlx": ("backends.mlx", "MlxEngine"),
+    "onnx": ("backends.onnx", "OnnxEngine"),
     "echo": ("backends.echo", "EchoEngine"),
 }
+_EXTRAS = {"mlx": "'localai-daemon[mlx]'"}
 NAMES = tuple(name for name in _ENGINES if name != "echo")
 
 
@@ -27,7 +30,7 @@ def open_engine(order: Load, progress: Progress) -> Engine:
     try:
         engine = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"backend {order.backend} needs the package {error.name}", f"pip install 'localai-daemon' {error.name}"
-        ) from error
+        wanted = _EXTRAS.get(order.backend, f"'localai-daemon' {error.name}")
+        message = f"backend {order.backend} needs the package {error.name}"
+        raise MissingExtra(message, f"pip install {wanted}") from error
     return cast(Engine, engine(order, progress))

@@ -25,9 +25,12 @@ class Breaker:
             self._open_until = now + REST_S
             self._deaths.clear()
 
+    def is_open(self, now: float) -> bool:
+        return now < self._open_until
+
     def check(self, now: float) -> None:
         """Raises Unavailable, with the seconds to wait, while the breaker is open."""
-        if now < self._open_until:
+        if self.is_open(now):
             error = Unavailable(
                 f"the engine died {DEATHS} times within {WINDOW_S:.0f} seconds and rests",
                 "`localai logs` tells why; the next request after the pause starts it again",

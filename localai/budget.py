@@ -1,11 +1,14 @@
-"""How much memory a model needs, and how long a context fits. Pure: a header and free bytes in, figures out."""
+"""How much memory a model needs on a backend, and how long a context fits.
+
+Pure: a header or `Sizes` and free bytes enter, figures leave.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import cast
 
-from backends.ggml_types import KvType
+from backends.ggml_types import KV_TYPES, KvType
 from backends.gguf_header import GgufHeader
 from localai.errors import OutOfResources
 
@@ -17,6 +20,25 @@ _LEAST_MARGIN = 256 * 2**20
 _PROCESS = 120 * 2**20
 _MICRO_BATCH = 512
 _ROWS = 64
+
+
+_COPIES = {"onnx": 2.0, "onnx:prefill8": 4.0, "onnx:float": 2.5, "mlx": 1.5, "mlx:host": 8.0}
+"""Copies of the weights that a backend, or one of its modes, holds where it is not one: what its kernels repack, the
+tensors that stand twice while it loads, and 4 bytes for each 4-bit weight."""
+_KV_TYPE = {"onnx": "f32", "mlx": "f32", "mlx:half": "f16"}
+"""What backends store keys and values in that do not take the configured type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What memory depends on, of a model that has no GGUF header. `kv_values` are stored per token over all layers."""
+
+    weights: int
+    kv_values: int
+    width: int
+    inner: int
+    vocab: int
+    trained: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +59,42 @@ def margin(total: int) -> int:
     return max(_LEAST_MARGIN, int(_MARGIN * total))
 
 
-def charge(header: GgufHeader, n_ctx: int, kv_type: str) -> Charge:
+def charge(model: GgufHeader | Sizes, n_ctx: int, kv_type: str, backend: str = "llama.cpp", mode: str = "") -> Charge:
     """What serving `n_ctx` tokens takes.
 
     Compute buffers hold the activations of one micro-batch, its attention mask and the logits of a step; the factors
-    are the tensors alive at once in llama.cpp's graph of a dense transformer.
+    are the tensors alive at once in llama.cpp's graph of a dense transformer. Backends whose KV grows on demand are
+    charged for all of it, because it will be asked for.
     """
-    width = header.n_embd or 0
-    inner = header.number("feed_forward_length") or 4 * width
+    way = f"{backend}:{mode}" if mode else backend
+    stored = cast(KvType, _KV_TYPE.get(way, _KV_TYPE.get(backend, kv_type)))
+    if isinstance(model, Sizes):
+        weights, width, inner, vocab = model.weights, model.width, model.inner, model.vocab
+        kv = int(model.kv_values * KV_TYPES[stored].size / KV_TYPES[stored].block * n_ctx)
+    else:
+        weights, width, vocab = model.weight_bytes, model.n_embd or 0, model.n_vocab or 0
+        inner = model.number("feed_forward_length") or 4 * width
+        kv = 0 if model.is_embedding else int(model.kv_bytes_per_token(stored) * n_ctx)
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
-    compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * (header.n_vocab or 0)
-    kv = 0 if header.is_embedding else int(header.kv_bytes_per_token(cast(KvType, kv_type)) * n_ctx)
-    return Charge(header.weight_bytes, kv, compute)
+    compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * vocab
+    return Charge(int(_COPIES.get(way, _COPIES.get(backend, 1.0)) * weights), kv, compute)
 
 
-def served_context(header: GgufHeader, asked: int, free: int, kv_type: str) -> int:
+def served_context(
+    model: GgufHeader | Sizes, asked: int, free: int, kv_type: str, backend: str = "llama.cpp", mode: str = ""
+) -> int:
     """Tokens to serve: `asked`, or min(trained, what fits in `free` bytes, 32,768) where 0 is asked.
 
     Raises OutOfResources with both numbers where even the asked (or the shortest) context does not fit.
     """
-    trained = header.n_ctx_train or MOST_CTX
+    trained = (model.trained if isinstance(model, Sizes) else model.n_ctx_train) or MOST_CTX
     if asked:
-        _refuse_unless_fits(charge(header, asked, kv_type), asked, free)
+        _refuse_unless_fits(charge(model, asked, kv_type, backend, mode), asked, free)
         return asked
     n_ctx = min(trained, MOST_CTX)
-    while n_ctx > LEAST_CTX and charge(header, n_ctx, kv_type).total > free:
+    while n_ctx > LEAST_CTX and charge(model, n_ctx, kv_type, backend, mode).total > free:
         n_ctx = max(LEAST_CTX, n_ctx // 2)
-    _refuse_unless_fits(charge(header, n_ctx, kv_type), n_ctx, free)
+    _refuse_unless_fits(charge(model, n_ctx, kv_type, backend, mode), n_ctx, free)
     return n_ctx
 
 

@@ -1,90 +1,163 @@
-"""Measures what a load would take too long to measure, in the background, only while nothing else runs.
+"""Measures in the background, only while nothing else runs: wait policies, then every backend of the models in use.
 
-A loaded engine's order enters; rates go into `tested`, where the next load finds them. A request stops a measurement
-at once; it starts again when the daemon has been idle for a while.
+A loaded engine enters; what is found goes into `tested` and the calibration store, where loads and the router find it.
+A request stops a measurement at once; it goes on from where it was when the daemon has been idle for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
 from backends.contract import KvGrant, Load
 from backends.errors import BackendError
 from backends.handle import EngineHandle
-from localai.errors import LocalaiError
+from localai.calibration_store import Record
+from localai.errors import LocalaiError, OutOfResources
+from localai.laboratory import DISTURBED, Candidate, Laboratory
 from localai.ladder import Rung
-from localai.tested import Key, TestedSettings
+from localai.local_model import LocalModel
+from localai.tested import TestedSettings
 from localai.wait_policy import POLICIES, WaitPolicy, best_policy, policy_key
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _IDLE_S = 3.0
 _LOOK_S = 1.0
 _LIMIT_S = 30.0
+_PATIENCE = 3
+"""Disturbed passes of a model that are thrown away before they are kept all the same."""
 _LARGEST = 2**30
 """Bytes; the model is loaded once more for each policy, which a large one would make too dear."""
 
 
-def _ignore_stage(_: str, __: float) -> None:
-    pass
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A model that was loaded, with the engine that it was loaded into."""
+
+    model: LocalModel
+    rung: Rung
+    small: bool
 
 
 class Calibrator:
-    """One measurement at a time. `busy` tells whether a request or a load is running."""
+    """One measurement at a time. `busy` tells whether a request or a load is running, `free` what memory is left.
 
-    def __init__(self, tested: TestedSettings, busy: Callable[[], bool]) -> None:
+    A measurement begins when nothing has run for `idle_s` seconds. `doing` says what is measured now, '' for nothing.
+    """
+
+    def __init__(
+        self,
+        tested: TestedSettings,
+        laboratory: Laboratory,
+        busy: Callable[[], bool],
+        free: Callable[[], int],
+        idle_s: float = _IDLE_S,
+    ) -> None:
         self._tested = tested
+        self._laboratory = laboratory
         self._busy = busy
+        self._free = free
+        self._idle_s = idle_s
+        self._queue: dict[str, _Wanted] = {}
         self._task: asyncio.Task[None] | None = None
+        self.doing = ""
 
-    def want(self, rung: Rung, size: int, log: Path) -> None:
-        """Measure the wait policies with this engine's model of `size` bytes, unless that is known or too dear."""
-        running = self._task is not None and not self._task.done()
-        if running or size > _LARGEST or not rung.handle.rates or best_policy(self._tested, rung.key):
-            return
-        self._task = asyncio.create_task(self._measure(rung.handle.order, rung.key, log))
+    def want(self, model: LocalModel, rung: Rung, size: int) -> None:
+        """Measure what is not known yet of `model`, which takes `size` bytes as it was loaded."""
+        self._queue[model.id] = _Wanted(model, rung, size <= _LARGEST)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def _measure(self, order: Load, key: Key, log: Path) -> None:
-        fresh = msgspec.structs.replace(order, prove=False, rates={}, kv=KvGrant())
-        try:
-            for policy in POLICIES:
-                rates = await self._rates(fresh, policy, log)
-                self._tested.record_threads(policy_key(key, policy), rates)
-                _log.info("wait policy %r: token/s by threads: %s", policy.name, rates)
-        except (BackendError, LocalaiError, TimeoutError) as error:
-            _log.warning("the wait policies could not be measured: %s", error)
-
-    async def _rates(self, order: Load, policy: WaitPolicy, log: Path) -> dict[int, float]:
-        """Decode rates under `policy`; starts over as often as a request comes between."""
-        while True:
-            await self._until_idle()
-            starting = asyncio.create_task(
-                EngineHandle.start(order, log=log, env=policy.environment, on_stage=_ignore_stage)
-            )
+    async def _work(self) -> None:
+        while self._queue:
+            wanted = self._queue.pop(next(iter(self._queue)))
             try:
-                async with asyncio.timeout(_LIMIT_S):
-                    while not starting.done() and not self._busy():
-                        await asyncio.wait({starting}, timeout=0.1)
-                if starting.done():
-                    handle = starting.result()
-                    await handle.stop()
-                    return handle.rates
+                await self._wait_policies(wanted)
+                await self._backends(wanted.model)
+            except (BackendError, LocalaiError, OSError) as error:
+                _log.warning("%s could not be measured: %s", wanted.model.id, error)
             finally:
-                starting.cancel()
-                await asyncio.wait({starting})
+                self.doing = ""
+
+    # -- how threads wait
+
+    async def _wait_policies(self, wanted: _Wanted) -> None:
+        rung = wanted.rung
+        if not wanted.small or not rung.handle.rates or rung.key.engine not in ("llama.cpp", "echo"):
+            return
+        if best_policy(self._tested, rung.key) is not None:
+            return
+        order = msgspec.structs.replace(rung.handle.order, prove=False, rates={}, kv=KvGrant())
+        log = self._laboratory.log_file(wanted.model)
+        for policy in POLICIES:
+            rates = await self._undisturbed(f"wait policy {policy.name}", partial(_rates, order, policy, log))
+            self._tested.record_threads(policy_key(rung.key, policy), rates)
+            _log.info("wait policy %r: token/s by threads: %s", policy.name, rates)
+
+    # -- backends
+
+    async def _backends(self, model: LocalModel) -> None:
+        disturbed = 0
+        while (candidate := await asyncio.to_thread(self._laboratory.next, model)) is not None:
+            most = DISTURBED if disturbed < _PATIENCE else float("inf")
+            try:
+                record = await self._undisturbed(f"{model.id} on {candidate}", partial(self._pass, candidate, most))
+            except OutOfResources as error:
+                _log.info("%s on %s is not measured now: %s", model.id, candidate, error.message)
+                return
+            disturbed += record is None
+
+    async def _pass(self, candidate: Candidate, most_foreign: float) -> Record | None:
+        return await self._laboratory.run_pass(candidate, self._free(), most_foreign=most_foreign)
+
+    # -- staying out of the way
+
+    async def _undisturbed(self, what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of a coroutine that nobody's request ran beside; starts over as often as one comes between."""
+        while True:
+            self.doing = ""
+            await self._until_idle()
+            self.doing = what
+            task = asyncio.create_task(make())
+            try:
+                while not task.done() and not self._busy():
+                    await asyncio.wait({task}, timeout=0.05)
+                if task.done():
+                    return task.result()
+            finally:
+                task.cancel()
+                await asyncio.wait({task})
 
     async def _until_idle(self) -> None:
         quiet = 0.0
-        while quiet < _IDLE_S:
-            await asyncio.sleep(_LOOK_S)
-            quiet = 0.0 if self._busy() else quiet + _LOOK_S
+        look = min(_LOOK_S, self._idle_s)
+        while quiet < self._idle_s:
+            await asyncio.sleep(look)
+            quiet = 0.0 if self._busy() else quiet + look
+
+
+async def _rates(order: Load, policy: WaitPolicy, log: Path) -> dict[int, float]:
+    """Decode rates under `policy`, as a self-test measures them."""
+    async with asyncio.timeout(_LIMIT_S):
+        handle = await EngineHandle.start(order, log=log, env=policy.environment, on_stage=_ignore_stage)
+    await handle.stop()
+    return handle.rates
+
+
+def _ignore_stage(_: str, __: float) -> None:
+    pass

@@ -24,6 +24,7 @@ _TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "deco
 @click.argument("prompt", required=False)
 @click.option("-m", "--model", default="", help="Model id, alias, hf:owner/repo[:quant] or GGUF file [+ADAPTER...].")
 @click.option("-B", "--backend", default=None, help="Engine to use instead of the chosen one.")
+@click.option("--policy", default=None, help="How to choose the engine: balanced or fastest.")
 @click.option("-s", "--system", default=None, help="System prompt; '' leaves it to the model's template.")
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Add a text file to the prompt.")
 @click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")
@@ -36,6 +37,7 @@ def ask(
     prompt: str | None,
     model: str,
     backend: str | None,
+    policy: str | None,
     system: str | None,
     files: tuple[Path, ...],
     max_tokens: int | None,
@@ -62,6 +64,7 @@ def ask(
         "stream_options": {"include_usage": True},
         "priority": "interactive",
         "backend": backend,
+        "policy": policy,
         "max_tokens": max_tokens,
         "temperature": temperature,
         "seed": seed,
@@ -100,7 +103,10 @@ def _read(path: Path) -> str:
 
 
 def _model(name: str) -> str:
-    """Files are named by their absolute paths, because the daemon runs in another folder."""
+    """Files and folders are named by their absolute paths, because the daemon runs in another folder."""
+    path = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and path.is_dir():
+        return str(path.absolute())
     if Path(name).exists():
         return str(Path(name).absolute()) if name.endswith(".gguf") else name
     return "+".join(_absolute(part) for part in name.split("+"))

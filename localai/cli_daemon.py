@@ -21,6 +21,8 @@ _OPTIONS = (
     click.option("--ctx", type=int, default=None, help="Served context in tokens."),
     click.option("--threads", type=int, default=None, help="Most threads of an engine."),
     click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
+    click.option("--backend", default=None, help="Engine of requests that name none, or auto."),
+    click.option("--policy", default=None, help="How auto chooses: balanced or fastest."),
     click.option("--default-model", default=None, help="Model of a request that names none."),
 )
 
@@ -83,7 +85,14 @@ def _status_text(report: Any) -> str:
     for engine in report["engines"]:
         lines.append(f"  {engine['model']} on {engine['backend']}: {_engine_text(engine)}")
         lines += [f"    {note}" for note in engine.get("notes", [])]
-    return "\n".join(lines if report["engines"] else [*lines, "  no model is loaded"])
+    if not report["engines"]:
+        lines.append("  no model is loaded")
+    for model, phases in report["best"].items():
+        won = ", ".join(f"{phase} {w['backend']} ({w['tps']:.0f} token/s)" for phase, w in phases.items())
+        lines += [f"  best with {model}: {won}"] if won else []
+    if report["measuring"]:
+        lines.append(f"  measuring {report['measuring']}")
+    return "\n".join(lines)
 
 
 def _engine_text(engine: Any) -> str:

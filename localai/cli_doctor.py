@@ -15,9 +15,17 @@ from localai.lifecycle import client
 @click.command()
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--retest", is_flag=True, help="Forget what engines survived here, so that the next load tests again.")
+@click.option("--calibrate", is_flag=True, help="Measure every engine with a model now; takes up to a minute or two.")
+@click.option("-m", "--model", default="", help="Model to measure with; the default one otherwise.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, retest: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, retest: bool, calibrate: bool, model: str) -> None:
     """Examine this device and the installation; exit code 1 where something needs attention."""
+    if calibrate:
+        from localai.cli_calibrate import calibrate as measure
+
+        measure(load(), model, as_json)
+        return
+    from localai.calibration_store import CalibrationStore
     from localai.doctor import examine, to_json
     from localai.doctor_text import render
     from localai.tested import TestedSettings
@@ -28,7 +36,12 @@ def doctor(ctx: click.Context, as_json: bool, retest: bool) -> None:
         tested.clear()
         say("forgotten: the next load of each model tests its engine settings again")
     report = examine(
-        config.home, port=config.port, socket_path=config.socket, daemon=_daemon_seen(config), tested=tested
+        config.home,
+        port=config.port,
+        socket_path=config.socket,
+        daemon=_daemon_seen(config),
+        tested=tested,
+        store=CalibrationStore(config.home),
     )
     if as_json:
         show(to_json(report), True, str)

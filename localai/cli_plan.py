@@ -32,15 +32,16 @@ def plan(
 
     MODEL is installed, a catalogue id, or hf:owner/repo[:quant], of which only the header is fetched.
     """
+    from localai.calibration_store import CalibrationStore
     from localai.catalog import Catalog
     from localai.library import Library
-    from localai.plans import Limits, no_readings, plan_model
+    from localai.plans import Limits, plan_model
     from localai.variants import Finder
 
     config = load()
     finder = Finder(Library(config.home, Catalog.load(config.home)))
     limits = Limits(ctx or 0, tokens, ram or 0, vram).checked()
-    found = plan_model(model, limits, config, finder, no_readings)
+    found = plan_model(model, limits, config, finder, CalibrationStore(config.home).readings)
     show(found, as_json, lambda value: _table(value, everything=everything))
 
 

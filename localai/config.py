@@ -32,7 +32,9 @@ class Config:
     system: str = ""
     """System prompt of `localai ask` and of new chats; where empty, what the catalogue or the model's template says."""
     backend: str = "auto"
-    """llama.cpp, or auto: what the router finds best here."""
+    """llama.cpp, onnx, mlx (also as NAME:MODE), or auto: what the router finds best here."""
+    policy: str = "balanced"
+    """How auto chooses: fastest, or balanced (close to the fastest, for less memory and without loading)."""
     ctx: int = 0
     """Served context in tokens; 0 is min(trained, what fits, 32768)."""
     ram: int = 0
@@ -50,7 +52,7 @@ class Config:
     keep_alive: float = 300.0
     """Seconds that an idle model stays loaded; negative is for ever."""
     calibrate: int = 1
-    """1 measures how engine threads should wait, once per device, while nothing else runs; 0 leaves it."""
+    """1 measures every engine with each model in use, once per device, while nothing else runs; 0 leaves it."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
     allowed_hosts: tuple[str, ...] = ()
@@ -149,7 +151,11 @@ def _reject(error: ConfigError) -> Any:
 
 
 def _check(config: Config) -> Config:
-    choices = {"kv_type": ("f16", "q8_0", "q4_0"), "log_level": ("debug", "info", "warning", "error")}
+    choices = {
+        "kv_type": ("f16", "q8_0", "q4_0"),
+        "log_level": ("debug", "info", "warning", "error"),
+        "policy": ("balanced", "fastest"),
+    }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
             raise ConfigError(f"{key} is {getattr(config, key)!r}", f"expected one of: {', '.join(allowed)}")

@@ -15,10 +15,10 @@ import msgspec
 from backends.contract import EngineInfo, Grammar, Job, Sampling
 from backends.errors import BackendError
 from backends.handle import EngineHandle
+from localai.choice import Choice
 from localai.errors import BadRequest, ContextExceeded, from_backend
 from localai.messages import Message, Tool, TurnRequest
 from localai.quoting import Piece, quote
-from localai.router import Choice
 from localai.templates import ChatTemplate
 from localai.toolcalls import OutputParser
 from localai.toolgrammar import tool_grammar

@@ -20,17 +20,22 @@ import uvloop
 
 from localai.application import build
 from localai.calibrate import Calibrator
+from localai.calibration_store import CalibrationStore
 from localai.catalog_watch import CatalogWatcher
+from localai.choice import Choice
 from localai.config import Config
 from localai.conversations import Conversations
 from localai.device import inspect
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
 from localai.kv_cache import KvCache
+from localai.laboratory import Laboratory
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.lifecycle import make_folders
+from localai.market import Market
 from localai.metrics import Metrics
+from localai.orders import Orders
 from localai.pool import Pool
 from localai.tested import TestedSettings
 from localai.turn import Parts
@@ -70,19 +75,32 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     device = inspect(config.home)
     tested = TestedSettings(config.home / "tested.json")
     kv_cache = KvCache(config, metrics.kv, lambda: [s.handle for s in pool.slots if s.handle])
-    engines = Engines(config, device, tested, ledger, kv_cache)
+    orders = Orders(config, device, kv_cache)
+    engines = Engines(config, orders, tested, ledger, kv_cache)
     pool = Pool(
-        plan=engines.plan,
+        plan=orders.plan,
         load=engines.load,
         budget=engines.memory,
         keep_alive=config.keep_alive,
         on_step=metrics.count_step,
     )
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
-    engines.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
-    calibrator = Calibrator(tested, busy=lambda: any(s.users or s.handle is None for s in pool.slots))
+    kv_cache.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
+    store = CalibrationStore(config.home)
+    calibrator = Calibrator(
+        tested,
+        Laboratory(orders, tested, store),
+        busy=lambda: any(s.users or s.handle is None for s in pool.slots),
+        free=lambda: engines.memory() - engines.charged(),
+    )
     engines.calibrator = calibrator if config.calibrate else None
-    parts = Parts(config, library, pool, ledger)
+
+    def barred(choice: Choice) -> str:
+        resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
+        return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
+
+    market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing)
+    parts = Parts(config, library, pool, ledger, market)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
     catalog.start()

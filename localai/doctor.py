@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from typing import Any, Literal
 import msgspec
 
 from localai import sysfs
+from localai.calibration_store import CalibrationStore, Record
+from localai.calibration_text import row
 from localai.device import Device, Host, inspect
 from localai.engine_build import Advice, EngineBuild, engine_build, gpu_advice, rebuild_command
 from localai.errors import LocalaiError
@@ -73,6 +75,7 @@ class Report:
     engine_error: str
     gpu_advice: tuple[Advice, ...]
     turned_off: tuple[str, ...]
+    measured: tuple[Record, ...]
     home: Home
     daemon: DaemonSeen
     port: PortState
@@ -93,6 +96,7 @@ def examine(
     socket_path: Path | None = None,
     daemon: DaemonSeen | None = None,
     tested: TestedSettings | None = None,
+    store: CalibrationStore | None = None,
     host: Host | None = None,
     user_home: Path | None = None,
     environment: Mapping[str, str] = os.environ,
@@ -103,7 +107,7 @@ def examine(
     place, number = look_at_home(home, socket_path, host.root), look_at_port(port, daemon)
     complaints: list[LocalaiError] = []
     build = _engine(complaints)
-    turned_off = _turned_off(tested, device, complaints)
+    turned_off, measured = _turned_off(tested, device, complaints), _measured(store, device, complaints)
     advice = gpu_advice(device, build) if build else ()
     found = [
         *(Problem("error", complaint.message, complaint.hint) for complaint in complaints),
@@ -121,6 +125,7 @@ def examine(
         engine_error="" if build else complaints[0].message,
         gpu_advice=advice,
         turned_off=turned_off,
+        measured=measured,
         home=place,
         daemon=daemon,
         port=number,
@@ -132,7 +137,8 @@ def examine(
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as JSON-ready values; the device also with its fingerprint."""
-    values: dict[str, Any] = msgspec.to_builtins(report)
+    values: dict[str, Any] = msgspec.to_builtins(replace(report, measured=()))
+    values["measured"] = [row(record) for record in report.measured]
     values["device"] = device_json(report.device)
     values["healthy"] = report.healthy
     return values
@@ -160,6 +166,14 @@ def _engine(complaints: list[LocalaiError]) -> EngineBuild | None:
 def _turned_off(tested: TestedSettings | None, device: Device, complaints: list[LocalaiError]) -> tuple[str, ...]:
     try:
         return tuple(tested.explain_device(device.fingerprint)) if tested else ()
+    except LocalaiError as error:
+        complaints.append(error)
+        return ()
+
+
+def _measured(store: CalibrationStore | None, device: Device, complaints: list[LocalaiError]) -> tuple[Record, ...]:
+    try:
+        return tuple(store.records(device.fingerprint)) if store else ()
     except LocalaiError as error:
         complaints.append(error)
         return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
+from localai.calibration_text import tables
 from localai.device import Device
 from localai.doctor import Report
 
@@ -22,6 +23,7 @@ def render(report: Report) -> str:
         ("Turned off or tuned by self-tests", [("", line) for line in report.turned_off or ["nothing so far"]]),
     ]
     lines = [line for title, rows in sections for line in ("", title, *_aligned(rows))]
+    lines += ["", "Engines measured here", *(f"  {line}" for line in tables(report.measured) or ["none so far"])]
     return "\n".join([*lines[1:], "", *_problem_lines(report)])
 
 

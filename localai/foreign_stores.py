@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from localai.gguf_names import groups
+from localai.model_folders import Format, folder_files, format_of
 
 Origin = Literal["starter", "pulled", "imported", "ollama", "lmstudio", "hub", "file"]
 
@@ -27,6 +28,7 @@ _MANIFEST_LIMIT = 1 << 20
 class Found:
     """A model on the disk that nobody has looked into yet. `files` are its parts in order, `digest` SHA-256.
 
+    `folder` is set where the model is a whole folder, in MLX's or ONNX's layout as `format` tells.
     With `base`, the file is an adapter to be applied to that model with the strength `scale`.
     """
 
@@ -37,6 +39,8 @@ class Found:
     repo: str | None = None
     spec_id: str | None = None
     problem: str | None = None
+    format: Format = "gguf"
+    folder: Path | None = None
     base: str | None = None
     scale: float = 1.0
 
@@ -83,6 +87,13 @@ def gguf_files(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
         yield group.stem, tuple(folder / name for name in group.files)
 
 
+def found_folder(name: str, folder: Path, origin: Origin, repo: str | None = None) -> Iterator[Found]:
+    """The model that `folder` is as a whole; nothing where it is none."""
+    layout = format_of(folder)
+    if layout is not None:
+        yield Found(name, folder_files(folder, layout), origin, repo=repo, format=layout, folder=folder)
+
+
 def _ollama(root: Path) -> Iterator[Found]:
     manifests = root / "manifests"
     for parent, folders, files in os.walk(manifests):
@@ -123,6 +134,9 @@ def _lmstudio(root: Path) -> Iterator[Found]:
         parts = files[0].relative_to(root).parts
         repo = "/".join(parts[:2]) if len(parts) >= 3 else None
         yield Found(f"lmstudio:{repo}/{stem}" if repo else f"lmstudio:{stem}", files, "lmstudio", repo=repo)
+    for folder in sorted(root.glob("*/*/")):
+        repo = folder.relative_to(root).as_posix()
+        yield from found_folder(f"lmstudio:{repo}", folder, "lmstudio", repo)
 
 
 def _hub(root: Path) -> Iterator[Found]:
@@ -134,6 +148,8 @@ def _hub(root: Path) -> Iterator[Found]:
             blob = files[0].resolve().name
             digest = blob if len(files) == 1 and _BLOB.fullmatch(blob) else None
             yield Found(f"hub:{repo}/{stem}", files, "hub", digest=digest, repo=repo)
+        if snapshot is not None:
+            yield from found_folder(f"hub:{repo}", snapshot, "hub", repo)
 
 
 def _snapshot(folder: Path) -> Path | None:

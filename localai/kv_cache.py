@@ -40,6 +40,7 @@ class KvCache:
         self._seen: WeakKeyDictionary[EngineHandle, KvReport] = WeakKeyDictionary()
         self._looked = 0.0
         self._task: asyncio.Task[None] | None = None
+        self.granted: Callable[[], int] = lambda: 0
         self.cap = _cap(config)
 
     async def start(self) -> None:
@@ -57,9 +58,9 @@ class KvCache:
         if found.orphans or found.missing or gone:
             _log.info("KV cache: %d orphans, %d lost, %d over the cap", found.orphans, found.missing, len(gone))
 
-    def share(self, granted: int) -> int:
-        """Bytes of RAM for a new child, where `granted` are others': half of what is left, so that more may come."""
-        return max(0, self._ram - granted) // 2
+    def share(self) -> int:
+        """Bytes of RAM for a new child: half of what others were not granted, so that more may come."""
+        return max(0, self._ram - self.granted()) // 2
 
     def grant(self, ram: int) -> KvGrant:
         """What a child with so many bytes of RAM may use."""

@@ -16,17 +16,23 @@ import msgspec
 
 from backends.contract import Load
 from backends.errors import BackendError, EngineDied
-from backends.handle import EngineHandle, OnStep
+from backends.handle import EngineHandle, OnPid, OnStep
 from localai.errors import OutOfResources, from_backend
 from localai.tested import Key, Setting, TestedSettings, Verdict
-from localai.wait_policy import POLICIES, best_policy
+from localai.wait_policy import WaitPolicy, best_policy
 
 _log = logging.getLogger(__name__)
 
 OnStage = Callable[[str, float], None]
 
 CANDIDATES = (Setting.of(extra_bufts=True), Setting.of(extra_bufts=False))
-"""Fastest first. Repacked weights (and AMX tiles with them) are what some virtual machines lie about."""
+"""llama.cpp's, fastest first. Repacked weights (and AMX tiles with them) are what some virtual machines lie about."""
+_PLAIN = (Setting.of(),)
+
+
+def candidates(backend: str) -> tuple[Setting, ...]:
+    """The settings of a backend worth trying, fastest first; `echo` stands in for llama.cpp."""
+    return CANDIDATES if backend in ("llama.cpp", "echo") else _PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +44,34 @@ class Rung:
     setting: Setting
 
 
+def _ignore_pid(_: int) -> None:
+    pass
+
+
 async def climb(
-    order: Load, key: Key, tested: TestedSettings, *, log: Path, on_stage: OnStage, on_step: OnStep
+    order: Load,
+    key: Key,
+    tested: TestedSettings,
+    *,
+    log: Path,
+    on_stage: OnStage,
+    on_step: OnStep,
+    on_pid: OnPid = _ignore_pid,
 ) -> Rung:
     """Load `order` with the best setting that lives, and the wait policy that was measured best here.
 
-    Raises LocalaiError: the child's reason, or that all settings died.
+    `order.rates` are used where given, else what is remembered of the device. Raises LocalaiError: the child's reason,
+    or that all settings died.
     """
-    policy = best_policy(tested, key) or POLICIES[0]
+    policy = best_policy(tested, key) or WaitPolicy("as built")
     while True:
-        setting = tested.best(key, CANDIDATES)
+        setting = tested.best(key, candidates(key.engine))
         known = tested.verdict(key, setting)
-        attempt = msgspec.structs.replace(order, prove=known is None, rates=tested.threads(key), **dict(setting.values))
+        rates = order.rates or tested.threads(key)
+        attempt = msgspec.structs.replace(order, prove=known is None, rates=rates, **dict(setting.values))
         try:
             handle = await EngineHandle.start(
-                attempt, log=log, env=policy.environment, on_stage=on_stage, on_step=on_step
+                attempt, log=log, env=policy.environment, on_stage=on_stage, on_step=on_step, on_pid=on_pid
             )
         except EngineDied as death:
             if not _blame(death, known, setting, key, tested):
@@ -62,7 +81,7 @@ async def climb(
             raise from_backend(error) from error
         if known is None:
             _remember(partial(tested.record, key, setting, Verdict("survived")))
-        if handle.rates:
+        if handle.rates and not order.rates:
             _remember(partial(tested.record_threads, key, handle.rates))
         return Rung(handle, key, setting)
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from localai.choice import Choice
 from localai.errors import LocalaiError
 from localai.messages import ChoiceDone, Summary, TurnEvent, TurnRequest
 from localai.metrics import Metrics
-from localai.router import Choice
 from localai.sqlite_file import open_file, translated
 
 _log = logging.getLogger(__name__)

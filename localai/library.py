@@ -1,5 +1,7 @@
 """What is on this machine: the starter, our own models, and those of Ollama, LM Studio and the hub's cache, in place.
 
+A model is a GGUF file (split ones too), or a folder in MLX's or ONNX's layout.
+
 Names enter, `LocalModel` leaves; UnknownModel, NotFound or ModelBroken where a name leads nowhere. Never downloads.
 """
 
@@ -16,10 +18,11 @@ from backends.errors import ModelFileError
 from backends.gguf import shards
 from localai.catalog import Catalog, ModelSpec, PackageSource
 from localai.errors import ModelBroken, NotFound, UnknownModel
-from localai.foreign_stores import Found, Stores
+from localai.foreign_stores import Found, Stores, found_folder
 from localai.gguf_names import PREFERENCE, quant_of
-from localai.header_cache import ADAPTER, HeaderCache, HeaderSummary, stamp
+from localai.header_cache import ADAPTER, HeaderCache, HeaderSummary, Outcome, stamp
 from localai.local_model import LocalModel
+from localai.model_folders import summary_of
 from localai.model_store import ModelStore
 from localai.siblings import combined
 
@@ -87,6 +90,8 @@ class Library:
                 return self.file(Path(path))
             if "+" not in name:
                 raise NotFound(f"there is no file {name!r}", "check the path; `localai models list` shows what is here")
+        if files and _names_folder(name):
+            return self._folder(Path(os.path.expanduser(name)))
         models = self.list()
         chosen = self._chosen(name, models)
         if chosen is not None:
@@ -108,6 +113,16 @@ class Library:
             parts = (path,)
         return self._describe(Found(f"file:{path.stem}", parts, "file"), self.catalog)
 
+    def _folder(self, path: Path) -> LocalModel:
+        found = next(found_folder(f"file:{path.name}", path, "file"), None)
+        if found is None:
+            raise ModelBroken(
+                f"the folder {path.name!r} holds no model",
+                "give one with config.json and .safetensors files (MLX), or with an .onnx graph and its config",
+                param="model",
+            )
+        return self._describe(found, self.catalog)
+
     def _state(self, model: LocalModel) -> tuple[int, str, int]:
         """What the answer `model` rests on; a model whose files are gone never equals an earlier state."""
         try:
@@ -127,10 +142,10 @@ class Library:
         yield from self._stores.find()
 
     def _describe(self, found: Found, catalog: Catalog) -> LocalModel:
-        outcome = found.problem or self._headers.describe(found.files)
+        outcome = found.problem or (self._headers.describe(found.files) if found.folder is None else _read(found))
         return LocalModel(
             id=found.id,
-            path=found.files[0],
+            path=found.folder or found.files[0],
             files=found.files,
             origin=found.origin,
             size_bytes=_size(found.files),
@@ -139,6 +154,7 @@ class Library:
             repo=found.repo,
             header=outcome if isinstance(outcome, HeaderSummary) else None,
             problem=outcome if isinstance(outcome, str) else None,
+            format=found.format,
         )
 
     def _sibling(self, found: Found, base_name: str, base: LocalModel | None) -> LocalModel:
@@ -182,6 +198,19 @@ class Library:
         """The spec of `id` or `id:QUANT`, and the quantisation asked for ('' for any)."""
         base, _, quant = name.partition(":")
         return self.catalog.get(base), quant
+
+
+def _read(found: Found) -> Outcome:
+    assert found.folder is not None
+    try:
+        return summary_of(found.folder, found.format)
+    except ModelFileError as error:
+        return error.message
+
+
+def _names_folder(name: str) -> bool:
+    """A path, where a model's name cannot be meant."""
+    return name.startswith(("/", "./", "../", "~")) and os.path.isdir(os.path.expanduser(name))
 
 
 def _packaged(spec: ModelSpec, package: PackageSource) -> Iterator[Found]:

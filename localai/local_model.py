@@ -9,11 +9,12 @@ from backends.contract import Adapter
 from localai.catalog import ModelSpec
 from localai.foreign_stores import Origin
 from localai.header_cache import HeaderSummary
+from localai.model_folders import Format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalModel:
-    """A model that can be opened at `path`, the first of `files`.
+    """A model that can be opened at `path`: the first of `files`, or the folder they lie in, as `format` tells.
 
     `digest` is a SHA-256 that somebody vouches for, None where nobody does. `header` is None where `problem` says why.
     A sibling is `adapters` over a `base`, whose header it shows; its own files and size are the adapters'.
@@ -29,6 +30,6 @@ class LocalModel:
     repo: str | None
     header: HeaderSummary | None
     problem: str | None
-    format: str = "gguf"
+    format: Format = "gguf"
     base: LocalModel | None = None
     adapters: tuple[Adapter, ...] = ()

@@ -60,6 +60,8 @@ class TurnRequest:
     `sampling` holds the fields of `contract.Sampling` that the client set; the model's recommendation fills the rest.
     `trusted` requests came from this user's own socket, and may name files.
 
+    `together` requests came as one, to be answered side by side.
+
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
     """
@@ -86,6 +88,8 @@ class TurnRequest:
     priority: Priority = "normal"
     deadline: float | None = None
     backend: str | None = None
+    policy: str | None = None
+    together: int = 1
     n_ctx: int | None = None
     keep_alive: float | None = None
     conversation: str | None = None

@@ -1,6 +1,6 @@
 """Which engines are loaded: load once, share, evict the idle ones, restart after death. Knows no request's content.
 
-One slot per (model file, backend). A busy slot is never evicted. All methods belong to one asyncio loop.
+One slot per (model file, backend, mode). A busy slot is never evicted. All methods belong to one asyncio loop.
 """
 
 from __future__ import annotations
@@ -19,26 +19,15 @@ from backends.handle import EngineHandle
 from localai.adapter_memory import AdapterMemory
 from localai.breaker import Breaker
 from localai.budget import gigabytes
+from localai.choice import Choice
 from localai.errors import EngineFailed, OutOfResources, Unavailable
 from localai.messages import Waiting
-from localai.router import Choice
+from localai.orders import Plan
 
 _log = logging.getLogger(__name__)
 
-SlotKey = tuple[str, str]
+SlotKey = tuple[str, str, str]
 _MEMORY_WAIT_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated.
-
-    `shelf` of them are for KV blocks in RAM.
-    """
-
-    n_ctx: int
-    total: int
-    shelf: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +67,14 @@ class Slot:
     def charged(self) -> int:
         """Bytes that count as taken: what was planned, and the adapters loaded since."""
         return (self.plan.total if self.plan else 0) + self.adapters.total
+
+    @property
+    def key(self) -> SlotKey:
+        return self.choice.key
+
+    @property
+    def loaded(self) -> bool:
+        return self.handle is not None
 
     def say(self, stage: str, fraction: float | None) -> None:
         self.stage = Waiting(stage, fraction)
@@ -157,7 +154,7 @@ class Pool:
         """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
         if self._closing:
             raise _stopping()
-        key = (str(choice.model.path), choice.backend)
+        key = choice.key
         self._breakers.setdefault(key, Breaker()).check(time.monotonic())
         slot = await self._slot_for(key, choice)
         if keep_alive is not None:
@@ -297,14 +294,18 @@ class Pool:
             del self._slots[key]
 
     async def unload(self, model: str) -> bool:
-        """Unload a model by id once it is idle; False where it is not loaded."""
-        for key, slot in list(self._slots.items()):
-            if slot.choice.model.id == model:
-                while slot.users:
-                    await self._wait_until(partial(_unused, slot))
-                await self._unload(key, slot, "asked to")
-                return True
-        return False
+        """Unload a model by id from every backend, each once it is idle; False where it is not loaded."""
+        found = [(key, slot) for key, slot in self._slots.items() if slot.choice.model.id == model]
+        for key, slot in found:
+            while slot.users:
+                await self._wait_until(partial(_unused, slot))
+            await self._unload(key, slot, "asked to")
+        return bool(found)
+
+    def resting(self, choice: Choice) -> bool:
+        """Whether the engine for `choice` died too often lately to be started now."""
+        breaker = self._breakers.get(choice.key)
+        return breaker is not None and breaker.is_open(time.monotonic())
 
     # -- time
 

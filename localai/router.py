@@ -1,54 +1,25 @@
-"""Which model and backend serve a request, and why. Pure: the request, what is installed and the settings in."""
+"""Which model and engine serve a request, and why: names and settings are looked up here, `choosing` decides."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from backends import registry
-from backends.contract import Adapter
+from localai.choice import Choice
+from localai.choosing import check_policy, decide
 from localai.config import Config
 from localai.errors import BadRequest, ModelBroken
 from localai.library import Library
 from localai.local_model import LocalModel
+from localai.market import Market
 from localai.messages import TurnRequest
+from localai.offers import backend, offer, offers, usable
+from localai.workload import text_of, workload
 
 _ECHO = "echo:"
 """`echo:FILE` is the engine without weights, for tests of what surrounds an engine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people.
-
-    `model` is what is loaded; `adapters` are applied to it for this request alone, and make it `sibling`.
-    """
-
-    model: LocalModel
-    backend: str
-    n_ctx: int
-    reason: str
-    adapters: tuple[Adapter, ...] = ()
-    sibling: str = ""
-
-    @property
-    def id(self) -> str:
-        """The name that the answer carries: the sibling's, or the model's own."""
-        return self.sibling or self.model.id
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """What the catalogue recommends for this model; {} where it is silent."""
-        return {str(k): v for k, v in self.model.spec.sampling.items()} if self.model.spec else {}
-
-    @property
-    def system(self) -> str | None:
-        """The system prompt that the catalogue recommends; None leaves it to the model's template."""
-        return self.model.spec.system if self.model.spec else None
-
-
-def route(request: TurnRequest, library: Library, config: Config) -> Choice:
+def route(request: TurnRequest, library: Library, config: Config, market: Market) -> Choice:
     """Choose for `request`. Raises UnknownModel, NotFound, ModelBroken or BadRequest."""
     name, why = _name(request.model, config)
     # Strangers may use what is in the library, but not probe the disk for files.
@@ -56,30 +27,61 @@ def route(request: TurnRequest, library: Library, config: Config) -> Choice:
     model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
-    base = model.base or model
-    backend = _backend(request.backend or config.backend, base)
-    runs = "" if backend == "echo" else f"; {backend} is the engine for GGUF files on this device"
-    over = f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}" if model.base else ""
+    n_ctx, base = request.n_ctx or config.ctx, model.base or model
+    if model.base:
+        why += f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}"
     sibling = model.id if model.base else ""
-    return Choice(base, backend, request.n_ctx or config.ctx, why + over + runs, model.adapters, sibling)
+    if base.format == "echo":
+        return Choice(base, "echo", n_ctx, why, adapters=model.adapters, sibling=sibling)
+    asked = request.backend or config.backend
+    # What an adapter changes is not found in the cache of the plain model.
+    text = sibling + text_of(request)
+    if asked == "auto":
+        chosen, mode, reason = _chosen(request, model, config, market, text)
+    else:
+        chosen, mode = _fixed(asked, model)
+        reason = f"{asked} was asked for"
+    choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling)
+    market.note(choice, text)
+    return choice
 
 
 def _name(asked: str, config: Config) -> tuple[str, str]:
     if asked in ("", "default"):
         return config.default_model, f"{config.default_model} is the default model"
     if asked == "auto":
-        return config.default_model, f"auto: {config.default_model} is the default model, and no other was measured"
+        return config.default_model, f"auto: {config.default_model} is the default model"
     return asked, f"{asked} was asked for"
 
 
-def _backend(asked: str, model: LocalModel) -> str:
-    if model.format == "echo":
-        return "echo"
-    if asked == "auto":
-        return "llama.cpp"
-    if asked not in registry.NAMES:
-        raise BadRequest(f"no backend named {asked!r}", f"choose one of: {', '.join(registry.NAMES)}", param="backend")
-    return asked
+def _chosen(request: TurnRequest, model: LocalModel, config: Config, market: Market, text: str) -> tuple[str, str, str]:
+    """Backend, mode and reason by policy."""
+    policy = check_policy(request.policy or config.policy)
+    options = market.options(model, text)
+    if not any(not option.problem for option in options):
+        named = [f"{option}: {option.problem}" for option in options]
+        named += [found.problem for found in offers(model) if found.problem]
+        raise ModelBroken(
+            f"no engine here runs {model.id} ({'; '.join(named)})", "`localai doctor` tells what is missing"
+        )
+    decision = decide(policy, options, workload(request, text))
+    return decision.option.backend, decision.option.mode, decision.reason
+
+
+def _fixed(asked: str, model: LocalModel) -> tuple[str, str]:
+    """`NAME`, or `NAME:MODE` for another way of computing. Raises BadRequest with the reason and the alternative."""
+    name, _, mode = asked.partition(":")
+    modes = backend(name).modes
+    if mode not in modes:
+        others = ", ".join(f"{name}:{known}" for known in modes if known) or "it has no others"
+        raise BadRequest(f"{name} has no mode {mode!r}", f"leave it out, or: {others}", param="backend")
+    found = offer(model, name)
+    if found.problem:
+        instead = ", ".join(usable(model)) or "none of the installed ones"
+        raise BadRequest(
+            f"{name} cannot run {model.id}: {found.problem}", f"{found.hint}; can run it: {instead}", param="backend"
+        )
+    return name, mode
 
 
 def _echo(name: str) -> LocalModel:

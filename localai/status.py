@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from localai import __version__
+from localai.calibration_text import best
 from localai.pool import Slot
 from localai.turn import Parts
 
@@ -26,6 +27,8 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "socket": str(config.socket),
         "url": f"http://{config.host}:{config.port}" if config.port else None,
         "engines": [_engine(slot) for slot in parts.pool.slots],
+        "measuring": parts.market.measuring(),
+        "best": best(parts.market.all_records()),
         "last_day": parts.ledger.totals(time.time() - _DAY),
     }
 

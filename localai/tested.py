@@ -5,24 +5,18 @@ One small JSON file, replaced whole under a lock, so that several processes may 
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from backends.errors import DeathStep
-from localai.atomic import replace_file
-from localai.errors import EngineFailed, OutOfResources
+from localai.errors import EngineFailed
+from localai.state_file import StateFile
 
 Value = bool | int | str
 
-_log = logging.getLogger(__name__)
 _FORMAT = 1
 _ASKED_TO_END = ("stopped", "SIGTERM", "SIGINT", "SIGHUP")
 _PLAIN_WORDS: dict[tuple[str, Value], str] = {
@@ -108,7 +102,7 @@ class TestedSettings:
     __test__ = False  # the name invites test collectors
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = StateFile(path, _File, "engines are tested anew")
 
     def verdict(self, key: Key, setting: Setting) -> Verdict | None:
         """The verdict on `setting`, None where it has not been tried enough to tell."""
@@ -147,6 +141,10 @@ class TestedSettings:
             "`localai doctor` says how, `localai doctor --calibrate` tests again; another engine build may survive",
         )
 
+    def hopeless(self, key: Key, candidates: Sequence[Setting]) -> bool:
+        """Whether every candidate is known to be bad."""
+        return all(self._is_bad(key, setting) for setting in candidates)
+
     def deaths(self, key: Key, setting: Setting) -> dict[DeathStep, int]:
         """How often the setting died, by kind of step."""
         counts: dict[DeathStep, int] = {}
@@ -173,61 +171,27 @@ class TestedSettings:
 
     def explain_device(self, fingerprint: str) -> list[str]:
         """The sentences of all that is known of a device, each once."""
-        entries = [entry for entry in self._read().entries if entry.key.device == fingerprint]
+        entries = [entry for entry in self._file.read().entries if entry.key.device == fingerprint]
         return list(dict.fromkeys(line for entry in entries for line in _sentences(entry)))
 
     def clear(self) -> None:
         """Forget everything, so that all is tested anew."""
-        with self._locked():
-            self._path.unlink(missing_ok=True)
+        self._file.clear()
 
     def _is_bad(self, key: Key, setting: Setting) -> bool:
         known = self.verdict(key, setting)
         return known is not None and known.outcome == "died"
 
     def _entry(self, key: Key) -> _Entry:
-        return next((entry for entry in self._read().entries if entry.key == key), _Entry(key))
+        return next((entry for entry in self._file.read().entries if entry.key == key), _Entry(key))
 
     def _update(self, key: Key, change: Callable[[_Entry], _Entry]) -> None:
-        with self._locked():
-            others = tuple(entry for entry in self._read().entries if entry.key != key)
-            content = _File(entries=(*others, change(self._entry(key))))
-            replace_file(self._path, msgspec.json.format(msgspec.json.encode(content)))
+        def edit(content: _File) -> _File:
+            entry = next((entry for entry in content.entries if entry.key == key), _Entry(key))
+            others = tuple(entry for entry in content.entries if entry.key != key)
+            return _File(entries=(*others, change(entry)))
 
-    def _read(self) -> _File:
-        try:
-            raw = self._path.read_bytes()
-        except FileNotFoundError:
-            return _File()
-        except OSError as error:
-            raise OutOfResources(
-                f"cannot read {self._path.name}: {error.strerror}", "make it readable for you"
-            ) from error
-        try:
-            content = msgspec.json.decode(raw, type=_File)
-        except msgspec.MsgspecError as error:
-            return self._set_aside(str(error))
-        return content if content.format == _FORMAT else self._set_aside(f"format {content.format}")
-
-    def _set_aside(self, why: str) -> _File:
-        aside = self._path.with_name(self._path.name + ".corrupt")
-        _log.warning("%s is damaged (%s): set aside as %s, engines are tested anew", self._path.name, why, aside.name)
-        with suppress(OSError):  # another process was faster, or the folder is read-only: a write will say so
-            self._path.replace(aside)
-        return _File()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = self._path.with_name(self._path.name + ".lock")
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a")
-        except OSError as error:
-            hint = "make its folder writable for you"
-            raise OutOfResources(f"cannot lock {self._path.name}: {error.strerror}", hint) from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        self._file.change(edit)
 
 
 def _sentences(entry: _Entry) -> list[str]:

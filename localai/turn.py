@@ -12,6 +12,7 @@ from localai.context import render
 from localai.decoding import Clock, decode
 from localai.ledger import Ledger
 from localai.library import Library
+from localai.market import Market
 from localai.messages import Started, TurnEvent, TurnRequest
 from localai.pool import Pool
 from localai.router import route
@@ -25,6 +26,7 @@ class Parts:
     library: Library
     pool: Pool
     ledger: Ledger
+    market: Market
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
@@ -32,7 +34,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
     clock = Clock()
     with parts.ledger.entry(request) as entry:
         # In a thread: a name met for the first time is looked up on the disk.
-        choice = await asyncio.to_thread(route, request, parts.library, parts.config)
+        choice = await asyncio.to_thread(route, request, parts.library, parts.config, parts.market)
         entry.routed(choice)
         async with parts.pool.lease(choice, request.keep_alive) as lease:
             async with aclosing(lease.load()) as stages:

@@ -15,10 +15,11 @@ import pytest
 from backends.contract import Adapter, StepRecord
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
+from localai.choice import Choice
 from localai.errors import EngineFailed, OutOfResources, Unavailable
 from localai.local_model import LocalModel
-from localai.pool import Loaded, Plan, Pool
-from localai.router import Choice
+from localai.orders import Plan
+from localai.pool import Loaded, Pool
 from tests.engine_runs import ask, echo_file, order
 
 NEED = 100

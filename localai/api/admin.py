@@ -55,12 +55,13 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
     async def plan(model: str, ctx: int = 0, tokens: int = 512, ram: int = 0, vram: int | None = None) -> Response:
         """Which ways of running `model`, here or on the hub, fit, and how fast each would be; bytes and tokens."""
         # Seldom asked for, and it brings numpy.
-        from localai.plans import Limits, no_readings, plan_model
+        from localai.plans import Limits, plan_model
         from localai.variants import Finder
 
         limits = Limits(ctx, tokens, ram, vram).checked()
         finder = Finder(parts.library)
-        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, finder, no_readings))
+        readings = parts.market.readings
+        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, finder, readings))
 
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class SamplingBody(BaseModel):
     deadline: Annotated[float, Field(gt=0, le=86_400)] | None = Field(None, description="Seconds until it must end")
     keep_alive: float | None = Field(None, description="Seconds that the model stays loaded; negative is for ever")
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
-    backend: str | None = None
+    backend: str | None = Field(None, description="Engine to use, or `auto`")
+    policy: str | None = Field(None, description="How `auto` chooses: balanced or fastest")
 
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
@@ -113,6 +114,7 @@ class SamplingBody(BaseModel):
             "keep_alive": self.keep_alive,
             "n_ctx": self.num_ctx,
             "backend": self.backend,
+            "policy": self.policy,
         }
 
 
@@ -182,6 +184,8 @@ class EmbeddingBody(BaseModel):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
     keep_alive: float | None = None
+    backend: str | None = None
+    policy: str | None = None
 
 
 def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
@@ -205,6 +209,7 @@ def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
 
 def completion_requests(body: CompletionBody, caller: Caller) -> list[TurnRequest]:
     """One request per prompt."""
+    prompts = _prompts(body.prompt, "prompt")
     return [
         TurnRequest(
             kind="completion",
@@ -214,25 +219,30 @@ def completion_requests(body: CompletionBody, caller: Caller) -> list[TurnReques
             logprobs=body.logprobs,
             app=caller.app,
             trusted=caller.trusted,
+            together=len(prompts),
             **_scored(body),
             **prompt,
         )
-        for prompt in _prompts(body.prompt, "prompt")
+        for prompt in prompts
     ]
 
 
 def embedding_requests(body: EmbeddingBody, caller: Caller) -> list[TurnRequest]:
     """One request per input."""
+    prompts = _prompts(body.input, "input")
     return [
         TurnRequest(
             kind="embedding",
             model=body.model,
             keep_alive=body.keep_alive,
+            backend=body.backend,
+            policy=body.policy,
             app=caller.app,
             trusted=caller.trusted,
+            together=len(prompts),
             **prompt,
         )
-        for prompt in _prompts(body.input, "input")
+        for prompt in prompts
     ]
 
 

@@ -1,0 +1,46 @@
+"""What the router chose for a request: the model, the engine and how it computes, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from backends.contract import Adapter
+from localai.local_model import LocalModel
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people.
+
+    `mode` is how the backend computes, by its own name for it; '' is its most faithful one. `model` is what is loaded;
+    `adapters` are applied to it for this request alone, and make it `sibling`.
+    """
+
+    model: LocalModel
+    backend: str
+    n_ctx: int
+    reason: str
+    mode: str = ""
+    adapters: tuple[Adapter, ...] = ()
+    sibling: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name that the answer carries: the sibling's, or the model's own."""
+        return self.sibling or self.model.id
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What an engine is loaded for: file, backend, mode."""
+        return str(self.model.path), self.backend, self.mode
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What the catalogue recommends for this model; {} where it is silent."""
+        return {str(k): v for k, v in self.model.spec.sampling.items()} if self.model.spec else {}
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt that the catalogue recommends; None leaves it to the model's template."""
+        return self.model.spec.system if self.model.spec else None

@@ -1,0 +1,150 @@
+"""Group commit: writers that wait at the same time share one transaction, hence one wait for the disk.
+
+Functions on a connection enter, their results leave once the transaction is durable. It knows nothing of the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Condition, Lock
+from typing import Generic, TypeVar
+
+from memory_store.dbfile import Connection, driver_errors, error_for
+from memory_store.errors import MemoryStoreError, StoreBusy
+
+T = TypeVar("T")
+MOST_TOGETHER = 256
+# A fraction of one wait for the disk: what writers that come back take to write again.
+PATIENCE_SECONDS = 0.002
+
+
+class _Job(Generic[T]):
+    __slots__ = ("done", "error", "result", "wake", "work")
+
+    def __init__(self, work: Callable[[Connection], T]) -> None:
+        self.work = work
+        self.result: T | None = None
+        self.error: MemoryStoreError | None = None
+        self.done = False
+        self.wake = Lock()
+        self.wake.acquire()
+
+    def attempt(self, connection: Connection) -> None:
+        self.result, self.error = self.work(connection), None
+
+
+class GroupCommit:
+    """The one writer of a file. There is no thread of its own: one of those who wait commits for all of them."""
+
+    def __init__(self, connection: Connection, forget: Callable[[], None]) -> None:
+        """`forget` is called after a rollback: what was learnt about rows in it no longer holds."""
+        self._connection = connection
+        self._forget = forget
+        self._turn = Lock()
+        self._queue = Condition()
+        self._leading = False
+        self._together = 1
+        self._waiting: list[_Job[object]] = []
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction and return its result when that is on disk.
+
+        A failing `work` fails alone; it may run twice, so it changes nothing but the database. Raises what it raises,
+        SQLite's errors translated.
+        """
+        job: _Job[T] = _Job(work)
+        with self._queue:
+            self._waiting.append(job)  # type: ignore[arg-type]
+            leads, self._leading = not self._leading, True
+            self._queue.notify()
+        if not leads:
+            self._wait(job)
+        if not job.done:
+            self._lead(job)
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[return-value]
+
+    def _wait(self, job: _Job[T]) -> None:
+        """Until the job is done, or has the lead. Interrupted, it leaves the queue and passes on the lead."""
+        try:
+            job.wake.acquire()
+        except BaseException:
+            with self._queue:
+                self._waiting = [other for other in self._waiting if other is not job]
+                if job.wake.acquire(blocking=False) and not job.done:
+                    self._pass_on()
+            raise
+
+    def _lead(self, job: _Job[T]) -> None:
+        """Commit those who wait, the caller first among them, and pass the lead on."""
+        batch: list[_Job[object]] = []
+        try:
+            with self._turn:
+                batch = self._next()
+                self._commit(batch)
+        finally:
+            with self._queue:
+                self._waiting = [other for other in self._waiting if other is not job]
+                self._pass_on()
+            for other in batch[1:]:
+                other.wake.release()
+
+    def _pass_on(self) -> None:
+        self._leading = bool(self._waiting)
+        for job in self._waiting[:1]:
+            job.wake.release()
+
+    def alone(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` outside of any transaction while no writer writes: checkpoints and VACUUM."""
+        with self._turn:
+            try:
+                return work(self._connection)
+            except driver_errors() as error:
+                raise error_for(error) from error
+
+    def _next(self) -> list[_Job[object]]:
+        """Who waits. As many as last time are given a moment to come, else two groups alternate."""
+        with self._queue:
+            self._queue.wait_for(lambda: len(self._waiting) >= self._together, PATIENCE_SECONDS)
+            batch, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+            self._together = len(batch)
+        return batch
+
+    def _commit(self, batch: list[_Job[object]]) -> None:
+        try:
+            error = self._transaction(batch)
+            if error is not None and len(batch) > 1:
+                for job in batch:
+                    job.error = self._transaction([job])
+            elif error is not None:
+                batch[0].error = error
+        except BaseException:
+            for job in batch:
+                job.error = StoreBusy("the write was interrupted", "try again")
+            raise
+        finally:
+            for job in batch:
+                job.done = True
+
+    def _transaction(self, batch: list[_Job[object]]) -> MemoryStoreError | None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for job in batch:
+                job.attempt(self._connection)
+            self._connection.execute("COMMIT")
+        except MemoryStoreError as error:
+            self._undo()
+            return error
+        except driver_errors() as error:
+            self._undo()
+            return error_for(error)
+        except BaseException:
+            self._undo()
+            raise
+        return None
+
+    def _undo(self) -> None:
+        self._forget()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")

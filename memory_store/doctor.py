@@ -1,0 +1,128 @@
+"""Is every memory findable? Compares the log, the text, the full-text index and the vectors, and repairs what differs.
+
+A Store enters, a Diagnosis leaves. The text is the truth: everything else can be made from it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from memory_store import log, scrub, vector_rows
+from memory_store.dbfile import Connection, driver_errors
+from memory_store.embed import checked
+from memory_store.store import Store
+from memory_store.vector_rows import NUM_BITS
+
+BATCH = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What does not fit, by number of the memory; `file` holds SQLite's own complaints.
+
+    `unlogged`: texts that the log does not know. `unwritten`: additions in the log without a text. `unread`:
+    the full-text index and the texts differ. `without_vector`: texts that would give a vector and have none.
+    `orphans`: vectors of nothing.
+    """
+
+    memories: int
+    file: tuple[str, ...]
+    unlogged: tuple[int, ...]
+    unwritten: tuple[int, ...]
+    unread: bool
+    without_vector: tuple[int, ...]
+    orphans: int
+    erasure_owed: bool
+
+    @property
+    def healthy(self) -> bool:
+        wrong = (self.file, self.unlogged, self.unwritten, self.without_vector)
+        return not any(wrong) and not self.unread and not self.orphans and not self.erasure_owed
+
+
+def examine(store: Store) -> Diagnosis:
+    """Read everything once; changes nothing. Takes seconds for a million memories."""
+    with store.reading() as connection:
+        file = tuple(text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok")
+        texts = {num for (num,) in connection.execute("SELECT num FROM memory")}
+        known = log.alive(connection)
+        owed = scrub.owed(connection)
+        bare = texts - _with_vector(connection)
+        orphans = _orphans(connection)
+        missing = _should_have_vector(connection, store, sorted(bare))
+    return Diagnosis(
+        memories=len(texts),
+        file=file,
+        unlogged=tuple(sorted(texts - known)),
+        unwritten=tuple(sorted(known - texts)),
+        unread=not store.write(_full_text_fits),
+        without_vector=tuple(missing),
+        orphans=orphans,
+        erasure_owed=owed,
+    )
+
+
+def repair(store: Store) -> Diagnosis:
+    """Make log, full-text and vectors again where they differ from the texts, then examine once more."""
+    found = examine(store)
+    now = store.clock()
+
+    def work(connection: Connection) -> None:
+        log.append_many(connection, "add", found.unlogged, now)
+        log.rewrite_erased(connection, found.unwritten, now)
+        if found.unread:
+            rebuild_full_text(connection)
+        connection.execute("DELETE FROM vector WHERE (slot & ?) NOT IN (SELECT num FROM memory)", (_MASK,))
+        connection.execute(f"DELETE FROM vector WHERE (slot >> {NUM_BITS}) NOT IN (SELECT id FROM embedder)")
+
+    store.write(work)
+    own = store.own_embedder()
+    for start in range(0, len(found.without_vector), BATCH):
+        nums = found.without_vector[start : start + BATCH]
+        memories = store.get_many(nums)
+        halves = map(vector_rows.blob, checked(store.embedder, [memory.text for memory in memories]))
+        made = list(zip((memory.num for memory in memories), halves, strict=True))
+        store.write(lambda connection, made=made: vector_rows.put_many(connection, own.id, made))  # type: ignore[misc]
+    if found.erasure_owed:
+        store.maintain(scrub.finish)
+    return examine(store)
+
+
+def rebuild_full_text(connection: Connection) -> None:
+    """Make the full-text index anew from the texts."""
+    connection.execute("INSERT INTO memory_text (memory_text) VALUES ('rebuild')")
+
+
+_MASK = (1 << NUM_BITS) - 1
+
+
+def _full_text_fits(connection: Connection) -> bool:
+    try:
+        connection.execute("INSERT INTO memory_text (memory_text, rank) VALUES ('integrity-check', 1)")
+    except driver_errors():
+        return False
+    return True
+
+
+def _with_vector(connection: Connection) -> set[int]:
+    """Memories that some embedder in the file has a vector for: while one is filling, the other serves."""
+    rows = connection.execute("SELECT DISTINCT slot & ? FROM vector", (_MASK,))
+    return {num for (num,) in rows}
+
+
+def _orphans(connection: Connection) -> int:
+    sql = f"""
+        SELECT count(*) FROM vector
+        WHERE (slot & ?) NOT IN (SELECT num FROM memory) OR (slot >> {NUM_BITS}) NOT IN (SELECT id FROM embedder)
+        """
+    return int(connection.execute(sql, (_MASK,)).fetchone()[0])
+
+
+def _should_have_vector(connection: Connection, store: Store, bare: Iterable[int]) -> list[int]:
+    missing = []
+    for num in bare:
+        (text,) = connection.execute("SELECT text FROM memory WHERE num = ?", (num,)).fetchone()
+        if checked(store.embedder, [text]).any():
+            missing.append(num)
+    return missing

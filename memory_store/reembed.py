@@ -1,0 +1,69 @@
+"""Changing the embedder: vectors of the new model are made beside the old ones, then take their place.
+
+A Store that was opened with the new embedder enters; counts leave. Search goes on with both meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memory_store import log, vector_rows
+from memory_store.dbfile import Connection
+from memory_store.embed import checked
+from memory_store.store import Store
+
+BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` memories have been looked at; when both are equal the new embedder is active."""
+
+    done: int
+    total: int
+
+
+def reembed(store: Store, batch: int = BATCH) -> Iterator[Progress]:
+    """Make what is missing, a batch for each step of the iterator, and then drop the other embedders' vectors.
+
+    Stop iterating at any time: the next call goes on. Memories added meanwhile get the new vector when they are added.
+    """
+    own = store.own_embedder()
+    with store.reading() as connection:
+        total, done, after = _count(connection), 0, 0
+    while own.state != "active":
+        with store.reading() as connection:
+            chunk = connection.execute(
+                "SELECT num, text FROM memory WHERE num > ? ORDER BY num LIMIT ?", (after, batch)
+            ).fetchall()
+            have = set(vector_rows.get(connection, own, [num for num, _ in chunk])[0])
+        if not chunk:
+            store.write(lambda connection: _activate(connection, own.id, store.clock()))
+            break
+        missing = [(num, text) for num, text in chunk if num not in have]
+        halves = map(vector_rows.blob, checked(store.embedder, [text for _, text in missing]))
+        made = [(num, row) for (num, _), row in zip(missing, halves, strict=True)]
+        store.write(lambda connection, made=made: _put_living(connection, own.id, made))  # type: ignore[misc]
+        done, after = done + len(chunk), chunk[-1][0]
+        yield Progress(min(done, total), total)
+    yield Progress(total, total)
+
+
+def _put_living(connection: Connection, embedder: int, made: list[tuple[int, bytes | None]]) -> None:
+    """A memory that was erased while its vector was made gets none."""
+    for num, halves in made:
+        if connection.execute("SELECT 1 FROM memory WHERE num = ?", (num,)).fetchone() is not None:
+            vector_rows.put(connection, embedder, num, halves)
+
+
+def _activate(connection: Connection, embedder: int, now: float) -> None:
+    connection.execute("UPDATE embedder SET state = 'active' WHERE id = ?", (embedder,))
+    low, high = vector_rows.slot(embedder, 0), vector_rows.slot(embedder + 1, 0)
+    connection.execute("DELETE FROM vector WHERE slot < ? OR slot >= ?", (low, high))
+    connection.execute("DELETE FROM embedder WHERE id <> ?", (embedder,))
+    log.append(connection, "embedder", embedder, now)
+
+
+def _count(connection: Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM memory").fetchone()[0])

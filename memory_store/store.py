@@ -1,0 +1,208 @@
+"""The memory as one SQLite file: add, read, change, follow.
+
+NewMemory enters, Memory leaves. Text, vector, full-text and log rows of an add are one transaction, on
+disk when the call returns. It knows nothing of search, trust or erasure: these work on it from their own modules.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+from memory_store import log, rows, scrub, vector_rows
+from memory_store.cipher import Key
+from memory_store.commit import GroupCommit
+from memory_store.dbfile import Connection, DatabaseFile, translated
+from memory_store.embed import Embedder, StaticEmbedder, checked
+from memory_store.errors import DiskFull, InvalidMemory, NoSuchMemory, StoreBusy
+from memory_store.intake import prepare
+from memory_store.records import Added, Author, Change, Memory, NewMemory, SourceRecord, State
+from memory_store.vector_rows import EmbedderRow
+from memory_store.writing import Writing
+
+T = TypeVar("T")
+MOST_LISTED = 1000
+
+
+class Store:
+    """One open file. Usable from any thread; writers share commits, readers never wait for writers."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        embedder: Embedder | None = None,
+        key: Key | None = None,
+        clock: Callable[[], float] = time.time,
+        busy_seconds: float = 5.0,
+    ) -> None:
+        """Open or create the file; `embedder` None takes the table that ships with the package.
+
+        An embedder that the file does not know becomes active in an empty file; elsewhere its vectors are made by
+        `reembed` while the old ones stay. Raises StoreUnusable, StoreTooNew, StoreLocked, StoreBusy.
+        """
+        self.path = path
+        self.clock = clock
+        self.embedder: Embedder = StaticEmbedder() if embedder is None else embedder
+        self._file = DatabaseFile(path, key, busy_seconds)
+        self._file.create()
+        self._idle: list[Connection] = []
+        self._idle_lock = Lock()
+        self._closed = False
+        self._writer = self._file.connect()
+        with suppress(StoreBusy, DiskFull), translated():
+            if scrub.owed(self._writer):
+                scrub.finish(self._writer)
+        self._rows = Writing()
+        self._commits = GroupCommit(self._writer, self._rows.forget)
+        with translated():
+            self._salt: bytes = self._writer.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
+        self._own = self.write(lambda connection: rows.register_embedder(connection, self.embedder))
+
+    def close(self) -> None:
+        """Close all connections. Nothing may be running."""
+        with self._idle_lock:
+            self._closed = True
+            connections, self._idle = [*self._idle, self._writer], []
+        for connection in connections:
+            connection.close()
+
+    def add(self, new: NewMemory, *, state: State = "kept") -> Added:
+        """Store one memory. Raises InvalidMemory, DiskFull, StoreBusy; then nothing is stored."""
+        return self.add_many((new,), state=state)[0]
+
+    def add_many(self, batch: Sequence[NewMemory], *, state: State = "kept") -> tuple[Added, ...]:
+        """Store all in one transaction, or none. A memory that is known by its id is left as it is.
+
+        Raises as `add` does. InvalidMemory where a given id already holds another text.
+        """
+        now = self.clock()
+        prepared = [prepare(new, salt=self._salt, now=now) for new in batch]
+        vectors = [vector_rows.blob(row) for row in checked(self.embedder, [new.text for new in batch])]
+        own = self._own.id
+
+        def work(connection: Connection) -> tuple[Added, ...]:
+            pairs = zip(prepared, vectors, strict=True)
+            return tuple(self._rows.add(connection, item, vector, own, state, now) for item, vector in pairs)
+
+        return self.write(work)
+
+    def get(self, memory_id: str) -> Memory:
+        """Raises NoSuchMemory."""
+        with self.reading() as connection:
+            return rows.one(connection, memory_id)
+
+    def get_many(self, nums: Sequence[int]) -> tuple[Memory, ...]:
+        """By number, in the order asked; what was erased meanwhile is left out."""
+        with self.reading() as connection:
+            return rows.many(connection, nums)
+
+    def list(
+        self,
+        *,
+        namespace: str | None = None,
+        author: Author | None = None,
+        tag: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        state: State | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> tuple[Memory, ...]:
+        """The last written first. `since` <= time < `until`; `before` is the num where the previous page ended."""
+        if not 1 <= limit <= MOST_LISTED:
+            raise InvalidMemory(f"a limit of {limit} cannot be shown", f"give 1 to {MOST_LISTED}")
+        chosen = rows.Filter(namespace=namespace, author=author, tag=tag, since=since, until=until, state=state)
+        with self.reading() as connection:
+            return rows.select(connection, chosen, before=before, limit=limit)
+
+    def episode(self, episode: str, *, around: int | None = None, reach: int = 1) -> tuple[Memory, ...]:
+        """The turns or chunks of one episode in order; `around` a position, only its neighbours up to `reach` away."""
+        with self.reading() as connection:
+            return rows.episode(connection, episode, around, reach)
+
+    def set_state(self, memory_id: str, state: State) -> None:
+        """Raises NoSuchMemory. Only "kept" memories are recalled without a note."""
+        self.write(lambda connection: rows.set_state(connection, memory_id, state, self.clock()))
+
+    def end_validity(self, memory_id: str, at: float | None = None) -> None:
+        """From `at` (None: now) on, the memory is no longer true; it stays findable for the time before."""
+        moment = self.clock() if at is None else at
+        self.write(lambda connection: rows.end_validity(connection, memory_id, moment, self.clock()))
+
+    def set_tags(self, memory_id: str, tags: Sequence[str]) -> None:
+        """Replace the tags. Raises NoSuchMemory, InvalidMemory."""
+        self.write(lambda connection: rows.set_tags(connection, memory_id, tuple(tags), self.clock()))
+
+    def changes(self, after: int = 0, limit: int = 1000) -> tuple[Change, ...]:
+        """What happened since `after`, oldest first: how derived indexes follow."""
+        with self.reading() as connection:
+            return log.changes(connection, after, limit)
+
+    def namespaces(self) -> dict[str, int]:
+        """Every namespace with its number of memories."""
+        with self.reading() as connection:
+            return rows.namespaces(connection)
+
+    def sources(self) -> tuple[SourceRecord, ...]:
+        """Everyone who has written here, in order of arrival."""
+        with self.reading() as connection:
+            return rows.sources(connection)
+
+    def source(self, author: Author) -> int:
+        """The number of an author; it gets one at first sight. Raises InvalidMemory for a name that cannot be shown."""
+        return self.write(lambda connection: self._rows.source(connection, author, self.clock()))
+
+    def embedders(self) -> tuple[EmbedderRow, ...]:
+        with self.reading() as connection:
+            return vector_rows.embedders(connection)
+
+    def own_embedder(self) -> EmbedderRow:
+        """The row of the embedder that this Store was opened with, as it stands now."""
+        found = [row for row in self.embedders() if row.id == self._own.id]
+        if not found:
+            raise NoSuchMemory("another program has dropped this embedder's vectors", "open the store again")
+        return found[0]
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A read-only connection in one snapshot: whatever is read within sees the same state of the file."""
+        connection = self._take()
+        try:
+            with translated():
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.execute("ROLLBACK")
+        finally:
+            self._give(connection)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction shared with other writers; it may run twice. Durable when this returns."""
+        return self._commits.run(work)
+
+    def maintain(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` outside of transactions while no other writer writes: checkpoints, VACUUM."""
+        return self._commits.alone(work)
+
+    def forget_names(self) -> None:
+        """Within a `write` that deletes authors or namespaces: their numbers are looked up again."""
+        self._rows.forget()
+
+    def _take(self) -> Connection:
+        with self._idle_lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._file.connect(read_only=True)
+
+    def _give(self, connection: Connection) -> None:
+        with self._idle_lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()

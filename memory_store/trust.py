@@ -1,0 +1,255 @@
+"""Who is believed: evidence for and against each source, what a new memory is let in as, and how much a memory weighs.
+
+Judgements, new memories and their neighbours enter; states, standings and weights leave. Evidence is a Beta
+distribution in real numbers, and its lower bound counts: the new are not trusted yet. Being retrieved is no evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from memory_store import log, rows
+from memory_store.contradiction import contradicts
+from memory_store.dbfile import Connection
+from memory_store.disguise import looks_like, orders_about
+from memory_store.errors import WriteRefused
+from memory_store.records import Added, Author, AuthorKind, Memory, NewMemory, State
+from memory_store.store import Store
+
+Verdict = Literal["confirmed", "refuted", "contradicted"]
+
+DAY = 86_400.0
+BOUND = 1.645  # standard deviations below the mean: 5 % of a normal distribution lie lower
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Every number of the defence, with its reason.
+
+    `priors`: (for, against) before any evidence. `most_for`: praise cannot be saved up without end. Half-lives in days:
+    blame is forgotten more slowly than praise. `daily_praise`, `daily_conflict`: what one day can change. `margin`: a
+    claim does not replace a known one without clearly better standing. `newcomer_days`, `newcomer_daily`: what agents
+    first seen lately may write together in a day; `unproven_daily`: what one without standing may. `floor`: who is
+    unproven but not blamed is shown almost as well as others, else praise of one topic would hide another.
+    """
+
+    priors: dict[AuthorKind, tuple[float, float]] = field(
+        default_factory=lambda: {"person": (40, 1), "file": (2, 2), "agent": (2, 2), "tool": (1, 2), "web": (1, 3)}
+    )
+    most_for: float = 12.0
+    praise_half_life: float = 120.0
+    blame_half_life: float = 240.0
+    person_confirms: float = 1.0
+    person_refutes: float = 3.0
+    conflict: float = 1.0
+    daily_praise: float = 3.0
+    daily_conflict: float = 4.0
+    witness: float = 0.3
+    margin: float = 0.25
+    proven: float = 0.4
+    quarantine_below: float = 0.06
+    refuse_below: float = 0.01
+    newcomer_days: float = 7.0
+    newcomer_daily: int = 20
+    unproven_daily: int = 30
+    floor: float = 0.9
+    contested: float = 0.3
+    tainted_most: float = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The evidence on one source now, decayed. `lower` is the bound below which trust lies with a chance of 5 %."""
+
+    confirmed: float
+    refuted: float
+
+    @property
+    def mean(self) -> float:
+        return self.confirmed / (self.confirmed + self.refuted)
+
+    @property
+    def lower(self) -> float:
+        total = self.confirmed + self.refuted
+        spread = math.sqrt(self.confirmed * self.refuted / (total * total * (total + 1)))
+        return max(0.0, self.mean - BOUND * spread)
+
+
+class Trust:
+    """Trust over one Store. Holds no state of its own: everything is in the file, and decays as it is read."""
+
+    def __init__(self, store: Store, policy: Policy | None = None) -> None:
+        self._store = store
+        self.policy = Policy() if policy is None else policy
+
+    def remember(self, new: NewMemory, neighbours: Sequence[Memory] = ()) -> Added:
+        """Add through the write gate, and settle contradictions with `neighbours` (the most similar memories).
+
+        Raises WriteRefused where the source has lost its standing, and what Store.add raises.
+        """
+        state = self.gate(new)
+        rivals = [memory for memory in neighbours if memory.state == "kept" and contradicts(new.text, memory.text)]
+        if state == "kept" and rivals:
+            state = self._settle(new, rivals)
+        added = self._store.add(new, state=state)
+        if added.created and state in ("contested", "quarantined") and rivals:
+            self._blame(new.author, added.num, rivals[0])
+        return added
+
+    def gate(self, new: NewMemory) -> State:
+        """What a new memory is let in as. A quarantined one is not recalled before a person confirms it."""
+        author, policy = new.author, self.policy
+        if author.kind == "person":
+            return "kept"
+        with self._store.reading() as connection:
+            standing = self._standing(connection, author)
+            lower, blamed = standing.lower, standing.refuted > policy.priors[author.kind][1]
+            if blamed and lower < policy.refuse_below:
+                hint = "a person can confirm some of its memories, or forget them"
+                raise WriteRefused(f"{author.kind} {author.name!r} has lost too much trust to write", hint)
+            if (blamed and lower < policy.quarantine_below) or orders_about(new.text):
+                return "quarantined"
+            if author.kind != "agent":
+                return "kept"
+            known = [row.author for row in rows.sources(connection) if row.author.kind in ("agent", "person")]
+            masked = any(looks_like(author.name, other.name) for other in known if other != author)
+            return "quarantined" if masked or self._too_many(connection, author, lower) else "kept"
+
+    def judge(self, memory: Memory, judge: Author, verdict: Verdict) -> bool:
+        """Record what `judge` thinks of a memory; True where it counted. Nobody judges what is their own.
+
+        A person's word counts in full. Anyone else's counts as far as they are trusted themselves, where that is
+        more than the author of the memory is.
+        """
+        if judge == memory.author:
+            return False
+        with self._store.reading() as connection:
+            weight = self._weight_of_verdict(connection, memory, judge, verdict)
+        if weight <= 0:
+            return False
+        self._record(memory.author, memory.num, judge, verdict, weight)
+        if judge.kind == "person" and memory.state in ("quarantined", "contested") and verdict == "confirmed":
+            self._store.set_state(memory.id, "kept")
+        return True
+
+    def standing(self, author: Author) -> Standing:
+        with self._store.reading() as connection:
+            return self._standing(connection, author)
+
+    def weights(self, memories: Sequence[Memory]) -> tuple[float, ...]:
+        """0 to 1 for each: what relevance is multiplied by. Web and tool text never weighs in full."""
+        with self._store.reading() as connection:
+            standings = {memory.author: self._standing(connection, memory.author) for memory in memories}
+            return tuple(self._weight(connection, memory, standings[memory.author]) for memory in memories)
+
+    def _weight(self, connection: Connection, memory: Memory, standing: Standing) -> float:
+        policy = self.policy
+        confirmed, refuted = policy.priors[memory.author.kind]
+        if memory.state == "quarantined":
+            return 0.0
+        fallen = min(1.0, standing.mean / (confirmed / (confirmed + refuted)))
+        weight = fallen * (policy.floor + (1 - policy.floor) * standing.lower)
+        said = "SELECT verdict FROM evidence e JOIN source s ON s.id = e.judge WHERE e.num = ? AND s.kind = 'person'"
+        verdicts = {verdict for (verdict,) in connection.execute(said, (memory.num,))}
+        if "refuted" in verdicts:
+            return weight * policy.contested**2
+        if memory.taint in ("tool", "web"):
+            weight = min(weight, policy.tainted_most)
+        elif "confirmed" in verdicts:
+            weight = 1.0
+        return weight * policy.contested if memory.state in ("contested", "superseded") else weight
+
+    def _settle(self, new: NewMemory, rivals: Sequence[Memory]) -> State:
+        """A person's word, and an author's own change of mind, replace; other claims wait until better known."""
+        others = [memory for memory in rivals if memory.author != new.author]
+        with self._store.reading() as connection:
+            against = self._support(connection, {memory.author for memory in others})
+            own = self._standing(connection, new.author).lower
+        if new.author.kind != "person" and others and own <= against + self.policy.margin:
+            return "contested"
+        for memory in rivals:
+            if new.author.kind == "person" or memory.author == new.author:
+                self._store.set_state(memory.id, "superseded")
+        return "kept"
+
+    def _support(self, connection: Connection, authors: set[Author]) -> float:
+        """How likely one of them is right; those without any standing of their own add nothing, however many."""
+        wrong = 1.0
+        for author in authors:
+            lower = self._standing(connection, author).lower
+            wrong *= 1 - lower if lower >= self.policy.witness else 1.0
+        return 1 - wrong
+
+    def _blame(self, author: Author, num: int, rival: Memory) -> None:
+        with self._store.reading() as connection:
+            spent = self._spent(connection, author, "contradicted")
+        weight = min(self.policy.conflict, self.policy.daily_conflict - spent)
+        if weight > 0 and rival.author != author:
+            self._record(author, num, rival.author, "contradicted", weight)
+
+    def _weight_of_verdict(self, connection: Connection, memory: Memory, judge: Author, verdict: Verdict) -> float:
+        policy = self.policy
+        if judge.kind == "person":
+            weight = policy.person_confirms if verdict == "confirmed" else policy.person_refutes
+        else:
+            own = self._standing(connection, judge).lower
+            weight = own if own >= policy.proven and own > self._standing(connection, memory.author).lower else 0.0
+        limit = policy.daily_praise if verdict == "confirmed" else policy.daily_conflict
+        if verdict == "confirmed" or judge.kind != "person":
+            weight = min(weight, limit - self._spent(connection, memory.author, verdict))
+        return weight
+
+    def _record(self, author: Author, num: int, judge: Author, verdict: Verdict, weight: float) -> None:
+        now, source, by = self._store.clock(), self._store.source(author), self._store.source(judge)
+
+        def work(connection: Connection) -> None:
+            sql = "INSERT OR IGNORE INTO evidence (source, judge, num, verdict, weight, time) VALUES (?, ?, ?, ?, ?, ?)"
+            if connection.execute(sql, (source, by, num, verdict, weight, now)).rowcount:
+                log.append(connection, "trust", source, now)
+
+        self._store.write(work)
+
+    def _standing(self, connection: Connection, author: Author) -> Standing:
+        confirmed, refuted = self.policy.priors[author.kind]
+        sql = (
+            "SELECT e.verdict, e.weight, e.time FROM evidence e JOIN source s ON s.id = e.source "
+            "WHERE s.kind = ? AND s.name = ? ORDER BY e.id"
+        )
+        now, praise = self._store.clock(), 0.0
+        for verdict, weight, time in connection.execute(sql, (author.kind, author.name)):
+            # A clock that was set back makes old evidence fresh, never stronger.
+            days = max(0.0, now - time) / DAY
+            if verdict == "confirmed":
+                praise += weight * 0.5 ** (days / self.policy.praise_half_life)
+            else:
+                refuted += weight * 0.5 ** (days / self.policy.blame_half_life)
+        return Standing(confirmed + min(praise, self.policy.most_for), refuted)
+
+    def _spent(self, connection: Connection, author: Author, verdict: Verdict) -> float:
+        sql = (
+            "SELECT coalesce(sum(e.weight), 0) FROM evidence e JOIN source s ON s.id = e.source "
+            "WHERE s.kind = ? AND s.name = ? AND e.verdict = ? AND e.time > ?"
+        )
+        values = (author.kind, author.name, verdict, self._store.clock() - DAY)
+        return float(connection.execute(sql, values).fetchone()[0])
+
+    def _too_many(self, connection: Connection, author: Author, lower: float) -> bool:
+        """Has this agent, or have all new ones together, written their share of the last day?"""
+        now, policy = self._store.clock(), self.policy
+        recent = (
+            "SELECT count(*) FROM memory m JOIN source s ON s.id = m.source "
+            "WHERE s.kind = 'agent' AND m.recorded > ? AND m.state <> 'quarantined' AND "
+        )
+        own = connection.execute(recent + "s.name = ?", (now - DAY, author.name)).fetchone()[0]
+        if lower < policy.proven and own >= policy.unproven_daily:
+            return True
+        found = "SELECT first FROM source WHERE kind = 'agent' AND name = ?"
+        first = connection.execute(found, (author.name,)).fetchone()
+        newcomers_since = now - policy.newcomer_days * DAY
+        if first is not None and first[0] <= newcomers_since:
+            return False
+        together = connection.execute(recent + "s.first > ?", (now - DAY, newcomers_since)).fetchone()[0]
+        return bool(together >= policy.newcomer_daily)

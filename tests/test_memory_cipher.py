@@ -1,0 +1,94 @@
+"""Encryption at rest: the file says nothing, and opens with its key alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keyring
+import pytest
+from keyring.backend import KeyringBackend
+
+from memory_store.cipher import Key, key_from_keyring, new_key
+from memory_store.doctor import examine
+from memory_store.embed import StaticEmbedder
+from memory_store.erase import forget, store_files
+from memory_store.errors import DiskFull, InvalidMemory, StoreLocked
+from memory_store.records import NewMemory
+from memory_store.store import Store
+
+EMBEDDER = StaticEmbedder()
+TEXT = "the treasure lies under the old oak"
+
+
+class Drawer(KeyringBackend):
+    """A keyring that lives as long as the test."""
+
+    priority = 1  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.held.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.held[service, username] = password
+
+
+@pytest.fixture
+def drawer() -> Iterator[Drawer]:
+    before = keyring.get_keyring()
+    made = Drawer()
+    keyring.set_keyring(made)
+    yield made
+    keyring.set_keyring(before)
+
+
+def test_nothing_of_the_text_is_in_the_file(tmp_path: Path) -> None:
+    key = new_key()
+    store = Store(tmp_path / "memory.db", embedder=EMBEDDER, key=key)
+    added = store.add(NewMemory(text=TEXT))
+    raw = b"".join(path.read_bytes() for path in store_files(store.path) if path.exists())
+    assert len(raw) > 8192
+    assert b"treasure" not in raw
+    assert b"SQLite format" not in raw
+    store.close()
+    again = Store(tmp_path / "memory.db", embedder=EMBEDDER, key=key)
+    assert again.get(added.id).text == TEXT
+    with pytest.raises(InvalidMemory):
+        again.add(NewMemory(text="another", id=added.id))
+    again.maintain(lambda connection: connection.execute("PRAGMA max_page_count = 60").fetchall())
+    with pytest.raises(DiskFull):
+        again.add(NewMemory(text="word " * 100_000))
+    assert forget(again, ids=[added.id]).complete
+    assert examine(again).healthy
+    again.close()
+
+
+@pytest.mark.parametrize("key", [None, new_key()], ids=["no key", "wrong key"])
+def test_another_key_opens_nothing(tmp_path: Path, key: Key | None) -> None:
+    path = tmp_path / "memory.db"
+    store = Store(path, embedder=EMBEDDER, key=new_key())
+    store.add(NewMemory(text=TEXT))
+    store.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreLocked) as refused:
+        Store(path, embedder=EMBEDDER, key=key)
+    assert refused.value.hint
+    assert path.read_bytes() == before
+
+
+def test_the_keyring_keeps_the_key(drawer: Drawer) -> None:
+    with pytest.raises(StoreLocked, match="no key"):
+        key_from_keyring("home")
+    made = key_from_keyring("home", create=True)
+    assert key_from_keyring("home") == made
+    assert made.raw.hex() not in repr(made)
+    assert list(drawer.held) == [("localai memory", "home")]
+
+
+def test_a_short_key_is_refused() -> None:
+    with pytest.raises(StoreLocked, match="32 bytes"):
+        Key(b"short")
