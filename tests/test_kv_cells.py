@@ -91,7 +91,7 @@ async def test_echo_children_share_a_small_cap(tmp_path: Path) -> None:
         engine(order(paths[0], kv=grant(tmp_path, ram=4000, ssd=cap)), tmp_path) as one,
         engine(order(paths[1], kv=grant(tmp_path, ram=4000, ssd=cap)), tmp_path) as two,
     ):
-        for turn in range(60):
+        for turn in range(24):
             tokens = random.Random(turn % 17).choices(range(65, 91), k=300 + 40 * (turn % 17))
             answers = await asyncio.gather(*(ask(child, tokens) for child in (one, two)))
             assert [a.text.encode() for a in answers] == [bytes(tokens)] * 2
