@@ -25,6 +25,7 @@ from backends.contract import (
 )
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError
+from backends.kv.store import Store
 from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks, plan_prefill, urgency
 from backends.prefix import Held
 from backends.sampling import logprobs
@@ -51,12 +52,12 @@ class Batcher:
         governor: ThreadGovernor,
         emit: Emit,
         step_seconds: float,
-        shelf_bytes: int = 0,
+        store: Store | None = None,
         arrived: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine = engine
         self._info = engine.info()
-        self._cells = Cells(engine, shelf_bytes)
+        self._cells = Cells(engine, store, lambda tokens, depth: governor.current.estimate(tokens, depth))
         self._governor = governor
         self._emit = emit
         self._step_seconds = step_seconds
@@ -85,6 +86,8 @@ class Batcher:
     def add(self, sequence: Sequence) -> None:
         sequence.last_served = sequence.submitted
         self._waiting.append(sequence)
+        if _reuses(sequence):
+            self._cells.expect(_held(sequence))
 
     def cancel(self, job: int) -> None:
         """End a job at the next turn; unknown numbers are of jobs that have ended already."""
@@ -97,9 +100,14 @@ class Batcher:
         self._admit(time.monotonic())
         plan = self._plan(time.monotonic())
         record = self._run(plan) if plan else None
+        self.tend()
         if self._events or record:
             events, self._events = self._events, []
             self._emit(events, record)
+
+    def tend(self) -> bool:
+        """Copy a little of what the cells hold to where it outlives them; False where there is nothing to copy."""
+        return self._cells.tend(hurry=any(not s.prefilling for s in self._running))
 
     # -- ending early
 
@@ -140,14 +148,16 @@ class Batcher:
             # Growing answers may outrun the cells later; `_make_room` then sets the least urgent one back.
             promised = sum(s.remaining for s in self._running if s.prefilling)
             cells = promised + min(len(sequence.tokens) + sequence.width, self._cells.n_cells)
-            reuse = sequence.job.kind == "generate" and sequence.job.prompt_logprobs is None
-            place = self._cells.acquire(Held(sequence.tokens, sequence.job.adapters), cells=cells, reuse=reuse)
+            held, reuse = _held(sequence), _reuses(sequence)
+            if reuse and self._running and self._cells.reading(held):
+                continue
+            place = self._cells.acquire(held, cells=cells, reuse=reuse)
             if place is None:
                 return
             sequence.seq, sequence.pos = place.seq, place.held
             if sequence.admitted is None:
                 sequence.admitted, sequence.cached = now, place.held
-                sequence.cached_tier, sequence.restore_s = place.tier, place.restore_s
+                sequence.cached_by_tier, sequence.restore_s = place.cached, place.restore_s
             self._waiting.remove(sequence)
             self._running.append(sequence)
 
@@ -272,6 +282,7 @@ class Batcher:
         for sibling in siblings:
             sibling.seq = self._cells.fork(_number(sequence), sibling.tokens)
             sibling.pos, sibling.cached = sequence.pos, sequence.cached
+            sibling.cached_by_tier = sequence.cached_by_tier
             sibling.admitted, sibling.prompt_done = sequence.admitted, sequence.prompt_done
             sibling.last_served = sequence.last_served
             self._running.append(sibling)
@@ -329,6 +340,15 @@ class Batcher:
         if now - sequence.last_progress >= _PROGRESS_S and sequence.prefilling:
             sequence.last_progress = now
             self._events.append(Progress(sequence.job.id, sequence.pos, len(sequence.job.tokens)))
+
+
+def _held(sequence: Sequence) -> Held:
+    return Held(sequence.tokens, sequence.job.adapters)
+
+
+def _reuses(sequence: Sequence) -> bool:
+    """Whether cached tokens will do: a prompt that is read out must be computed."""
+    return sequence.job.kind == "generate" and sequence.job.prompt_logprobs is None
 
 
 def _number(sequence: Sequence) -> int:

@@ -12,7 +12,7 @@ import msgspec
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
-Tier = Literal["live", "ram"]  # of a cached prefix: in the KV cells, or in RAM outside them
+Tier = Literal["live", "ram", "ssd"]  # of a cached prefix: in the KV cells, or outside them
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,13 +106,28 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
     tokens: list[int]
 
 
+class KvGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """This child's share of RAM, and the cap of the SSD that all children share, in bytes; `folder` '' is no SSD."""
+
+    ram: int = 0
+    ssd: int = 0
+    folder: str = ""
+
+
+class Evicted(msgspec.Struct, frozen=True, tag=True):
+    """Blocks that the daemon has just removed from the SSD."""
+
+    keys: list[bytes]
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first frame to a child: which file to open, and how.
 
     `n_ctx` is the longest sequence to serve, in tokens; `prove` asks for the self-test of untried settings. `rates` are
-    decode rates in token/s by thread count; where there are none, they are measured. `shelf_bytes` of RAM are for idle
-    sequences. `mode` is how a backend computes with the weights, by the backend's own name for it ('' for its most
-    faithful one); `cache` is a folder for what a backend derives from the weights, '' for none.
+    decode rates in token/s by thread count; where there are none, they are measured. `kv` is what the KV cache outside
+    the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
+    with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
+    backend derives from the weights, '' for none.
     """
 
     backend: str
@@ -127,7 +142,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     gpu_layers: int = -1
     prove: bool = False
     rates: dict[int, float] = {}
-    shelf_bytes: int = 256 * 2**20
+    kv: KvGrant = KvGrant()
+    digest: str = ""
     step_seconds: float = 0.15
 
 
@@ -168,7 +184,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     prefill_s: float
     decode_s: float
     restore_s: float = 0.0
-    cached_tier: Tier = "live"
+    cached_by_tier: dict[Tier, int] = {}
     first_token_at: float | None = None
 
 
@@ -274,6 +290,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded engine is. Bytes are as allocated; `n_ctx` is served, `n_ctx_train` what the model was made for.
 
     `n_batch` is the most tokens in a step, `max_rows` the most positions of a step whose logits or states are read.
+    `kv_identity` is all but the weights that changes the bytes of its KV, {} where that must not outlive the process.
     """
 
     backend: str
@@ -299,6 +316,26 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[str]
     settings: dict[str, str | int | bool]
     load_stages: dict[str, float] = {}
+    kv_identity: dict[str, str] = {}
+
+
+class KvReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The KV cache of one child: counts since it began, and what it holds in RAM now.
+
+    `hit_tokens` were not computed again; `restores` and `restored_bytes` are of blocks. `bad` blocks were damaged or
+    missing, `refused` ones found no room in RAM, `short` ones none on the SSD. `problem` is why nothing is written.
+    """
+
+    hit_tokens: dict[Tier, int]
+    restores: dict[Tier, int]
+    restored_bytes: dict[Tier, int]
+    ram_bytes: int
+    ram_blocks: int
+    ram_evictions: int
+    bad: int
+    refused: int
+    short: int
+    problem: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -320,5 +357,5 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     hint: str
 
 
-ToChild = Load | Job | Cancel | Tokenize | Detokenize
-FromChild = Stage | Ready | LoadFailed | Output | Ids | Text
+ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted
+FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport

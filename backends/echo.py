@@ -89,9 +89,10 @@ class EchoEngine:
             fim={},
             control_tokens={},
             capabilities=frozenset(
-                {"generate", "embed", "prompt_logprobs", "trim", "fork", "save", "adapters", "threads"}
+                {"generate", "embed", "prompt_logprobs", "trim", "fork", "blocks", "adapters", "threads"}
             ),
             settings={"threads": self._order.threads},
+            kv_identity={"engine": "echo 1"},
         )
 
     def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
@@ -139,14 +140,26 @@ class EchoEngine:
         self._prompts.pop(seq, None)
 
     def save(self, seq: int) -> bytearray:
-        adapters = msgspec.msgpack.encode(self._made_under.get(seq, ()))
-        tokens = b"".join(t.to_bytes(2, "little") for t in self._held.get(seq, []))
-        return bytearray(len(adapters).to_bytes(4, "little") + adapters + tokens)
+        return self.export_block(seq, 0, len(self._held.get(seq, [])))
 
     def restore(self, seq: int, state: bytearray) -> bool:
+        self.drop(seq)
         begin = 4 + int.from_bytes(state[:4], "little")
-        self._made_under[seq] = msgspec.msgpack.decode(state[4:begin], type=tuple[Adapter, ...])
-        self._held[seq] = [int.from_bytes(state[i : i + 2], "little") for i in range(begin, len(state), 2)]
+        return self.import_block(seq, 0, (len(state) - begin) // 2, state)
+
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        adapters = msgspec.msgpack.encode(self._made_under.get(seq, ()))
+        tokens = b"".join(t.to_bytes(2, "little") for t in self._held.get(seq, [])[start:end])
+        return bytearray(len(adapters).to_bytes(4, "little") + adapters + tokens)
+
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        held = self._held.setdefault(seq, [])
+        begin = 4 + int.from_bytes(block[:4], "little")
+        if len(held) != start or len(block) != begin + 2 * (end - start):
+            return False
+        self._made_under[seq] = msgspec.msgpack.decode(block[4:begin], type=tuple[Adapter, ...])
+        held.extend(int.from_bytes(block[i : i + 2], "little") for i in range(begin, len(block), 2))
+        self._prompts.pop(seq, None)
         return True
 
     def adapt(self, adapters: tuple[Adapter, ...]) -> None:

@@ -78,10 +78,22 @@ class Engine(Protocol):
         """Forget a whole sequence."""
 
     def save(self, seq: int) -> bytearray:
-        """The state of a whole sequence, to be kept elsewhere. For engines with the capability `save`."""
+        """The state of a whole sequence, to be kept elsewhere. For engines with the capability `save`.
+
+        The capability `whole_restore` says that a restored sequence cannot be cut, only continued.
+        """
 
     def restore(self, seq: int, state: bytearray) -> bool:
         """Make `seq` hold what was saved; False where the engine does not accept it, `seq` empty then."""
+
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        """Positions `start` to `end` of a sequence that holds them. For engines with the capability `blocks`."""
+
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        """Put an exported block behind the `start` positions that `seq` holds; False where the engine refuses it.
+
+        Blocks come in order of position, so that they lie in the cells as computing would have laid them.
+        """
 
     def adapt(self, adapters: tuple[Adapter, ...]) -> None:
         """Run steps under these adapters from now on, under none for (). For engines with the capability `adapters`.

@@ -23,10 +23,12 @@ from backends.contract import (
     Embedding,
     EngineInfo,
     Event,
+    Evicted,
     Finish,
     FromChild,
     Ids,
     Job,
+    KvReport,
     Load,
     LoadFailed,
     Output,
@@ -49,6 +51,7 @@ _LAST_WORDS_S = 0.5
 OnStage = Callable[[str, float], None]
 OnStep = Callable[[StepRecord], None]
 OnDeath = Callable[[EngineDied], None]
+OnReport = Callable[[KvReport], None]
 OnPid = Callable[[int], None]
 
 
@@ -60,7 +63,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
     """One running child. Make it with `start`.
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
-    count, `stages` the seconds that each stage of loading took.
+    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache.
     """
 
     info: EngineInfo
@@ -78,6 +81,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._on_stage = on_stage
         self._on_step = on_step
         self.on_death: OnDeath | None = None
+        self.kv: KvReport | None = None
+        self.on_report: OnReport | None = None
         self._decoder = child_decoder()
         self._numbers = itertools.count(1)
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
@@ -172,6 +177,11 @@ class EngineHandle(asyncio.SubprocessProtocol):
         reply = await self._ask(lambda n: Detokenize(n, tokens))
         assert isinstance(reply, str)
         return reply
+
+    def forget(self, keys: list[bytes]) -> None:
+        """Tell the child that these KV blocks are gone from the SSD."""
+        if self.died is None:
+            self._send(Evicted(keys))
 
     async def run(self, job: Job) -> AsyncGenerator[Event, None]:
         """Submit a job (its `id` is replaced) and yield its events until every choice has ended.
@@ -280,6 +290,10 @@ class EngineHandle(asyncio.SubprocessProtocol):
                 self.last_step = frame.record
                 self.steps += 1
                 self._on_step(frame.record)
+        elif isinstance(frame, KvReport):
+            self.kv = frame
+            if self.on_report is not None:
+                self.on_report(frame)
         elif isinstance(frame, Stage):
             self._enter(frame.name)
             self._on_stage(frame.name, frame.fraction)

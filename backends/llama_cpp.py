@@ -6,6 +6,7 @@ Misuse of the library aborts the process, so every sequence number, position and
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import time
 from collections import deque
@@ -79,7 +80,7 @@ class LlamaCppEngine:
         self._adapters = LlamaAdapters(self._model, self._context, Path(load.path), self._log.newest)
         self._mark("context")
         self._load = load
-        self._n_seq = load.n_seq
+        self._n_seq = self._scratch = load.n_seq
         self._threads = load.threads
         self._n_embd: int = llama.llama_model_n_embd(self._model)
         self._embedding_on = self._encoder_only
@@ -126,7 +127,8 @@ class LlamaCppEngine:
         # A bidirectional encoder sees a text whole or not at all, so its micro-batch must hold the longest one.
         self._n_batch = load.n_ctx if self._encoder_only else min(N_BATCH, load.n_ctx)
         params.n_batch = params.n_ubatch = self._n_batch
-        params.n_seq_max = load.n_seq
+        # One more than are served, to take blocks out of sequences and put them in.
+        params.n_seq_max = load.n_seq + 1
         params.kv_unified = True
         params.n_outputs_max = min(max(MAX_OUTPUTS, load.n_seq), self._n_batch)
         params.n_threads = params.n_threads_batch = load.threads
@@ -176,16 +178,33 @@ class LlamaCppEngine:
                 "gpu_layers": load.gpu_layers,
             },
             load_stages=self._stages,
+            kv_identity={} if self._encoder_only else self._kv_identity(load),
         )
 
     def _capabilities(self) -> frozenset[str]:
         if self._encoder_only:
             return frozenset({"embed", "whole_prompt"})
         recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
-        return frozenset(
-            {"generate", "embed", "prompt_logprobs", "interrupt", "threads", "adapters"}
-            | (set() if recurrent else {"trim", "fork", "save"})
-        )
+        found = {"generate", "embed", "prompt_logprobs", "interrupt", "threads", "save", "adapters"}
+        if recurrent:
+            return frozenset(found | {"whole_restore"})
+        # What a sliding window has left behind is not in the state, so a restored one cannot be cut.
+        cut = "whole_restore" if llama.llama_model_n_swa(self._model) else "blocks"
+        return frozenset(found | {"trim", "fork", cut})
+
+    def _kv_identity(self, load: Load) -> dict[str, str]:
+        """What changes the bytes of the KV beside the weights, which carry the RoPE settings with them."""
+        return {
+            "engine": f"llama.cpp {llama.llama_version().decode()} {llama.llama_print_system_info().decode()}",
+            "architecture": self._meta("general.architecture"),
+            "kv": load.kv_type,
+            "flash_attention": "auto",
+            "unified": "yes",
+            "rope": "as in the weights",
+            "rotation": os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""),
+            "extra_bufts": str(load.extra_bufts),
+            "gpu_layers": str(load.gpu_layers),
+        }
 
     # -- the contract
 
@@ -280,6 +299,31 @@ class LlamaCppEngine:
     def restore(self, seq: int, state: bytearray) -> bool:
         view = (ctypes.c_uint8 * len(state)).from_buffer(state)
         return bool(llama.llama_state_seq_set_data(self._context, view, len(state), self._seq(seq)) == len(state))
+
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        scratch = self._scratch
+        llama.llama_memory_seq_cp(self._memory, self._seq(seq), scratch, start, end)
+        block = bytearray(llama.llama_state_seq_get_size(self._context, scratch))
+        view = (ctypes.c_uint8 * len(block)).from_buffer(block)
+        written = llama.llama_state_seq_get_data(self._context, view, len(block), scratch)
+        llama.llama_memory_seq_rm(self._memory, scratch, -1, -1)
+        if written != len(block):
+            raise BackendError(f"llama.cpp gave {written} of {len(block)} bytes of its cache", "retry once")
+        return block
+
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        scratch, memory = self._scratch, self._memory
+        view = (ctypes.c_uint8 * len(block)).from_buffer(block)
+        taken = llama.llama_state_seq_set_data(self._context, view, len(block), scratch) == len(block)
+        # The library does not notice holes or overlaps: that the positions follow is ours to see to.
+        span = llama.llama_memory_seq_pos_min(memory, scratch), llama.llama_memory_seq_pos_max(memory, scratch)
+        fits = taken and span == (start, end - 1)
+        if fits and llama.llama_memory_seq_pos_max(memory, self._seq(seq)) == start - 1:
+            llama.llama_memory_seq_cp(memory, scratch, seq, -1, -1)
+        else:
+            fits = False
+        llama.llama_memory_seq_rm(memory, scratch, -1, -1)
+        return fits
 
     def _seq(self, seq: int) -> int:
         if not 0 <= seq < self._n_seq:

@@ -36,7 +36,7 @@ class Sequence:
     seq: int | None = None
     pos: int = 0
     cached: int = 0
-    cached_tier: Tier = "live"
+    cached_by_tier: dict[Tier, int] = field(default_factory=dict)
     restore_s: float = 0.0
     generated: int = 0
     admitted: float | None = None
@@ -112,7 +112,7 @@ class Sequence:
             queue_s=started - self.submitted,
             prefill_s=max(0.0, prefilled - started - self.restore_s),
             restore_s=self.restore_s,
-            cached_tier=self.cached_tier,
+            cached_by_tier=self.cached_by_tier,
             decode_s=max(0.0, now - prefilled),
             first_token_at=self.first_token,
         )

@@ -1,7 +1,7 @@
 """The child process that makes tokens: `python -m backends.worker`, frames on standard input and output.
 
 One thread reads frames and answers what needs no engine step; the main thread owns the engine and runs the step loop.
-The end of input means that the daemon is gone: the process leaves at once.
+The end of input means that the daemon is gone: the process writes what it has only in RAM, and leaves.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
@@ -23,9 +24,11 @@ from backends.contract import (
     Cancel,
     Detokenize,
     Event,
+    Evicted,
     FromChild,
     Ids,
     Job,
+    KvGrant,
     Load,
     LoadFailed,
     Output,
@@ -37,8 +40,11 @@ from backends.contract import (
     Tokenize,
 )
 from backends.engine import Engine
-from backends.errors import BackendError, EngineBusy
+from backends.errors import BackendError, EngineBusy, ModelFileError
 from backends.frames import encode, parent_decoder
+from backends.kv.codecs import codec_for
+from backends.kv.keys import file_digest, root_key
+from backends.kv.store import Store
 from backends.proving import prove
 from backends.sequences import Sequence, prepare, rejection
 from backends.threads import ThreadGovernor
@@ -46,6 +52,12 @@ from backends.threads import ThreadGovernor
 MAX_WAITING = 256
 _READ = 1 << 16
 _STAGE_S = 0.1
+_REPORT_S = 1.0
+FLUSH_S = 2.0
+"""Seconds for writing what is kept in RAM alone, when the daemon ends."""
+
+Inbound = Sequence | Cancel | Evicted | None
+"""What the reader hands to the engine's thread; None is the end."""
 
 
 class Outbox:
@@ -77,7 +89,7 @@ class Reader(threading.Thread):
         first: list[ToChild],
         outbox: Outbox,
         engine: Engine,
-        inbox: SimpleQueue[Sequence | Cancel],
+        inbox: SimpleQueue[Inbound],
         waiting: Callable[[], int],
     ) -> None:
         super().__init__(name="reader", daemon=True)
@@ -97,12 +109,17 @@ class Reader(threading.Thread):
         while data := self._pipe.read(_READ):
             for frame in decoder.feed(data):
                 self._take(frame)
-        os._exit(0)
+        # A step that hangs must not keep a process alive that nobody hears any more.
+        timer = threading.Timer(2 * FLUSH_S, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+        self.inbox.put(None)
+        timer.join()
 
     def _take(self, frame: ToChild) -> None:
         if isinstance(frame, Job):
             self._take_job(frame)
-        elif isinstance(frame, Cancel):
+        elif isinstance(frame, Cancel | Evicted):
             self.inbox.put(frame)
         elif isinstance(frame, Tokenize):
             tokens = self._tokenizer.encode(frame.text, special=frame.special, add_bos=frame.add_bos)
@@ -128,16 +145,41 @@ def _leave(error: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def serve(batcher: Batcher, inbox: SimpleQueue[Sequence | Cancel]) -> None:
-    """The step loop: sleeps while there is nothing to do, never ends."""
+def serve(batcher: Batcher, inbox: SimpleQueue[Inbound], store: Store | None, outbox: Outbox) -> None:
+    """The step loop: sleeps while there is nothing to do, ends with its daemon."""
+    reported = 0.0
     while True:
+        if batcher.idle and inbox.empty() and batcher.tend():
+            continue
+        if store is not None and (batcher.idle or time.monotonic() - reported > _REPORT_S):
+            outbox.send(store.report())
+            reported = time.monotonic()
         while batcher.idle or not inbox.empty():
             item = inbox.get()
             if isinstance(item, Cancel):
                 batcher.cancel(item.job)
-            else:
+            elif isinstance(item, Sequence):
                 batcher.add(item)
+            elif isinstance(item, Evicted) and store is not None:
+                store.forget(item.keys)
+            elif item is None:
+                return
         batcher.turn()
+
+
+def open_store(engine: Engine, order: Load) -> Store | None:
+    """The KV cache behind the engine's cells, as far as the engine can and the daemon grants it."""
+    codec, grant = codec_for(engine), order.kv
+    identity = engine.info().kv_identity
+    if codec is None or not (grant.ram or (grant.ssd and grant.folder)):
+        return None
+    if not identity:
+        grant = KvGrant(ram=grant.ram)
+    try:
+        digest = order.digest or file_digest(Path(order.path))
+    except OSError as error:
+        raise ModelFileError("the model file cannot be read", "check its permissions") from error
+    return Store(grant, root_key(identity, digest, codec.block), codec)
 
 
 def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor, dict[int, float]]:
@@ -178,15 +220,19 @@ def main() -> None:
     except BackendError as error:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
-    inbox: SimpleQueue[Sequence | Cancel] = SimpleQueue()
-    batcher = Batcher(
-        engine, governor, outbox.emit, order.step_seconds, order.shelf_bytes, arrived=lambda: not inbox.empty()
-    )
+    inbox: SimpleQueue[Inbound] = SimpleQueue()
+    store = open_store(engine, order)
+    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, arrived=lambda: not inbox.empty())
     reader = Reader(source, frames[1:], outbox, engine, inbox, lambda: batcher.depth[0])
     outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()
-    serve(batcher, inbox)
+    serve(batcher, inbox, store, outbox)
+    while batcher.tend():
+        pass
+    if store is not None:
+        store.close(FLUSH_S)
+    os._exit(0)
 
 
 if __name__ == "__main__":

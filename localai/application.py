@@ -19,6 +19,7 @@ from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
 from localai.errors import BadRequest, LocalaiError, NotFound
+from localai.kv_cache import KvCache
 from localai.metrics import Metrics
 from localai.turn import Parts
 
@@ -48,7 +49,15 @@ class _MethodNotAllowed(BadRequest):
     code = "method_not_allowed"
 
 
-def build(parts: Parts, kept: Conversations, metrics: Metrics, *, started: float, stop: Callable[[], None]) -> ASGIApp:
+def build(
+    parts: Parts,
+    kept: Conversations,
+    metrics: Metrics,
+    kv_cache: KvCache,
+    *,
+    started: float,
+    stop: Callable[[], None],
+) -> ASGIApp:
     """The application over one daemon's parts."""
     app = FastAPI(
         title="localai",
@@ -59,7 +68,7 @@ def build(parts: Parts, kept: Conversations, metrics: Metrics, *, started: float
         responses=ERRORS,
     )
     app.include_router(openai.routes(parts))
-    app.include_router(admin.routes(parts, metrics, started, stop))
+    app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(conversations.routes(parts, kept))
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -15,8 +15,6 @@ from localai.errors import OutOfResources
 MOST_CTX = 32_768
 """Tokens served at most unless asked for more: KV cells are allocated whole, and few conversations need more."""
 LEAST_CTX = 512
-MOST_SHELF = 256 * 2**20
-"""Bytes of RAM for the KV state of idle sequences."""
 _MARGIN = 0.08
 _LEAST_MARGIN = 256 * 2**20
 _PROCESS = 120 * 2**20
@@ -45,16 +43,15 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """Bytes that a loaded engine takes: weights, KV cells, idle KV outside them, compute with the process itself."""
+    """Bytes that a loaded engine takes: weights, KV cells, compute with the process itself."""
 
     weights: int
     kv: int
-    shelf: int
     compute: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv + self.shelf + self.compute
+        return self.weights + self.kv + self.compute
 
 
 def margin(total: int) -> int:
@@ -80,7 +77,7 @@ def charge(model: GgufHeader | Sizes, n_ctx: int, kv_type: str, backend: str = "
         kv = 0 if model.is_embedding else int(model.kv_bytes_per_token(stored) * n_ctx)
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
     compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * vocab
-    return Charge(int(_COPIES.get(way, _COPIES.get(backend, 1.0)) * weights), kv, min(kv, MOST_SHELF), compute)
+    return Charge(int(_COPIES.get(way, _COPIES.get(backend, 1.0)) * weights), kv, compute)
 
 
 def served_context(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from backends.contract import Load
+from backends.contract import KvGrant, Load
 from backends.errors import BackendError
 from backends.handle import EngineHandle
 from localai.calibration_store import Record
@@ -102,7 +102,7 @@ class Calibrator:
             return
         if best_policy(self._tested, rung.key) is not None:
             return
-        order = msgspec.structs.replace(rung.handle.order, prove=False, rates={})
+        order = msgspec.structs.replace(rung.handle.order, prove=False, rates={}, kv=KvGrant())
         log = self._laboratory.log_file(wanted.model)
         for policy in POLICIES:
             rates = await self._undisturbed(f"wait policy {policy.name}", partial(_rates, order, policy, log))

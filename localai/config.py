@@ -13,6 +13,7 @@ from typing import Any
 from localai.errors import ConfigError
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
+_SIZES = ("ram", "max_body", "kv_ram", "kv_ssd")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -42,6 +43,10 @@ class Config:
     """Most threads of an engine; 0 is the number of usable cores."""
     kv_type: str = "f16"
     """Type of the KV cache: f16, q8_0 or q4_0."""
+    kv_ram: int = 512 * 2**20
+    """RAM for KV blocks outside the engines' own cells, of all engines together, in bytes; 0 keeps none there."""
+    kv_ssd: int = 8 * 2**30
+    """Disk space for KV blocks, at most half of what is free, in bytes; 0 keeps none there."""
     gpu_layers: int = -1
     """Layers on the GPU where the engine has one; -1 is all."""
     keep_alive: float = 300.0
@@ -60,6 +65,10 @@ class Config:
     @property
     def socket(self) -> Path:
         return self.home / "run" / "localai.sock"
+
+    @property
+    def kv_folder(self) -> Path:
+        return self.home / "cache" / "kv"
 
     @property
     def logs(self) -> Path:
@@ -112,7 +121,7 @@ def _apply(config: Config, values: dict[str, Any], source: str, *, spelled: str)
         if key not in kinds or key == "home":
             known = ", ".join(sorted(set(kinds) - {"home"}))
             raise ConfigError(f"{source} has an unknown setting {name!r}", f"known settings: {known}")
-        changed[key] = _convert(value, kinds[key], name, source, size=key in ("ram", "max_body"))
+        changed[key] = _convert(value, kinds[key], name, source, size=key in _SIZES)
     return replace(config, **changed)
 
 
@@ -154,6 +163,8 @@ def _check(config: Config) -> Config:
         "port": (0, 65535),
         "ctx": (0, 2**24),
         "ram": (0, 2**50),
+        "kv_ram": (0, 2**50),
+        "kv_ssd": (0, 2**60),
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range

@@ -28,6 +28,7 @@ from localai.conversations import Conversations
 from localai.device import inspect
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
+from localai.kv_cache import KvCache
 from localai.laboratory import Laboratory
 from localai.ledger import Ledger
 from localai.library import Library
@@ -73,8 +74,9 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     catalog.on_change = library.use
     device = inspect(config.home)
     tested = TestedSettings(config.home / "tested.json")
-    orders = Orders(config, device)
-    engines = Engines(config, orders, tested, ledger)
+    kv_cache = KvCache(config, metrics.kv, lambda: [s.handle for s in pool.slots if s.handle])
+    orders = Orders(config, device, kv_cache)
+    engines = Engines(config, orders, tested, ledger, kv_cache)
     pool = Pool(
         plan=orders.plan,
         load=engines.load,
@@ -83,6 +85,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         on_step=metrics.count_step,
     )
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
+    kv_cache.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
     store = CalibrationStore(config.home)
     calibrator = Calibrator(
         tested,
@@ -99,12 +102,14 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing)
     parts = Parts(config, library, pool, ledger, market)
     server = _Server(config)
-    app = build(parts, kept, metrics, started=started, stop=server.end)
+    app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
     catalog.start()
     try:
+        await kv_cache.start()
         await server.run(app, sockets, pool)
     finally:
         await calibrator.close()
+        await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
         kept.close()

@@ -156,7 +156,7 @@ def summarize(usages: list[Usage], clock: Clock) -> Summary:
         # The first token comes out of prefill; decode makes the rest.
         decode_tps=_rate(completion - len(starts), decode_s),
         total_ms=_ms(now - clock.started),
-        cached={first.cached_tier: first.cached_tokens} if first.cached_tokens else {},
+        cached={str(tier): count for tier, count in first.cached_by_tier.items()},
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from backends.contract import StepRecord
@@ -16,6 +17,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.device import inspect
 from localai.errors import LocalaiError, OutOfResources
+from localai.kv_cache import KvCache
 from localai.ladder import candidates, climb
 from localai.ledger import Ledger
 from localai.orders import Orders, Plan
@@ -28,11 +30,14 @@ _log = logging.getLogger(__name__)
 class Engines:
     """Loads for one device and configuration; its methods are what `Pool` is made of."""
 
-    def __init__(self, config: Config, orders: Orders, tested: TestedSettings, ledger: Ledger) -> None:
+    def __init__(
+        self, config: Config, orders: Orders, tested: TestedSettings, ledger: Ledger, kv_cache: KvCache
+    ) -> None:
         self._config = config
         self._orders = orders
         self._tested = tested
         self._ledger = ledger
+        self._kv = kv_cache
         self.charged: Callable[[], int] = lambda: 0
         self.calibrator: Calibrator | None = None
 
@@ -70,6 +75,7 @@ class Engines:
             self._ledger.note_load(row | {"error": error.message, "total_ms": _since(begun)})
             raise
         info = rung.handle.info
+        rung.handle.on_report = partial(self._kv.note, rung.handle)
         self._ledger.note_load(
             row
             | {

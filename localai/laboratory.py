@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from backends.contract import Load
+from backends.contract import KvGrant, Load
 from backends.errors import BackendError, EngineDied
 from backends.handle import EngineHandle
 from localai.agreement import compare
@@ -112,7 +112,7 @@ class Laboratory:
 
     async def _measured(self, candidate: Candidate, free: int, most_foreign: float) -> Record | None:
         plan = self._orders.plan(replace(candidate.choice, n_ctx=_N_CTX), free)
-        order = msgspec.structs.replace(self._orders.order(candidate.choice, plan), n_seq=_N_SEQ, shelf_bytes=0)
+        order = msgspec.structs.replace(self._orders.order(candidate.choice, plan), n_seq=_N_SEQ, kv=KvGrant())
         known = self.store.record(candidate.subject)
         sizes = shape(candidate.choice.model)
         begun, meter = time.monotonic(), _Foreign()

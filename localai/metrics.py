@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from backends.contract import StepRecord
+from backends.contract import KvReport, StepRecord
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -31,6 +31,7 @@ class Metrics:
         self._switches = Counter("localai_adapter_switches", "Changes of LoRA adapters", registry=own)
         self._switch_seconds = Counter("localai_adapter_switch_seconds", "Wall time in those changes", registry=own)
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
+        self.kv = KvMetrics(own)
 
     def count(self, row: dict[str, Any]) -> None:
         """Add one ledger row."""
@@ -61,6 +62,45 @@ class Metrics:
         self._cpu_seconds.inc(self._new_cpu)
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
         return generate_latest(self.registry)
+
+
+class KvMetrics:
+    """Of the KV cache, by tier: live cells, RAM, SSD. Children report sums; the registry gets what is new."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"localai_kv_{name}", text, ("tier",), registry=registry)
+
+        self._hits = counter("hit_tokens", "Prompt tokens that were not computed again")
+        self._restores = counter("restores", "Blocks brought back into the cells")
+        self._restored = counter("restored_bytes", "Bytes of those blocks")
+        self._evictions = counter("evictions", "Blocks given up for others")
+        self._bad = Counter("localai_kv_bad_blocks", "Blocks found damaged or missing", registry=registry)
+        self._bytes = Gauge("localai_kv_bytes", "Bytes of KV blocks", ("tier",), registry=registry)
+        self._blocks = Gauge("localai_kv_blocks", "KV blocks", ("tier",), registry=registry)
+        for tier in ("ram", "ssd"):
+            self._evictions.labels(tier)
+
+    def count(self, report: KvReport, before: KvReport | None) -> None:
+        """Add what has come since `before`, the same child's last report."""
+        for counter, name in (
+            (self._hits, "hit_tokens"),
+            (self._restores, "restores"),
+            (self._restored, "restored_bytes"),
+        ):
+            old = getattr(before, name, {})
+            for tier, value in getattr(report, name).items():
+                counter.labels(tier).inc(value - old.get(tier, 0))
+        self._bad.inc(report.bad - (before.bad if before else 0))
+        self.evicted("ram", report.ram_evictions - (before.ram_evictions if before else 0))
+
+    def evicted(self, tier: str, count: int) -> None:
+        self._evictions.labels(tier).inc(count)
+
+    def hold(self, tier: str, size: int, blocks: int) -> None:
+        """What a tier holds now."""
+        self._bytes.labels(tier).set(size)
+        self._blocks.labels(tier).set(blocks)
 
 
 def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:

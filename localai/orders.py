@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.contract import Load
+from backends.contract import KvGrant, Load
 from backends.errors import BackendError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
@@ -17,6 +17,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.device import Device
 from localai.errors import from_backend
+from localai.kv_cache import KvCache
 from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import build_label
@@ -31,7 +32,7 @@ N_SEQ = 32
 class Plan:
     """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated.
 
-    `shelf` of them are for idle sequences.
+    `shelf` of them are for KV blocks in RAM.
     """
 
     n_ctx: int
@@ -42,8 +43,9 @@ class Plan:
 class Orders:
     """Plans and orders for one configuration on one device."""
 
-    def __init__(self, config: Config, device: Device) -> None:
+    def __init__(self, config: Config, device: Device, kv_cache: KvCache | None = None) -> None:
         self._config = config
+        self._kv = kv_cache
         self.device = device
 
     @property
@@ -58,7 +60,7 @@ class Orders:
     def plan(self, choice: Choice, free: int) -> Plan:
         """See `pool.PlanFor`."""
         if choice.backend == "echo":
-            return Plan(choice.n_ctx or 4096, 0)
+            return Plan(choice.n_ctx or 4096, 0, self._shelf(2**30))
         extra = 0
         try:
             if choice.model.format == "gguf":
@@ -72,8 +74,13 @@ class Orders:
             raise from_backend(error) from error
         way = (self._config.kv_type, choice.backend, choice.mode)
         n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way)
-        need = budget.charge(sizes, n_ctx, *way)
-        return Plan(n_ctx, need.total + extra, need.shelf)
+        need = budget.charge(sizes, n_ctx, *way).total + extra
+        shelf = self._shelf(free - need)
+        return Plan(n_ctx, need + shelf, shelf)
+
+    def _shelf(self, free: int) -> int:
+        """Bytes of RAM for KV blocks, of what a model leaves free."""
+        return max(0, min(self._kv.share(), free)) if self._kv else 0
 
     def order(self, choice: Choice, plan: Plan) -> Load:
         """What the child is told."""
@@ -87,7 +94,8 @@ class Orders:
             threads=self.threads,
             kv_type=self._config.kv_type,
             gpu_layers=self._config.gpu_layers,
-            shelf_bytes=plan.shelf,
+            kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
+            digest=choice.model.digest or "",
         )
 
     def key(self, choice: Choice) -> Key:

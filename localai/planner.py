@@ -200,11 +200,11 @@ def _layers_that_fit(variant: Variant, way: Way, room: Room, asked: Asked) -> in
 
 
 def _split(need: Charge, share: float, room: Room) -> tuple[int, int]:
-    """Bytes in RAM and in VRAM with `share` of the layers on the GPU; the shelf of idle sequences stays in RAM."""
+    """Bytes in RAM and in VRAM with `share` of the layers on the GPU."""
     if room.shared or not share:
         return need.total, 0
     moved = int(share * (need.weights + need.kv))
-    return need.weights + need.kv - moved + need.shelf + need.compute, moved + need.compute
+    return need.weights + need.kv - moved + need.compute, moved + need.compute
 
 
 def _context(variant: Variant, way: Way, gpu_layers: int, room: Room, asked: Asked) -> int:

@@ -166,7 +166,6 @@ def _row(row: Row) -> dict[str, Any]:
             "vram_bytes": row.vram,
             "weights_bytes": row.need.weights,
             "kv_bytes": row.need.kv,
-            "shelf_bytes": row.need.shelf,
             "compute_bytes": row.need.compute,
         },
         "prefill_tps": _bar(row.prefill),

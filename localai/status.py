@@ -6,6 +6,8 @@ import os
 import time
 from typing import Any
 
+import msgspec
+
 from localai import __version__
 from localai.calibration_text import best
 from localai.pool import Slot
@@ -58,5 +60,6 @@ def _engine(slot: Slot) -> dict[str, Any]:
             "notes": list(slot.notes),
             "threads": step.threads if step else info.settings.get("threads"),
             "steps": slot.handle.steps,
+            "kv_cache": msgspec.to_builtins(slot.handle.kv) if slot.handle.kv else None,
         }
     return shown

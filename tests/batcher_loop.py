@@ -11,6 +11,7 @@ from backends.contract import Event, Finish, Job, Sampling, StepRecord, Token
 from backends.echo import EchoEngine
 from backends.sequences import Sequence, prepare
 from backends.threads import ThreadGovernor
+from backends.worker import open_store
 from tests.engine_runs import echo_file, order
 
 GREEDY = Sampling(temperature=0.0)
@@ -23,14 +24,15 @@ class Loop:
     def __init__(
         self, folder: Path, first_line: str = "0", engine: type[EchoEngine] = EchoEngine, **fields: Any
     ) -> None:
-        load = order(echo_file(folder, first_line), **({"shelf_bytes": 0} | fields))
+        load = order(echo_file(folder, first_line), **fields)
         self.engine = engine(load, lambda *_: None)
         governor = ThreadGovernor((1,))
         for tokens in (1, 32, 512):
             governor.learn(1, tokens, tokens * PER_TOKEN)
         self.events: list[Event] = []
         self.records: list[StepRecord] = []
-        self.batcher = Batcher(self.engine, governor, self._take, load.step_seconds, load.shelf_bytes)
+        self.store = open_store(self.engine, load)
+        self.batcher = Batcher(self.engine, governor, self._take, load.step_seconds, self.store)
         self.constraints = Constraints(self.engine.tokenizer)
 
     def _take(self, events: list[Event], record: StepRecord | None) -> None:

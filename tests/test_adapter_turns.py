@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backends.adapter_turns import LEAST_TURN_S, MOST_TURN_S, WEIGHT, AdapterTurns
 from backends.constrain import Constraints
-from backends.contract import Adapter, Job, Priority, Rejected
+from backends.contract import Adapter, Job, KvGrant, Priority, Rejected
 from backends.echo import EchoEngine
 from backends.errors import InvalidJob
 from backends.sequences import prepare
@@ -101,9 +101,9 @@ def test_different_adapters_never_share_a_step(tmp_path: Path) -> None:
     assert len(loop.ends()) == 9
 
 
-@pytest.mark.parametrize("shelf", [0, 10**6], ids=["in the cells", "on the shelf"])
-def test_a_prefix_is_not_shared_between_adapters(tmp_path: Path, shelf: int) -> None:
-    loop = Loop(tmp_path, shelf_bytes=shelf)
+@pytest.mark.parametrize("ram", [0, 10**6], ids=["in the cells", "in RAM"])
+def test_a_prefix_is_not_shared_between_adapters(tmp_path: Path, ram: int) -> None:
+    loop = Loop(tmp_path, kv=KvGrant(ram=ram))
     prompt = "a prompt that all of them have in common"
     cached = []
     for number, adapters in enumerate([(), adapter(tmp_path, 1), adapter(tmp_path, 2), adapter(tmp_path, 1), ()]):
@@ -111,7 +111,7 @@ def test_a_prefix_is_not_shared_between_adapters(tmp_path: Path, shelf: int) -> 
         loop.run()
         usage = loop.events[-1].usage  # type: ignore[union-attr]
         cached.append(usage.cached_tokens)
-    assert usage.cached_tier == ("ram" if shelf else "live")
+    assert set(usage.cached_by_tier) == {"ram" if ram else "live"}
     assert cached == [0, 0, 0, len(prompt) - 1, len(prompt) - 1]
     scaled = (msgspec.structs.replace(adapter(tmp_path, 1)[0], scale=0.5),)
     loop.add(9, prompt, adapters=scaled, max_tokens=3)

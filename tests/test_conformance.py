@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from backends import registry
-from backends.contract import Adapter, Grammar, Job, Load, Sampling, StepRecord, Token
+from backends.contract import Adapter, Grammar, Job, KvGrant, Load, Sampling, StepRecord, Token
 from backends.errors import InvalidJob, PromptTooLong
 from backends.handle import EngineHandle
 from tests.engine_runs import GREEDY, STARTER, Answer, ask, engine, order
@@ -334,11 +334,11 @@ async def test_an_arrival_interrupts_a_long_step_and_changes_nothing(starter: En
 
 
 async def test_an_idle_conversation_comes_back_from_ram(backend: str, cache: str, tmp_path: Path) -> None:
-    async with engine(ordered(backend, cache, n_ctx=1024), tmp_path) as handle:
+    async with engine(ordered(backend, cache, n_ctx=1024, kv=KvGrant(ram=64 << 20)), tmp_path) as handle:
         prompt = (await handle.tokenize("one two three four five " * 100, special=False, add_bos=False))[:300]
         alone = await ask(handle, prompt, max_tokens=8)
         await ask(handle, await chat(handle, "What is water?"), max_tokens=4)
         again = await ask(handle, prompt, max_tokens=8)
         usage = again.end.usage
-        assert (usage.cached_tokens, usage.cached_tier) == (len(prompt) - 1, "ram")
+        assert (usage.cached_tokens, usage.cached_by_tier) == (len(prompt) - 1, {"ram": len(prompt) - 1})
         assert same_but_for_near_ties(alone, again)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from localai import __version__
 from localai.api.wire import JsonRoute, json_response
+from localai.kv_cache import KvCache
 from localai.metrics import Metrics
 from localai.status import status
 from localai.turn import Parts
@@ -21,7 +22,7 @@ class UnloadBody(BaseModel):
     model: str
 
 
-def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], None]) -> APIRouter:
+def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, stop: Callable[[], None]) -> APIRouter:
     """Routes over one daemon's parts; `stop` asks the daemon to end gracefully."""
     router = APIRouter(tags=["daemon"], route_class=JsonRoute)
 
@@ -36,6 +37,7 @@ def routes(parts: Parts, metrics: Metrics, started: float, stop: Callable[[], No
         slots = parts.pool.slots
         metrics.engines.labels("loaded").set(sum(s.handle is not None for s in slots))
         metrics.engines.labels("loading").set(sum(s.handle is None for s in slots))
+        await asyncio.to_thread(kv_cache.refresh)
         metrics.charged.set(sum(s.charged for s in slots))
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

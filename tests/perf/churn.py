@@ -20,7 +20,7 @@ _AT_ONCE = 16
 _SETTLE_S = 30.0
 _MIB = 2**20
 _WARM_UP = 2
-"""Waves: what they leave behind is more than the shelf holds."""
+"""Waves: what they leave behind is more than the KV cache keeps in RAM."""
 
 
 class Bench:
@@ -30,7 +30,7 @@ class Bench:
         self._client, self._daemon, self._count = client, daemon, count
         self._draw = random.Random(0)
         self._seed = 0
-        # Pools of threads and memory, and the shelf of idle sequences, fill to their usual size first.
+        # Pools of threads and memory, and the KV cache outside the cells, fill to their usual size first.
         for _ in range(_WARM_UP):
             self._wave(count)
         self._settle()
