@@ -6,37 +6,35 @@ A GGUF goes through llama.cpp's vocabulary, so that its ids are llama.cpp's; a m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as llama
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Fast
 
 from backends.errors import ModelFileError
 from backends.llama_vocab import LlamaVocab
-
-_END_NAMES = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>")
-"""Control tokens that end a turn in one family or another; configurations often name only one of their model's."""
-_FIM_NAMES = {
-    "prefix": ("<|fim_prefix|>", "<fim_prefix>", "<|fim_begin|>", "<PRE>"),
-    "suffix": ("<|fim_suffix|>", "<fim_suffix>", "<|fim_hole|>", "<SUF>"),
-    "middle": ("<|fim_middle|>", "<fim_middle>", "<|fim_end|>", "<MID>"),
-    "repo": ("<|repo_name|>", "<reponame>"),
-    "file": ("<|file_sep|>", "<file_sep>"),
-}
+from backends.token_names import FIM_NAMES, controls_in, ends_in
+from backends.vocab_twin import BYTES, VocabTwin
 
 
 class Vocabulary(Protocol):
     """An `engine.Tokenizer` that also knows what an EngineInfo says of it."""
 
-    pointer: Any
     n_vocab: int
     eog: frozenset[int]
     add_bos: bool
     bos: str
     eos: str
     chat_template: str | None
+
+    @property
+    def pointer(self) -> Any: ...
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]: ...
 
@@ -64,21 +62,23 @@ class GgufVocabulary(LlamaVocab):
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.vocab_only = True
-        # Kept for as long as the pointer is used.
-        self._model = llama.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
+        model = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
             raise ModelFileError(f"{path.name} has no vocabulary that can be read", "use another build of this model")
-        super().__init__(llama.llama_model_get_vocab(self._model))
-        template = llama.llama_model_chat_template(self._model, None)
+        weakref.finalize(self, llama.llama_model_free, model)
+        super().__init__(llama.llama_model_get_vocab(model))
+        template = llama.llama_model_chat_template(model, None)
         self.chat_template = template.decode("utf-8", "replace") if template else None
         self.bos = self.token_text(llama.llama_vocab_bos(self.pointer))
         self.eos = self.token_text(llama.llama_vocab_eos(self.pointer))
 
 
 class JsonVocabulary:
-    """A folder's `tokenizer.json`, with what the files beside it say of its control tokens. Safe from any thread."""
+    """A folder's `tokenizer.json`, with what the files beside it say of its control tokens. Safe from any thread.
 
-    pointer: Any = None
+    What llama.cpp takes for a control token by its spelling is one here too, so that a text has the same ids on every
+    backend.
+    """
 
     def __init__(self, folder: Path, rows: int = 0) -> None:
         source = folder / "tokenizer.json"
@@ -87,6 +87,7 @@ class JsonVocabulary:
         # Two of them, because whether control tokens count is a property of the object.
         self._special, self._plain = _opened(source), _opened(source)
         self._plain.encode_special_tokens = True
+        self._described = _json(source)
         config = _json(folder / "tokenizer_config.json")
         self._ids: dict[str, int] = self._special.get_vocab(with_added_tokens=True)
         # Models often have a few rows more than there are tokens; nothing but noise would choose them.
@@ -97,14 +98,28 @@ class JsonVocabulary:
             )
         added = self._special.get_added_tokens_decoder()
         self._control = {token: added[token].content for token in added if added[token].special}
-        self._pieces = self._all_pieces(source, {token: added[token].content for token in added})
+        self._pieces = self._all_pieces({token: added[token].content for token in added})
         self.bos, self.eos = (_name(config.get(key)) for key in ("bos_token", "eos_token"))
         self.eog = self._ends(folder)
         self.add_bos = self._adds_bos(config)
         self.chat_template = _chat_template(folder, config)
+        self._lock = threading.Lock()
+
+    @property
+    def pointer(self) -> Any:
+        """A llama.cpp vocabulary of the same tokens, made at the first use (about 1 s for 150,000 tokens)."""
+        with self._lock:
+            return self._twin.pointer
+
+    @cached_property
+    def _twin(self) -> VocabTwin:
+        merges = (self._described.get("model") or {}).get("merges") or []
+        pairs = [merge if isinstance(merge, list) else merge.split(" ", 1) for merge in merges]
+        spelt = self._to_bytes
+        return VocabTwin(self._pieces, self._control, [(spelt(left), spelt(right)) for left, right in pairs])
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        """Ids of `text`; what is no UTF-8 becomes U+FFFD."""
+        """Ids of `text`; a lone surrogate becomes `?`, as in `LlamaVocab`."""
         clean = text.encode("utf-8", "replace").decode()
         ids = list((self._special if special else self._plain).encode(clean, add_special_tokens=False).ids)
         return [self._ids[self.bos], *ids] if add_bos and self.add_bos else ids
@@ -121,18 +136,22 @@ class JsonVocabulary:
 
     def fim_tokens(self) -> dict[str, int]:
         """Ids of the fill-in-the-middle markers that this vocabulary has, by name."""
-        found = {part: next((self._ids[n] for n in names if n in self._ids), -1) for part, names in _FIM_NAMES.items()}
+        found = {part: next((self._ids[n] for n in names if n in self._ids), -1) for part, names in FIM_NAMES.items()}
         return {part: token for part, token in found.items() if token >= 0}
 
-    def _all_pieces(self, source: Path, added: Mapping[int, str]) -> list[bytes]:
-        pieces = [b""] * self.n_vocab
-        to_bytes = _byte_level if '"ByteLevel"' in json.dumps(_json(source).get("decoder")) else _sentence_piece
+    @property
+    def _to_bytes(self) -> Callable[[str], bytes]:
+        """How this vocabulary spells bytes."""
+        return _byte_level if '"ByteLevel"' in json.dumps(self._described.get("decoder")) else _sentence_piece
+
+    def _all_pieces(self, added: Mapping[int, str]) -> list[bytes]:
+        pieces, to_bytes = [b""] * self.n_vocab, self._to_bytes
         for text, token in self._ids.items():
             pieces[token] = added[token].encode() if token in added else to_bytes(text)
         return pieces
 
     def _ends(self, folder: Path) -> frozenset[int]:
-        found = {self._ids[name] for name in (self.eos, *_END_NAMES) if name in self._ids}
+        found = {self._ids[name] for name in (self.eos, *ends_in(self._ids)) if name in self._ids}
         for name in ("generation_config.json", "config.json"):
             ids = _json(folder / name).get("eos_token_id")
             found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
@@ -147,10 +166,13 @@ class JsonVocabulary:
 
 def _opened(source: Path) -> Fast:
     try:
-        return Fast.from_file(str(source))
+        fast = Fast.from_file(str(source))
     except Exception as error:  # the library raises nothing narrower
         message = f"{source.parent.name}/{source.name} cannot be read: {error}"
         raise ModelFileError(message, "download it again") from error
+    known = controls_in(fast.get_vocab(with_added_tokens=True))
+    fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in known])
+    return fast
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -180,18 +202,8 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's spelling of bytes: printable Latin-1 as it is, the others moved to 256 and up, in order."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_alphabet()
-
-
 def _byte_level(text: str) -> bytes:
-    return bytes(_BYTES[c] for c in text) if all(c in _BYTES for c in text) else text.encode()
+    return bytes(BYTES[c] for c in text) if all(c in BYTES for c in text) else text.encode()
 
 
 def _sentence_piece(text: str) -> bytes:
