@@ -18,12 +18,15 @@ Want = Literal["none", "last", "all", "embed"]
 class Tokenizer(Protocol):
     """Text to ids and back, the same for every engine that runs the file.
 
-    `pointer` is llama.cpp's own vocabulary where there is one: its DRY sampler reads it.
+    `pointer` is a vocabulary of llama.cpp's, made when it is first asked for, None where there is none: its DRY
+    sampler reads it.
     """
 
-    pointer: Any
     n_vocab: int
     eog: frozenset[int]
+
+    @property
+    def pointer(self) -> Any: ...
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]: ...
 

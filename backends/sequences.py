@@ -151,7 +151,8 @@ def prepare(job: Job, info: EngineInfo, tokenizer: Tokenizer, constraints: Const
     validate(sampling, info.n_vocab)
     made = []
     for index in range(job.n):
-        sampler = Sampler(sampling, tokenizer.pointer, info.n_vocab, info.n_ctx_train, index)
+        vocabulary = tokenizer.pointer if sampling.dry_multiplier > 0.0 else None
+        sampler = Sampler(sampling, vocabulary, info.n_vocab, info.n_ctx_train, index)
         sampler.accept_prompt(job.tokens)
         own = matcher if matcher is None or index == 0 else matcher.clone()
         made.append(Sequence(job, index, list(job.tokens), sampler, own, TextStream(job.stop), time.monotonic()))
