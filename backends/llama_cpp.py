@@ -32,6 +32,10 @@ _LOG_DEBUG, _LOG_ERROR = 1, 4
 _ABORTED = 2
 
 
+_INSTALLED: list[Any] = []
+"""The callback that the library calls, which it goes on to do after the engine is gone."""
+
+
 class _Log:
     """Keeps the library's last lines: its error texts are the only reasons that it gives."""
 
@@ -40,6 +44,7 @@ class _Log:
         self.errors: deque[str] = deque(maxlen=20)
         self._callback = llama.llama_log_callback(self._take)
         llama.llama_log_set(self._callback, ctypes.c_void_p(0))
+        _INSTALLED[:] = [self._callback]
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
         line = text.decode("utf-8", "replace").rstrip()
