@@ -158,7 +158,7 @@ def _words(integers: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 # -- folders
 
-_FOLDER_NAMES: Mapping[Role | MlpRole, str] = {
+FOLDER_NAMES: Mapping[Role | MlpRole, str] = {
     "attn_norm": "input_layernorm.weight",
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -174,7 +174,7 @@ _FOLDER_NAMES: Mapping[Role | MlpRole, str] = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-_FOLDER_TOP: Mapping[TopRole, str] = {
+FOLDER_TOP: Mapping[TopRole, str] = {
     "embedding": "model.embed_tokens",
     "output_norm": "model.norm.weight",
     "output": "lm_head",
@@ -185,39 +185,63 @@ def from_folder(
     folder: Path, config: Mapping[str, Any], arch: Arch, mode: Mode, progress: Callable[[float], None]
 ) -> Weights:
     """The safetensors of a folder that mlx-lm wrote, quantised or not. Raises ModelFileError, which names the file."""
-    stored = _safetensors(folder)
-    kind = mx.float16 if mode.half else mx.float32
-
-    def array(name: str) -> mx.array:
-        if name not in stored:
-            raise ModelFileError(f"{folder.name} lacks the tensor {name}", "download the whole folder again")
-        return stored[name]
-
-    def matrix(name: str) -> Matrix:
-        values = array(f"{name}.weight")
-        if f"{name}.scales" in stored:
-            bits, group = _grouping(folder, config, name)
-            scales, biases = array(f"{name}.scales").astype(mx.float32), array(f"{name}.biases").astype(mx.float32)
-            if not mode.host:
-                return Quantized(values, scales.astype(kind), biases.astype(kind), bits, group)
-            values = mx.dequantize(values, scales, biases, group_size=group, bits=bits)
-        plain = values.astype(mx.float32 if mode.host else kind)
-        return Host(np.array(plain)) if mode.host else Dense(plain)
-
+    stored = _Stored(folder, config, mode)
+    shapes = arch.shapes()
     layers = []
     for index in range(arch.layers):
-        names = {role: f"model.layers.{index}.{_FOLDER_NAMES[role]}" for role in arch.layer(index)}
-        vectors = {role: array(name).astype(kind) for role, name in names.items() if role in _VECTORS}
-        layers.append(Layer({r: matrix(n) for r, n in names.items() if r not in _VECTORS}, vectors))
+        names = {role: f"model.layers.{index}.{FOLDER_NAMES[role]}" for role in shapes}
+        vectors = {role: stored.vector(name, shapes[role]) for role, name in names.items() if role in _VECTORS}
+        matrices = {role: stored.matrix(name, shapes[role]) for role, name in names.items() if role not in _VECTORS}
+        layers.append(Layer(matrices, vectors))
         progress((index + 1) / arch.layers)
-    embedding = matrix(_FOLDER_TOP["embedding"])
+    tall = (arch.width, arch.vocab)
+    embedding = stored.matrix(FOLDER_TOP["embedding"], tall)
     return Weights(
         embedding=embedding,
-        head=embedding if arch.tied else matrix(_FOLDER_TOP["output"]),
-        norm=array(_FOLDER_TOP["output_norm"]).astype(kind),
+        head=embedding if arch.tied else stored.matrix(FOLDER_TOP["output"], tall),
+        norm=stored.vector(FOLDER_TOP["output_norm"], (arch.width,)),
         layers=tuple(layers),
         frequencies=tuple(arch.inverse_frequencies()),
     )
+
+
+class _Stored:
+    """The tensors of a folder by name, asked for with the shape that its configuration gives, input width first."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], mode: Mode) -> None:
+        self._folder, self._config, self._mode = folder, config, mode
+        self._kind = mx.float16 if mode.half else mx.float32
+        self._tensors = _safetensors(folder)
+
+    def vector(self, name: str, shape: tuple[int, ...]) -> mx.array:
+        values = self._array(name)
+        self._check(name, values.shape, shape)
+        return values.astype(self._kind)
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Matrix:
+        values = self._array(f"{name}.weight")
+        if f"{name}.scales" not in self._tensors:
+            self._check(name, values.shape, shape)
+            plain = values.astype(mx.float32 if self._mode.host else self._kind)
+            return Host(np.array(plain)) if self._mode.host else Dense(plain)
+        bits, group = _grouping(self._folder, self._config, name)
+        self._check(name, (values.shape[0], values.shape[1] * 32 // bits), shape)
+        scales, biases = (self._array(f"{name}.{part}").astype(mx.float32) for part in ("scales", "biases"))
+        if not self._mode.host:
+            return Quantized(values, scales.astype(self._kind), biases.astype(self._kind), bits, group)
+        return Host(np.array(mx.dequantize(values, scales, biases, group_size=group, bits=bits)))
+
+    def _array(self, name: str) -> mx.array:
+        if name not in self._tensors:
+            raise ModelFileError(f"{self._folder.name} lacks the tensor {name}", "download the whole folder again")
+        return self._tensors[name]
+
+    def _check(self, name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        if found != shape[::-1]:
+            raise ModelFileError(
+                f"{self._folder.name}: {name} has shape {found}, its config.json asks for {shape[::-1]}",
+                "download the whole folder again",
+            )
 
 
 def _grouping(folder: Path, config: Mapping[str, Any], name: str) -> tuple[int, int]:
@@ -243,5 +267,6 @@ def _safetensors(folder: Path) -> dict[str, mx.array]:
             assert isinstance(tensors, dict)
             found |= tensors
         except (RuntimeError, ValueError, OSError) as error:
-            raise ModelFileError(f"{folder.name}/{file.name} cannot be read: {error}", "download it again") from error
+            reason = str(error).replace(f"{folder}/", "")
+            raise ModelFileError(f"{folder.name}/{file.name} cannot be read: {reason}", "download it again") from error
     return found

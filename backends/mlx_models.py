@@ -54,8 +54,11 @@ def _config(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{folder.name}/config.json cannot be read: {error}", "download it again") from error
+    except OSError as error:
+        message = f"{folder.name}/config.json cannot be read: {error.strerror}"
+        raise ModelFileError(message, "download the whole folder again") from error
+    except ValueError as error:
+        raise ModelFileError(f"{folder.name}/config.json is no JSON: {error}", "download it again") from error
     if not isinstance(config, dict):
         raise ModelFileError(f"{folder.name}/config.json is no object", "download it again")
     return config

@@ -181,7 +181,10 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        message = f"{path.parent.name}/{path.name} cannot be read: {error.strerror}"
+        raise ModelFileError(message, "check its permissions") from error
+    except ValueError as error:
         raise ModelFileError(f"{path.parent.name}/{path.name} is no JSON: {error}", "download it again") from error
     return value if isinstance(value, dict) else {}
 
