@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from localai.offers import NAMES
-from tests.daemon_fixture import Daemon, running
+from tests.daemon_fixture import Daemon, running, wait_for
 
 QUESTION = "What is the capital of France?"
 
@@ -73,8 +73,8 @@ def test_embeddings_and_completions_take_backend_and_policy(loaded: Daemon) -> N
     for path, body in (("embeddings", {"input": "hello"}), ("completions", {"prompt": "hello", "max_tokens": 2})):
         answer = loaded.ask("POST", f"/v1/{path}", {**body, **wish})
         assert answer.status == 200, answer.json
-    rows = loaded.rows("queries")[-2:]
-    assert [row["backend"] for row in rows] == ["onnx", "onnx"]
+    # The ledger is written behind the answers.
+    wait_for(lambda: [row["backend"] for row in loaded.rows("queries")[-2:]] == ["onnx", "onnx"])
 
 
 def test_the_command_line_takes_backend_and_policy(loaded: Daemon) -> None:
