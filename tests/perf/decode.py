@@ -1,5 +1,7 @@
 """Speed through HTTP against the engine's own loop and against llama-server: decode, prefill, four streams at once.
 
+`deep decode` is behind a prompt of 1,024 tokens.
+
 All columns run the same file with the same threads on the same token ids, greedily and to the same length.
 """
 
@@ -31,6 +33,7 @@ from tests.perf.processes import (
 
 _PROMPT = 32
 _PREFILLS = (512, 2048)
+_DEEP = 1024
 _STREAMS = 4
 Server = Daemon | LlamaServer
 
@@ -39,15 +42,15 @@ def own_loop(daemon: Daemon, options: argparse.Namespace) -> LineProcess:
     """The loop under the settings, and the environment, that the daemon chose for its own engine."""
     shown = daemon.engine()
     settings = shown["settings"]
+    chosen = {name: settings[name] for name in ("extra_bufts", "gpu_layers", "mode") if name in settings}
     order = Load(
-        backend="llama.cpp",
+        backend=shown["backend"],
         path=str(model_path(options)),
         n_ctx=shown["n_ctx"],
         n_seq=32,
         threads=options.threads,
-        kv_type=settings["kv_type"],
-        extra_bufts=settings["extra_bufts"],
-        gpu_layers=settings["gpu_layers"],
+        cache=str(daemon.home / "cache" / "graphs"),
+        **chosen,
     )
     inherited = psutil.Process(shown["pid"]).environ()
     waiting = {key: value for key, value in inherited.items() if key.startswith(("OMP_", "GOMP_", "KMP_"))}
@@ -60,7 +63,7 @@ class Bench:
     def __init__(self, stack: ExitStack, options: argparse.Namespace) -> None:
         self.options = options
         self.binary = peer_of(options)
-        self.daemon = stack.enter_context(Daemon(options))
+        self.daemon = stack.enter_context(Daemon(options, backend=options.backend))
         self.client = stack.enter_context(SseClient())
         self.peer = self.crowd = None
         if self.binary is not None:
@@ -94,6 +97,7 @@ class Bench:
         found["daemon cpu"] = 1e6 * (cpu_seconds(serving) - before) / self.options.tokens
         count = answer["usage"]["completion_tokens"]
         found["http decode"] = rate(answer["times"]) * (count - 1) / (len(answer["times"]) - 1)
+        found["http deep decode"] = self._deep(self.daemon)
         found["events a token"] = len(answer["times"]) / count
         found["client cpu"] = 1e6 * self.client.cpu_s / count
         found["daemon threads"] = self.daemon.engine()["threads"]
@@ -104,6 +108,8 @@ class Bench:
     def _own(self, found: Reading, same: list[int]) -> None:
         order: dict[str, Any] = {"prompts": [same], "max_tokens": self.options.tokens}
         found["loop decode"] = rate(self.loop.ask(order)["steps"])
+        done = self.loop.ask({"prompts": [self._prompt(_DEEP)], "max_tokens": self.options.tokens})
+        found["loop deep decode"] = rate(done["steps"])
         for length in _PREFILLS:
             done = self.loop.ask({"prompts": [self._prompt(length)], "max_tokens": 1})
             found[f"loop prefill {length}"] = length / (done["steps"][0] - done["started"])
@@ -117,9 +123,15 @@ class Bench:
         answer = self._stream(self.peer, same)
         count = answer["usage"]["completion_tokens"]
         found["peer decode"] = rate(answer["times"]) * (count - 1) / (len(answer["times"]) - 1)
+        found["peer deep decode"] = self._deep(self.peer)
         for length in _PREFILLS:
             found[f"peer prefill {length}"] = self._prefill(self.peer, length)
         found["peer 4 streams"] = self._together(self.crowd)
+
+    def _deep(self, server: Server) -> float:
+        """Decode rate behind a prompt of `_DEEP` tokens."""
+        answer = self._stream(server, self._prompt(_DEEP))
+        return rate(answer["times"]) * (answer["usage"]["completion_tokens"] - 1) / (len(answer["times"]) - 1)
 
     def _prefill(self, server: Server, length: int) -> float:
         """Prompt tokens per second from sending to the first token, the server's overhead included."""
@@ -136,7 +148,7 @@ class Bench:
 
 
 def figures(rounds: Rounds) -> list[Figure]:
-    names = ["decode", *(f"prefill {length}" for length in _PREFILLS), "4 streams"]
+    names = ["decode", "deep decode", *(f"prefill {length}" for length in _PREFILLS), "4 streams"]
     found = [rounds.ratio("decode, http / own loop", "http decode", "loop decode", at_least(0.97))]
     if rounds.has("peer decode"):
         found += [rounds.ratio(f"{n}, http / llama-server", f"http {n}", f"peer {n}", at_least(1.0)) for n in names]
@@ -153,6 +165,9 @@ def figures(rounds: Rounds) -> list[Figure]:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer (default: %(default)s)")
+    parser.add_argument(
+        "--backend", default="llama.cpp", help="NAME[:MODE] of the daemon's engine (default: %(default)s)"
+    )
     peer_argument(parser)
     options = parser.parse_args()
     with ExitStack() as stack:

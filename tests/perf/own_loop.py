@@ -1,4 +1,4 @@
-"""The engine's own loop: `LlamaCppEngine` and `Sampler`, no server, no batcher, in a process of its own.
+"""An engine's own loop: the engine and `Sampler`, no server, no batcher, in a process of its own.
 
 Arguments: a `contract.Load` as JSON. Then lines of `{"prompts": [[id, ...], ...], "max_tokens": n}` enter, and the
 monotonic times of all steps leave as `{"started": t, "prefilled": t, "steps": [t, ...]}`; the prompts share the steps.
@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from backends.contract import Load, Sampling
-from backends.engine import Slice
-from backends.llama_cpp import LlamaCppEngine
+from backends.engine import Engine, Slice
+from backends.registry import open_engine
 from backends.sampling import Sampler
 
 
-def generate(engine: LlamaCppEngine, prompts: list[list[int]], most: int) -> dict[str, Any]:
+def generate(engine: Engine, prompts: list[list[int]], most: int) -> dict[str, Any]:
     """Prefill one prompt after the other in full batches, then decode `most` tokens of each, greedily."""
     info = engine.info()
     bans = dict.fromkeys(engine.tokenizer.eog, -math.inf)
@@ -43,7 +43,7 @@ def generate(engine: LlamaCppEngine, prompts: list[list[int]], most: int) -> dic
     return {"started": started, "steps": steps}
 
 
-def _prefill(engine: LlamaCppEngine, seq: int, tokens: list[int], sampler: Sampler) -> int:
+def _prefill(engine: Engine, seq: int, tokens: list[int], sampler: Sampler) -> int:
     size = engine.info().n_batch
     for pos in range(0, len(tokens), size):
         part = tokens[pos : pos + size]
@@ -53,7 +53,8 @@ def _prefill(engine: LlamaCppEngine, seq: int, tokens: list[int], sampler: Sampl
 
 
 def main() -> None:
-    engine = LlamaCppEngine(msgspec.json.decode(sys.argv[1], type=Load), lambda stage, fraction: None)
+    engine = open_engine(msgspec.json.decode(sys.argv[1], type=Load), lambda stage, fraction: None)
+
     for line in sys.stdin:
         order = json.loads(line)
         print(json.dumps(generate(engine, order["prompts"], order["max_tokens"])), flush=True)
