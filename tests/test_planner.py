@@ -134,8 +134,8 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
 
 def test_the_context_shrinks_until_it_fits_unless_asked_for() -> None:
     one = [(Q4_1, way())]
-    served = [plan(one, Room(mib * MIB), Asked(), READINGS)[0].n_ctx for mib in (4096, 500, 320)]
-    assert served == [8192, 4096, 1024]
+    served = [plan(one, Room(mib * MIB), Asked(), READINGS)[0].n_ctx for mib in (4096, 410, 320)]
+    assert served == [8192, 4096, 2048]
 
 
 @given(st.integers(1, 4000))
