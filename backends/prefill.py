@@ -27,10 +27,10 @@ among queries, and at a depth of 2,048 tokens smaller steps cost half as much ag
 LONG_STEP_S = 2.0
 """Seconds of a step that can be given up."""
 
-BURST_S = 0.6
+BURST_S = 0.9
 """Most seconds of a prefill step of its own while others wait to decode, as far as SHORT_STEP allows."""
 
-SPACING = 24
+SPACING = 21
 """Decode-only steps between two such steps: the others' 95th percentile gap never sees them."""
 
 
