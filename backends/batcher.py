@@ -100,10 +100,10 @@ class Batcher:
         self._admit(time.monotonic())
         plan = self._plan(time.monotonic())
         record = self._run(plan) if plan else None
-        self.tend()
         if self._events or record:
             events, self._events = self._events, []
             self._emit(events, record)
+        self.tend()
 
     def tend(self) -> bool:
         """Copy a little of what the cells hold to where it outlives them; False where there is nothing to copy."""
@@ -227,7 +227,8 @@ class Batcher:
         change_s = self._turns.took(t1 - t0, self._governor.current.estimate(tokens, depth) if switched else None)
         shares = [self._advance(s, part, row, t1) for (s, part), row in zip(plan, results, strict=True)]
         cpu = time.process_time() - cpu0
-        change = self._governor.after_step(tokens, t1 - t0 - change_s, t1, depth)
+        reach = depth or sum(part.pos + 1 for _, part in plan) // len(plan)
+        change = self._governor.after_step(tokens, t1 - t0 - change_s, t1, depth, reach)
         if change is not None:
             self._engine.set_threads(change)
         return StepRecord(t0, t1, cpu, threads, shares, change_s if switched else None)

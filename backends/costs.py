@@ -48,9 +48,18 @@ class StepCosts:
 
     def add_best(self, tokens: int, seconds: float, depth: int = 0) -> None:
         """Note `seconds` as the cost of a step if nothing seen so far promises less; what is known ages a little."""
-        promised = self.estimate(tokens, depth)
+        promised = self.credible(tokens, depth)
         best = seconds if promised is None else min(seconds, _DRIFT * promised)
         self._means.setdefault(_layer(depth), {})[tokens.bit_length()] = (float(tokens), best)
+
+    def credible(self, tokens: int, depth: int) -> float | None:
+        """The least seconds that a step can be held to: as `estimate`, but twice as long for each doubling of the depth
+        beyond what was read, since attention costs as much as it reads."""
+        promised = self.estimate(tokens, depth)
+        read = [at for at, means in self._means.items() if at <= _layer(depth) and tokens.bit_length() in means]
+        if promised is None or not read:
+            return promised
+        return promised * 2.0 ** (max(1, _layer(depth)) - max(1, *read))
 
     def _known(self, depth: int) -> _Means:
         """The readings at this depth; for sizes not read here yet, those nearest above it in the prompt."""

@@ -66,15 +66,15 @@ class ThreadGovernor:
     def current(self) -> StepCosts:
         return self.costs[self.threads]
 
-    def learn(self, threads: int, tokens: int, seconds: float, depth: int = 0) -> None:
-        """Take a reading; `depth` as in `StepCosts`."""
+    def learn(self, threads: int, tokens: int, seconds: float, depth: int = 0, reach: int = 0) -> None:
+        """Take a reading; `depth` as in `StepCosts`, `reach` the tokens that each token of the step attends to."""
         self.costs[threads].add(tokens, seconds, depth)
-        self._best.add_best(tokens, seconds, depth)
+        self._best.add_best(tokens, seconds, reach)
 
-    def after_step(self, tokens: int, seconds: float, now: float, depth: int = 0) -> int | None:
+    def after_step(self, tokens: int, seconds: float, now: float, depth: int = 0, reach: int = 0) -> int | None:
         """Take a step's reading; return the thread count to set, or None to stay. `now` is monotonic seconds."""
-        best = self._best.estimate(tokens, depth)
-        self.learn(self.threads, tokens, seconds, depth)
+        best = self._best.credible(tokens, reach)
+        self.learn(self.threads, tokens, seconds, depth, reach)
         if len(self.counts) == 1:
             return None
         self._slow = self._slow + 1 if best is not None and seconds > _SLOW * best else 0

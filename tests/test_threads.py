@@ -95,6 +95,19 @@ def test_a_deepening_context_is_no_neighbour() -> None:
     assert machine.governor.changes <= 4
 
 
+def test_tokens_behind_a_long_prompt_are_no_neighbour() -> None:
+    governor = Machine().governor
+    now = 0.0
+    for depth in range(128, 4096, 128):
+        governor.after_step(128, quiet(2, 128), now := now + 1, depth, depth)
+    for _ in range(200):
+        governor.after_step(1, 4.0 * quiet(2, 1), now := now + 1, 0, 4000)
+    assert (governor.threads, governor.changes) == (2, 0)
+    for _ in range(20):
+        governor.after_step(1, 8.0 * quiet(2, 1), now := now + 1, 0, 4000)
+    assert governor.changes > 0
+
+
 def test_one_count_never_changes() -> None:
     governor = ThreadGovernor((1,))
     assert [governor.after_step(1, seconds, 1.0) for seconds in (0.1, 5.0, 5.0, 5.0, 5.0)] == [None] * 5
