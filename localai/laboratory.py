@@ -42,7 +42,7 @@ _PASS_S = 9.0
 """Seconds after which a pass takes up no further job."""
 ENOUGH_S = 16.0
 """Seconds spent on a backend after which no further pass begins: slower ones get fewer."""
-_LIMIT_S = 40.0
+_LIMIT_S = 28.0
 _N_CTX = 2048
 _N_SEQ = 16
 _MEMORY_SLACK = 256 * 2**20

@@ -48,15 +48,18 @@ FIT = (
 """What is fitted to, beside the starter model."""
 
 HELD_OUT = {
-    Noise("out-q4-deep", "Q4_0", layers=28, width=1024, inner=2560, heads=16, kv_heads=4): (200, 1500),
-    Noise("out-q4-wide", "Q4_0", layers=5, width=2048, inner=5632, heads=32, kv_heads=8): (64, 900),
-    Noise("out-q8", "Q8_0", layers=16, width=832, inner=2304, heads=13, kv_heads=13): (330, 1200),
-    Noise("out-f16", "F16", layers=9, width=640, inner=1792, heads=10, kv_heads=2): (150, 1800),
-    Noise("out-moe-q4", "Q4_0", layers=10, width=1024, inner=384, heads=16, kv_heads=8, experts=64, used=6): (
-        256,
-        1024,
+    Noise("out-q4-tall", "Q4_0", layers=24, width=896, inner=3072, heads=14, kv_heads=7): (120, 1700),
+    Noise("out-q4-flat", "Q4_0", layers=4, width=2304, inner=6144, heads=36, kv_heads=9): (300, 1100),
+    Noise("out-q8-tall", "Q8_0", layers=22, width=704, inner=1920, heads=11, kv_heads=11): (90, 1300),
+    Noise("out-f16-flat", "F16", layers=5, width=1152, inner=2816, heads=18, kv_heads=6): (220, 1600),
+    Noise("out-moe-q4-few", "Q4_0", layers=9, width=896, inner=640, heads=14, kv_heads=2, experts=16, used=4): (
+        180,
+        1250,
     ),
-    Noise("out-moe-q8", "Q8_0", layers=12, width=640, inner=640, heads=10, kv_heads=2, experts=24, used=3): (100, 1400),
+    Noise("out-moe-q8-many", "Q8_0", layers=7, width=768, inner=320, heads=12, kv_heads=6, experts=48, used=8): (
+        400,
+        950,
+    ),
 }
 """What is predicted, each at these contexts: seconds to the first token of such a prompt, and token/s after it."""
 

@@ -109,14 +109,16 @@ class Bench:
         return found
 
     def engines(self) -> dict[str, int]:
-        """Process ids by backend."""
+        """Process ids by backend and mode."""
         shown = self._daemon.client.get("/localai/status")["engines"]
-        return {engine["backend"]: engine["pid"] for engine in shown}
+        return {f"{engine['backend']}:{engine['settings'].get('mode', '')}": engine["pid"] for engine in shown}
 
     def warm(self) -> None:
         for backend in self._backends:
             for make in (_chat, _embeddings):
                 self._send(make, {"backend": backend})
+        for make in WORKLOADS.values():
+            self._send(make, {"policy": "fastest"})
 
     def _last_words(self) -> str:
         """The end of the engines' logs, which go with the daemon's folder."""
