@@ -117,8 +117,8 @@ class Bench:
         for backend in self._backends:
             for make in (_chat, _embeddings):
                 self._send(make, {"backend": backend})
-        for make in WORKLOADS.values():
-            self._send(make, {"policy": "fastest"})
+        for workload in WORKLOADS.values():
+            self._send(workload, {"policy": "fastest"})
 
     def _last_words(self) -> str:
         """The end of the engines' logs, which go with the daemon's folder."""
