@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -17,8 +18,10 @@ import onnxruntime as ort
 from backends.contract import EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.onnx_cells import GrowingCells, SharedCells
+from backends.onnx_kv8 import TwinRunner
+from backends.onnx_layout import Layout
 from backends.onnx_models import OnnxModel, open_model
-from backends.onnx_runs import GrowingRunner, Runner, SharedRunner, Work
+from backends.onnx_runs import GrowingRunner, Runner, SharedRunner, Work, angles_of
 from backends.onnx_session import ERRORS, Sessions, providers, run_error, version
 
 N_BATCH = 512
@@ -80,7 +83,7 @@ class OnnxEngine:
             settings={
                 "mode": load.mode,
                 "threads": load.threads,
-                "kv_type": {2: "f16", 4: "f32"}[model.layout.kv_type.itemsize],
+                "kv_type": {1: "int8", 2: "f16", 4: "f32"}[model.layout.kv_type.itemsize],
                 "device": self._session.get_providers()[0],
             },
             load_stages=stages,
@@ -170,21 +173,23 @@ class OnnxEngine:
     # -- sequences
 
     def trim(self, seq: int, pos: int) -> bool:
-        self._runner.cells.trim(self._seq(seq), pos)
+        self._runner.cut(self._seq(seq), pos)
         return True
 
     def fork(self, source: int, target: int) -> None:
         """Unlike the contract's word, the cells are copied: each sequence has its own."""
-        self._runner.cells.copy(self._seq(source), self._seq(target))
+        self.drop(target)
+        self._runner.cells.copy(self._seq(source), target)
 
     def drop(self, seq: int) -> None:
-        self._runner.cells.trim(self._seq(seq), 0)
+        self._runner.cut(self._seq(seq), 0)
 
     def save(self, seq: int) -> bytearray:
         return self._runner.cells.save(self._seq(seq))
 
     def restore(self, seq: int, state: bytearray) -> bool:
-        return self._runner.cells.restore(self._seq(seq), state)
+        self.drop(seq)
+        return self._runner.cells.restore(seq, state)
 
     def _seq(self, seq: int) -> int:
         if not 0 <= seq < self._n_seq:
@@ -207,9 +212,16 @@ class OnnxEngine:
 def _runner(model: OnnxModel, load: Load) -> Runner:
     if not model.layout.shared:
         return GrowingRunner(model.layout, GrowingCells(model.layout, load.n_seq))
-    cells = SharedCells(model.layout, load.n_ctx, load.n_seq)
-    angles = np.outer(np.arange(cells.capacity), np.array(model.frequencies))
-    return SharedRunner(model.layout, cells, cast(Floats, angles))
+    runner = _shared_runner(model, model.layout, load.n_ctx, load.n_seq)
+    if model.scales is None:
+        return runner
+    prompts = replace(model.layout, kv_type=np.dtype(np.float32))
+    return TwinRunner(runner, _shared_runner(model, prompts, load.n_ctx, 1), model.scales, SHORT)
+
+
+def _shared_runner(model: OnnxModel, layout: Layout, n_ctx: int, n_seq: int) -> SharedRunner:
+    cells = SharedCells(layout, n_ctx, n_seq)
+    return SharedRunner(layout, cells, angles_of(cells, model.frequencies))
 
 
 def _places(part: Slice, index: int) -> list[int]:

@@ -69,6 +69,11 @@ class SharedCells:
     def row_bytes(self) -> int:
         return self._cells.strides[2]
 
+    def view(self, seq: int, start: int, end: int) -> Cells:
+        """The cells of `seq` in these positions themselves, shape (layers, 2, kv_heads, end - start, head_dim)."""
+        view: Cells = self._cells[:, :, self._rows[seq], :, start:end]
+        return view
+
     def writes(self, seq: int, length: int) -> None:
         """Note that the graph is about to fill the cells of `seq` up to `length`, whether or not it ends well."""
         row = self._rows[seq]

@@ -18,11 +18,13 @@ from onnx import TensorProto
 from backends.errors import ModelFileError, UnsupportedModel
 
 FloatType = np.dtype[np.float32] | np.dtype[np.float16]
+KvType = FloatType | np.dtype[np.int8]
 
 _FEEDS = frozenset({"input_ids", "attention_mask", "position_ids", "seqlens_k", "total", "rows", "cos", "sin"})
 _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 _PRESENT = "present.{}.{}"
-_KV_TYPES: dict[int, FloatType] = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16)}
+_FLOATS: dict[int, FloatType] = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16)}
+_KV_TYPES: dict[int, KvType] = {**_FLOATS, TensorProto.INT8: np.dtype(np.int8)}
 _AGAIN = "download the whole folder again"
 _HINT = "llama.cpp serves a GGUF of this model: pull one, and choose that backend (-B llama.cpp)"
 
@@ -37,7 +39,7 @@ class Layout:
     layers: int
     kv_heads: int
     head_dim: int
-    kv_type: FloatType
+    kv_type: KvType
     logits_type: FloatType
     vocab: int
     shared: bool
@@ -69,7 +71,7 @@ def read_layout(path: Path, name: str) -> Layout:
     logits, logits_kind = _tensor(name, next(value for value in graph.output if value.name == "logits"))
     if len(shape) != 4 or shape[1] <= 0 or shape[3] <= 0 or logits[-1] <= 0 or len(past) != 2 * layers:
         raise UnsupportedModel(f"{name}: its cache or its logits have no fixed width", _HINT)
-    if kind not in _KV_TYPES or logits_kind not in _KV_TYPES:
+    if kind not in _KV_TYPES or logits_kind not in _FLOATS:
         kinds = ", ".join(_type_name(each) for each in (kind, logits_kind))
         raise UnsupportedModel(f"{name}: its cache and logits have the types {kinds}", _HINT)
     taken = {key for node in graph.node if node.op_type == "GroupQueryAttention" for key in node.input}
@@ -79,7 +81,7 @@ def read_layout(path: Path, name: str) -> Layout:
         kv_heads=shape[1],
         head_dim=shape[3],
         kv_type=_KV_TYPES[kind],
-        logits_type=_KV_TYPES[logits_kind],
+        logits_type=_FLOATS[logits_kind],
         vocab=logits[-1],
         shared=set(past) <= taken,
         states=any(value.name == "states" for value in graph.output),

@@ -17,6 +17,7 @@ from backends.convert_onnx import converted, file_digest
 from backends.errors import ModelFileError, UnsupportedModel
 from backends.gguf_tensors import GgufTensors
 from backends.onnx_export import find_export
+from backends.onnx_kv8 import MOST, SAMPLE, Scales, prefer_plain_attention, prepared, scales_in
 from backends.onnx_layout import Layout, read_layout
 from backends.onnx_modes import mode_named
 from backends.tokenizer import Vocabulary, open_tokenizer
@@ -29,7 +30,8 @@ class OnnxModel:
     """`graph` is the path of a `model.onnx`, `prefill_graph` of a faster one for prompts where the mode has one.
 
     `frequencies` turn a position into the angles of a head's pairs, empty where the graph knows them itself; `scratch`
-    is a folder to be removed when the model is closed.
+    is a folder to be removed when the model is closed. With `scales` the layout is that of 8-bit KV caches, and
+    `prefill_graph` is the same decoder with float32 ones.
     """
 
     graph: Path
@@ -44,6 +46,7 @@ class OnnxModel:
     width: int
     weight_bytes: int
     scratch: Path | None
+    scales: Scales | None = None
 
     def close(self) -> None:
         if self.scratch is not None:
@@ -92,18 +95,26 @@ def _from_gguf(path: Path, order: Load, progress: Progress) -> OnnxModel:
     graph = converted(path, digest, mode.form, cache, progress)
     prefill = converted(path, digest, mode.prefill, cache, progress) if mode.prefill else None
     factors = tensors.floats("rope_freqs.weight").tolist() if arch.frequency_tensor else ()
+    frequencies = tuple(arch.inverse_frequencies(factors))
+    tokenizer, layout, scales = open_tokenizer(path), read_layout(graph, path.name), None
+    if mode.kv8:
+        prefer_plain_attention()
+        sample = tokenizer.encode(SAMPLE, special=False, add_bos=tokenizer.add_bos)
+        graph, prefill = prepared(graph, layout, sample[:MOST], frequencies), graph
+        layout, scales = read_layout(graph, path.name), scales_in(graph, layout.layers)
     header = tensors.headers[0]
     return OnnxModel(
         graph=graph,
         prefill_graph=prefill,
         name=path.name,
-        layout=read_layout(graph, path.name),
-        tokenizer=open_tokenizer(path),
-        frequencies=tuple(arch.inverse_frequencies(factors)),
+        layout=layout,
+        tokenizer=tokenizer,
+        frequencies=frequencies,
         architecture=arch.family,
         description=f"{header.name or path.stem} {header.quant}",
         n_ctx_train=arch.n_ctx_train,
         width=arch.width,
         weight_bytes=sum(part.weight_bytes for part in tensors.headers),
         scratch=scratch,
+        scales=scales,
     )

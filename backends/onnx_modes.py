@@ -30,11 +30,13 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """`form` is the graph for all steps, or for short ones where prompts have a graph of their own (`prefill`)."""
+    """`form` is the graph for all steps, or for short ones where prompts have a graph of their own (`prefill`); with
+    `kv8` short steps have its twin with keys and values in 8 bits."""
 
     text: str
     form: Form
     prefill: Form | None = None
+    kv8: bool = False
 
 
 MODES = MappingProxyType(
@@ -44,6 +46,11 @@ MODES = MappingProxyType(
             "as the default, and prompts with a copy of the weights in 8 bits: faster prefill, three times the memory",
             Form(),
             Form("zeros"),
+        ),
+        "kv8": Mode(
+            "as the default, with keys and values in 8 bits, one scale per channel: faster decode behind long prompts",
+            Form(),
+            kv8=True,
         ),
         "exact": Mode("as the default, with the offsets of Q4_1 blocks as in the file: slower", Form("apart")),
         "float": Mode("as exact, with activations in float32: much slower, for comparisons", Form("apart", 1)),

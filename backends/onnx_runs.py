@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -50,6 +50,9 @@ class Runner(Protocol):
 
     def wrote(self, seq: int, length: int) -> None: ...
 
+    def cut(self, seq: int, pos: int) -> None:
+        """Forget what `seq` holds from `pos` on."""
+
     def close(self) -> None:
         """Let go of the sessions, which must outlive what is bound to them."""
 
@@ -72,6 +75,9 @@ class SharedRunner:
 
     def wrote(self, seq: int, length: int) -> None:
         self._cells.wrote(seq, length)
+
+    def cut(self, seq: int, pos: int) -> None:
+        self._cells.trim(seq, pos)
 
     def run(self, session: ort.InferenceSession, work: Work, options: ort.RunOptions) -> None:
         first, count = self._cells.row(work.seqs[0]), len(work.seqs)
@@ -134,6 +140,9 @@ class GrowingRunner:
         self._cells.arrays[seq] = self._fresh.pop(seq)
         self._cells.lengths[seq] = length
 
+    def cut(self, seq: int, pos: int) -> None:
+        self._cells.trim(seq, pos)
+
     def close(self) -> None:
         self._fresh.clear()
 
@@ -156,6 +165,11 @@ class GrowingRunner:
         session.run_with_iobinding(binding, options)
         self._fresh[seq] = fresh
         work.logits[:] = whole.reshape(-1, layout.vocab)[work.rows]
+
+
+def angles_of(cells: SharedCells, frequencies: Sequence[float]) -> Floats:
+    """The rotary angles of all positions, shape (capacity, head_dim / 2)."""
+    return cast(Floats, np.outer(np.arange(cells.capacity), np.array(frequencies)))
 
 
 def feeds_of(layout: Layout, work: Work) -> dict[str, NDArray[Any]]:

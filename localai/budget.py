@@ -27,6 +27,8 @@ _COPIES = {"onnx": 2.0, "onnx:prefill8": 4.0, "onnx:float": 2.5, "mlx": 1.5, "ml
 tensors that stand twice while it loads, and 4 bytes for each 4-bit weight."""
 _KV_TYPE = {"onnx": "f32", "mlx": "f32", "mlx:half": "f16"}
 """What backends store keys and values in that do not take the configured type."""
+_KV_COPIES = {"onnx:kv8": 1.25}
+"""Times that type, where there is more: 8 bits for all sequences, and float32 for the one whose prompt is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def charge(model: GgufHeader | Sizes, n_ctx: int, kv_type: str, backend: str = "
         weights, width, vocab = model.weight_bytes, model.n_embd or 0, model.n_vocab or 0
         inner = model.number("feed_forward_length") or 4 * width
         kv = 0 if model.is_embedding else int(model.kv_bytes_per_token(stored) * n_ctx)
+    kv = int(_KV_COPIES.get(way, 1.0) * kv)
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
     compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * vocab
     return Charge(int(_COPIES.get(way, _COPIES.get(backend, 1.0)) * weights), kv, compute)

@@ -70,7 +70,7 @@ _ALL = (
         install="pip install onnxruntime onnx",
         formats=("gguf", "onnx"),
         modes=tuple(ONNX_MODES),
-        tried=("", "prefill8"),
+        tried=("", "prefill8", "kv8"),
     ),
     Backend(
         name="mlx",

@@ -61,9 +61,16 @@ def export(folder: Path) -> Iterator[Engine]:
     found.close()
 
 
-@pytest.fixture(params=["tiny", "export"])
+@pytest.fixture(scope="module")
+def eight(folder: Path) -> Iterator[Engine]:
+    found = opened(tiny_gguf(folder / "llama.gguf"), mode="kv8", cache=str(folder))
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=["tiny", "export", "eight"])
 def either(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine with a shared cache, and one whose graph hands its cache back."""
+    """Engines with a shared cache, with one that the graph hands back, and with a shared one in 8 bits."""
     found: Engine = request.getfixturevalue(request.param)
     yield found
     for seq in range(4):
@@ -81,6 +88,8 @@ def either(request: pytest.FixtureRequest) -> Iterator[Engine]:
         ("Q4_1", "exact", 0.15),
         ("Q4_1", "", 0.15),
         ("Q4_1", "prefill8", 0.2),
+        ("Q4_1", "kv8", 0.15),
+        ("F32", "kv8", 0.02),
         ("Q8_0", "", 0.15),
     ],
 )
