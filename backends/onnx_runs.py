@@ -19,6 +19,8 @@ from backends.onnx_layout import Layout
 
 _BINDINGS = 64
 _PARTS = ("key", "value")
+_PLAIN = frozenset({"input_ids", "seqlens_k", "total", "rows", "cos", "sin"})
+"""What graphs of ours are fed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ class Work:
     rows: NDArray[np.int64]
     logits: Floats
     states: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A binding with the arrays that its inputs are read from."""
+
+    binding: Any
+    feeds: dict[str, NDArray[Any]]
 
 
 class Runner(Protocol):
@@ -64,7 +74,8 @@ class SharedRunner:
         self._cells = cells
         self._layout = layout
         self._cos, self._sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-        self._bound: dict[tuple[int, int, int, bool], ort.IOBinding] = {}
+        self._bound: dict[tuple[int, ...], Any] = {}
+        self._ready: dict[tuple[int, ...], _Ready] = {}
 
     @property
     def cells(self) -> SharedCells:
@@ -81,12 +92,15 @@ class SharedRunner:
 
     def run(self, session: ort.InferenceSession, work: Work, options: ort.RunOptions) -> None:
         first, count = self._cells.row(work.seqs[0]), len(work.seqs)
+        for seq, held in zip(work.seqs, work.held, strict=True):
+            self._cells.writes(seq, held + work.tokens.shape[1])
+        if work.tokens.shape[1] == 1 and self._layout.feeds == _PLAIN and work.states is None:
+            session.run_with_iobinding(self._decoding(session, first, count, work), options)
+            return
         binding = self._binding(session, first, count, work.states is not None)
         feeds = feeds_of(self._layout, work) | {"cos": self._cos, "sin": self._sin}
         for name in self._layout.feeds:
             _bind(binding.bind_input, name, feeds[name])
-        for seq, held in zip(work.seqs, work.held, strict=True):
-            self._cells.writes(seq, held + work.tokens.shape[1])
         if work.states is not None:
             _bind(binding.bind_output, "states", work.states)
         if self._layout.rows:
@@ -100,6 +114,29 @@ class SharedRunner:
 
     def close(self) -> None:
         self._bound.clear()
+        self._ready.clear()
+
+    def _decoding(self, session: ort.InferenceSession, first: int, count: int, work: Work) -> Any:
+        """The binding of a step of single tokens, with everything bound to arrays that only change their contents.
+
+        Binding anew is quick in a loop of its own, but not between steps that have emptied the processor's caches.
+        """
+        key = (id(session), first, count, work.logits.__array_interface__["data"][0], work.rows.size)
+        ready = self._ready.get(key)
+        if ready is None:
+            if len(self._ready) >= _BINDINGS:
+                del self._ready[next(iter(self._ready))]
+            feeds = feeds_of(self._layout, work) | {"cos": self._cos, "sin": self._sin}
+            ready = _Ready(self._bind_cells(session.io_binding(), first, count), feeds)
+            for name in self._layout.feeds:
+                _bind(ready.binding.bind_input, name, feeds[name])
+            _bind(ready.binding.bind_output, "logits", work.logits)
+            self._ready[key] = ready
+        ready.feeds["input_ids"][:] = work.tokens
+        ready.feeds["seqlens_k"][:] = work.held
+        ready.feeds["total"][0] = max(work.held) + 1
+        ready.feeds["rows"][:] = work.rows
+        return ready.binding
 
     def _binding(self, session: ort.InferenceSession, first: int, count: int, states: bool) -> Any:
         """A binding of the cache's rows; made anew, it costs two calls for each layer's keys and values."""
