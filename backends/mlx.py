@@ -17,13 +17,13 @@ from backends.contract import Adapter, EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice
 from backends.errors import UnsupportedModel
 from backends.mlx_cells import MlxCells
-from backends.mlx_graph import Decoder, Span
+from backends.mlx_graph import VERSION, Decoder, Span
 from backends.mlx_models import open_model
 from backends.mlx_modes import mode_named
 
 N_BATCH = 512
 MAX_ROWS = 64
-_CAPABILITIES = {"generate", "embed", "prompt_logprobs", "trim", "fork", "save"}
+_CAPABILITIES = {"generate", "embed", "prompt_logprobs", "trim", "fork", "blocks"}
 
 
 class MlxEngine:
@@ -71,6 +71,12 @@ class MlxEngine:
                 "threads": load.threads,
             },
             load_stages={"weights": round(time.monotonic() - started, 4)},
+            kv_identity={
+                "engine": f"mlx {version('mlx')} numpy {np.__version__}",
+                "graph": f"{VERSION} {load.mode}",
+                "kv": "f16" if mode.half else "f32",
+                "device": str(mx.default_device()),
+            },
         )
 
     def info(self) -> EngineInfo:
@@ -139,11 +145,11 @@ class MlxEngine:
     def drop(self, seq: int) -> None:
         self._cells.trim(self._seq(seq), 0)
 
-    def save(self, seq: int) -> bytearray:
-        return self._cells.save(self._seq(seq))
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        return self._cells.export_block(self._seq(seq), start, end)
 
-    def restore(self, seq: int, state: bytearray) -> bool:
-        return self._cells.restore(self._seq(seq), state)
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        return self._cells.import_block(self._seq(seq), start, end, block)
 
     def adapt(self, adapters: tuple[Adapter, ...]) -> None:
         if adapters:

@@ -5,15 +5,12 @@ Arrays are values in MLX: a fork shares them until one of the two writes.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 _STEP = 256
-_STATE = struct.Struct("<4sI")
-_MAGIC = b"mkv1"
 
 
 class MlxCells:
@@ -63,25 +60,18 @@ class MlxCells:
         self._held[target] = [[mx.array(part) for part in layer] for layer in self._held[source]]
         self.lengths[target] = self.lengths[source]
 
-    def save(self, seq: int) -> bytearray:
-        length = self.lengths[seq]
-        parts = [np.array(part[0, :, :length]) for part in self.arrays(seq)]
-        state = bytearray(_STATE.pack(_MAGIC, length))
-        for part in parts:
-            state += part.astype(self._numpy, copy=False).tobytes()
-        return state
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        parts = (np.array(part[0, :, start:end]) for part in self.arrays(seq))
+        return bytearray(b"".join(part.astype(self._numpy, copy=False).tobytes() for part in parts))
 
-    def restore(self, seq: int, state: bytearray) -> bool:
-        self.trim(seq, 0)
-        magic, length = _STATE.unpack_from(state) if len(state) >= _STATE.size else (b"", 0)
-        if magic != _MAGIC or len(state) != _STATE.size + length * self.token_bytes:
-            return False
-        if length == 0:
-            return True
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
         _, heads, _, dim = self._shape
-        stored = np.frombuffer(state, self._numpy, offset=_STATE.size).reshape(self._layers, 2, heads, length, dim)
-        room = -length % _STEP
-        padded = np.pad(stored, ((0, 0), (0, 0), (0, 0), (0, room), (0, 0)))
-        self._held[seq] = [[mx.array(part)[None] for part in layer] for layer in padded]
-        self.lengths[seq] = length
+        if start != self.lengths[seq] or len(block) != (end - start) * self.token_bytes:
+            return False
+        stored = np.frombuffer(block, self._numpy).reshape(self._layers, 2, heads, end - start, dim)
+        for layer in range(self._layers):
+            keys, values = (mx.array(part.swapaxes(0, 1)) for part in stored[layer])
+            self.append(layer, seq, start, keys, values)
+        mx.eval(*self.arrays(seq))
+        self.lengths[seq] = end
         return True

@@ -17,6 +17,9 @@ from backends.arch import Arch, Role
 from backends.convert_mlx import Layer, Weights
 from backends.mlx_cells import MlxCells
 
+VERSION = 1
+"""To be raised with every change of what is computed."""
+
 _Projected = Literal["q", "k", "v"]
 _BIASES: Mapping[_Projected, Role] = {"q": "q_bias", "k": "k_bias", "v": "v_bias"}
 

@@ -57,7 +57,7 @@ class OnnxEngine:
 
     def _describe(self, load: Load, stages: dict[str, float]) -> EngineInfo:
         model, vocab = self._model, self._model.tokenizer
-        capabilities = {"threads", "generate", "prompt_logprobs", "interrupt", "trim", "fork", "save"}
+        capabilities = {"threads", "generate", "prompt_logprobs", "interrupt", "trim", "fork", "blocks"}
         return EngineInfo(
             backend="onnx",
             version=version(),
@@ -87,6 +87,12 @@ class OnnxEngine:
                 "device": self._session.get_providers()[0],
             },
             load_stages=stages,
+            kv_identity={
+                "engine": f"onnx {version()}",
+                "graph": model.built,
+                "kv": model.layout.kv_type.name,
+                "device": self._session.get_providers()[0],
+            },
         )
 
     def info(self) -> EngineInfo:
@@ -184,12 +190,11 @@ class OnnxEngine:
     def drop(self, seq: int) -> None:
         self._runner.cut(self._seq(seq), 0)
 
-    def save(self, seq: int) -> bytearray:
-        return self._runner.cells.save(self._seq(seq))
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        return self._runner.cells.export_block(self._seq(seq), start, end)
 
-    def restore(self, seq: int, state: bytearray) -> bool:
-        self.drop(seq)
-        return self._runner.cells.restore(seq, state)
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        return self._runner.cells.import_block(self._seq(seq), start, end, block)
 
     def _seq(self, seq: int) -> int:
         if not 0 <= seq < self._n_seq:

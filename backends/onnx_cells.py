@@ -7,7 +7,6 @@ graphs write into it in place. `GrowingCells` keeps what graphs without such a c
 from __future__ import annotations
 
 import mmap
-import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -19,8 +18,6 @@ from backends.onnx_layout import Layout
 Cells = NDArray[Any]
 
 _STEP = 64
-_STATE = struct.Struct("<4sI")
-_MAGIC = b"okv1"
 _RELEASE = 256
 """Cells that a cut must free before the memory is given back: each return costs a system call per layer and head."""
 
@@ -34,9 +31,9 @@ class KvCells(Protocol):
 
     def copy(self, source: int, target: int) -> None: ...
 
-    def save(self, seq: int) -> bytearray: ...
+    def export_block(self, seq: int, start: int, end: int) -> bytearray: ...
 
-    def restore(self, seq: int, state: bytearray) -> bool: ...
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool: ...
 
 
 class SharedCells:
@@ -123,21 +120,16 @@ class SharedCells:
         self._cells[:, :, self._rows[target], :, :length] = self._cells[:, :, self._rows[source], :, :length]
         self.wrote(target, length)
 
-    def save(self, seq: int) -> bytearray:
-        held = self._cells[:, :, self._rows[seq], :, : self.lengths[seq]]
-        state = bytearray(_STATE.size + held.nbytes)
-        _STATE.pack_into(state, 0, _MAGIC, self.lengths[seq])
-        np.frombuffer(state, held.dtype, offset=_STATE.size).reshape(held.shape)[...] = held
-        return state
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        return bytearray(self.view(seq, start, end).tobytes())
 
-    def restore(self, seq: int, state: bytearray) -> bool:
-        self.trim(seq, 0)
-        length = _length(state, self._cells[:, :, 0, :, 0].nbytes)
-        if not 0 <= length <= self.capacity:
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        target = self.view(seq, start, end)
+        if start != self.lengths[seq] or end > self.capacity or len(block) != target.nbytes:
             return False
-        target = self._cells[:, :, self._rows[seq], :, :length]
-        target[...] = np.frombuffer(state, target.dtype, offset=_STATE.size).reshape(target.shape)
-        self.wrote(seq, length)
+        self.writes(seq, end)
+        target[...] = np.frombuffer(block, target.dtype).reshape(target.shape)
+        self.lengths[seq] = end
         return True
 
     def _release(self, row: int, length: int) -> None:
@@ -181,27 +173,14 @@ class GrowingCells:
         self.arrays[target] = list(self.arrays[source])
         self.lengths[target] = self.lengths[source]
 
-    def save(self, seq: int) -> bytearray:
-        state = bytearray(_STATE.pack(_MAGIC, self.lengths[seq]))
-        for each in self.arrays[seq]:
-            state += each.tobytes()
-        return state
+    def export_block(self, seq: int, start: int, end: int) -> bytearray:
+        return bytearray(b"".join(each[:, :, start:end].tobytes() for each in self.arrays[seq]))
 
-    def restore(self, seq: int, state: bytearray) -> bool:
-        self.arrays[seq], self.lengths[seq] = self._empty(), 0
-        length = _length(state, self._layout.token_bytes)
-        if length < 0:
+    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
+        _, heads, _, dim = self._shape
+        if start != self.lengths[seq] or len(block) != (end - start) * self._layout.token_bytes:
             return False
-        flat = np.frombuffer(bytes(state), self._layout.kv_type, offset=_STATE.size)
-        parts = flat.reshape(2 * self._layout.layers, 1, self._layout.kv_heads, length, self._layout.head_dim)
-        self.arrays[seq], self.lengths[seq] = list(parts), length
+        parts = np.frombuffer(block, self._layout.kv_type).reshape(-1, 1, heads, end - start, dim)
+        joined = zip(self.arrays[seq], parts, strict=True)
+        self.arrays[seq], self.lengths[seq] = [np.concatenate(pair, axis=2) for pair in joined], end
         return True
-
-
-def _length(state: bytearray, token_bytes: int) -> int:
-    """How many tokens a saved state holds; -1 where it is none of this model's."""
-    if len(state) < _STATE.size:
-        return -1
-    magic, length = _STATE.unpack_from(state)
-    sound = magic == _MAGIC and len(state) == _STATE.size + length * token_bytes
-    return length if sound else -1

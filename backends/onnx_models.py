@@ -13,13 +13,14 @@ from pathlib import Path
 
 from backends.arch import arch_of_gguf
 from backends.contract import Load
-from backends.convert_onnx import converted, file_digest
+from backends.convert_onnx import VERSION, converted, file_digest
 from backends.errors import ModelFileError, UnsupportedModel
 from backends.gguf_tensors import GgufTensors
 from backends.onnx_export import find_export
 from backends.onnx_kv8 import MOST, SAMPLE, Scales, prefer_plain_attention, prepared, scales_in
 from backends.onnx_layout import Layout, read_layout
 from backends.onnx_modes import mode_named
+from backends.onnx_packing import identity
 from backends.tokenizer import Vocabulary, open_tokenizer
 
 Progress = Callable[[str, float], None]
@@ -30,8 +31,8 @@ class OnnxModel:
     """`graph` is the path of a `model.onnx`, `prefill_graph` of a faster one for prompts where the mode has one.
 
     `frequencies` turn a position into the angles of a head's pairs, empty where the graph knows them itself; `scratch`
-    is a folder to be removed when the model is closed. With `scales` the layout is that of 8-bit KV caches, and
-    `prefill_graph` is the same decoder with float32 ones.
+    is a folder to be removed when the model is closed; `built` names all but the weights that shaped the graphs. With
+    `scales` the layout is that of 8-bit KV caches, and `prefill_graph` is the same decoder with float32 ones.
     """
 
     graph: Path
@@ -46,6 +47,7 @@ class OnnxModel:
     width: int
     weight_bytes: int
     scratch: Path | None
+    built: str
     scales: Scales | None = None
 
     def close(self) -> None:
@@ -83,6 +85,7 @@ def _from_export(path: Path, order: Load) -> OnnxModel:
         width=export.width,
         weight_bytes=export.weight_bytes,
         scratch=None,
+        built="as exported",
     )
 
 
@@ -116,5 +119,6 @@ def _from_gguf(path: Path, order: Load, progress: Progress) -> OnnxModel:
         width=arch.width,
         weight_bytes=sum(part.weight_bytes for part in tensors.headers),
         scratch=scratch,
+        built=f"{VERSION} {identity()} {order.mode} {graph.stem}",
         scales=scales,
     )

@@ -33,22 +33,40 @@ def cached(answer: Answer) -> dict[str, int]:
     return {str(tier): count for tier, count in answer.end.usage.cached_by_tier.items()}
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
-async def test_restored_after_a_restart_bit_for_bit(kv_type: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "mode", "kv_type"),
+    [
+        ("llama.cpp", "", "f16"),
+        ("llama.cpp", "", "q8_0"),
+        ("onnx", "", "f16"),
+        ("onnx", "kv8", "f16"),
+        ("mlx", "host", "f16"),
+    ],
+)
+async def test_restored_after_a_restart_bit_for_bit(backend: str, mode: str, kv_type: str, tmp_path: Path) -> None:
     # One thread: a change of threads between two runs would change the order of additions.
-    load = order(STARTER, "llama.cpp", n_ctx=512, threads=1, kv=grant(tmp_path), kv_type=kv_type)
-    tokens, more = prompt(1, 300), {"ignore_eos": True, "logprobs": 2, "max_tokens": 6}
+    more = {"kv": grant(tmp_path), "kv_type": kv_type, "mode": mode, "cache": str(tmp_path / "graphs")}
+    load = order(STARTER, backend, n_ctx=512, threads=1, **more)
+    tokens, asked = prompt(1, 300), {"ignore_eos": True, "logprobs": 2, "max_tokens": 6}
     async with engine(load, tmp_path) as handle:
         # All but the last token first, as the cache will have them: the same steps give the same bits.
         await ask(handle, tokens[:-1], max_tokens=0)
-        computed = await ask(handle, tokens, **more)
+        computed = await ask(handle, tokens, **asked)
     async with engine(load, tmp_path) as handle:
-        restored = await ask(handle, tokens, **more)
+        restored = await ask(handle, tokens, **asked)
     assert cached(computed) == {"live": 299}
     assert cached(restored) == {"ssd": 299}
     assert restored.ids() == computed.ids()
     assert logprobs(restored) == logprobs(computed)
     assert restored.end.usage.restore_s > 0
+
+
+async def test_a_mode_never_reads_what_another_wrote(tmp_path: Path) -> None:
+    tokens = prompt(5, 300)
+    for mode in ("", "kv8", "exact"):
+        load = order(STARTER, "onnx", n_ctx=512, mode=mode, kv=grant(tmp_path), cache=str(tmp_path / "graphs"))
+        async with engine(load, tmp_path) as handle:
+            assert cached(await ask(handle, tokens, max_tokens=1)) == {}
 
 
 async def test_a_prompt_may_come_from_several_tiers(tmp_path: Path) -> None:

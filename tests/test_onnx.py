@@ -138,18 +138,19 @@ def test_ragged_sequences_share_a_step(either: Engine) -> None:
         assert near(row, alone[part.seq], 0.05)
 
 
-def test_trim_fork_save_and_restore(either: Engine) -> None:
+def test_trim_fork_and_blocks(either: Engine) -> None:
     run(either, 0, TEXT[:30])
     expected = run(either, 0, [9], 30)
     either.fork(0, 1)
     assert either.trim(1, 30)
     assert near(run(either, 1, [9], 30), expected)
     either.trim(0, 30)
-    state = either.save(0)
+    blocks = {(a, b): either.export_block(0, a, b) for a, b in ((0, 20), (20, 30))}
     either.drop(0)
-    assert either.restore(2, state)
+    assert all(either.import_block(2, *span, block) for span, block in blocks.items())
     assert near(run(either, 2, [9], 30), expected)
-    assert not either.restore(3, state[:-1])
+    assert not either.import_block(3, 0, 20, blocks[0, 20][:-1])
+    assert not either.import_block(3, 20, 30, blocks[20, 30])
     assert run(either, 3, TEXT[:3]).shape == (1, N_VOCAB)
 
 

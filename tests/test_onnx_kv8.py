@@ -96,9 +96,10 @@ def test_a_prompt_goes_on_the_same_whatever_came_between(eight: Engine, tokens: 
     elif between == "another":
         fed(eight, 2, tokens[40:140], 50)
     elif between == "restore":
-        state, seq = eight.save(0), 3
+        block, seq = eight.export_block(0, 0, 120), 3
         fed(eight, 3, tokens[50:100], 50)
-        assert eight.restore(3, state)
+        eight.drop(3)
+        assert eight.import_block(3, 0, 120, block)
     elif between == "fork":
         eight.fork(0, 1)
         seq = 1

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from backends.bounded import WINDOW
+from backends.gguf import shards
 
 FORMAT = 1
 """Raised whenever the bytes of a block file or the meaning of a key changes."""
@@ -48,15 +49,23 @@ def block_key(parent: bytes, tokens: array[int]) -> bytes:
 
 
 def file_digest(path: Path) -> str:
-    """A name for a weights file that nobody vouches for: its size and time, its beginning, and samples of the rest.
+    """A name for weights that nobody vouches for: of each file the size, time and beginning, and samples of the rest.
 
-    Reading it whole would take longer than loading it. Raises OSError.
+    `path` is a file, the first of several, or a folder. Reading all would take longer than loading it. Raises OSError.
     """
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else shards(path)
+    found = hashlib.sha256()
+    for part in files:
+        for piece in _sample(part):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def _sample(path: Path) -> Iterator[bytes]:
     facts = path.stat()
-    found = hashlib.sha256(f"{facts.st_size} {facts.st_mtime_ns}".encode())
+    yield f"{facts.st_size} {facts.st_mtime_ns}".encode()
     with path.open("rb") as file:
-        found.update(file.read(WINDOW))
+        yield file.read(WINDOW)
         for number in range(_SAMPLES):
             file.seek(facts.st_size * number // _SAMPLES)
-            found.update(file.read(_SAMPLE))
-    return found.hexdigest()
+            yield file.read(_SAMPLE)

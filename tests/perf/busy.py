@@ -77,15 +77,21 @@ def figures(rounds: Rounds) -> list[Figure]:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--tokens", type=int, default=300, help="tokens of the busy answer (default: %(default)s)")
+    parser.add_argument("--backend", default="llama.cpp", help="NAME[:MODE] of the engine (default: %(default)s)")
     peer_argument(parser)
     options = parser.parse_args()
     with ExitStack() as stack:
         binary = peer_of(options)
-        daemon = stack.enter_context(Daemon(options))
+        daemon = stack.enter_context(Daemon(options, backend=options.backend))
         client = stack.enter_context(SseClient())
         peer = stack.enter_context(LlamaServer(binary, options, 1)) if binary else None
         rounds = play(options, Bench(client, daemon, peer, options.tokens).round)
-        facts = {"peer": peer_facts(binary, peer), "model": model_path(options).name, "tokens": options.tokens}
+        facts = {
+            "peer": peer_facts(binary, peer),
+            "model": model_path(options).name,
+            "tokens": options.tokens,
+            "backend": options.backend,
+        }
         return report("busy", options, rounds, figures(rounds) if rounds.readings else [], **facts)
 
 
