@@ -103,13 +103,22 @@ def main() -> None:
     options = parser.parse_args()
     traces = {options.trace.name: list(recorded(options.trace))} if options.trace else None
     traces = traces or {name: list(make()) for name, make in TRACES.items()}
-    print(f"{'share of prefill saved':24}" + "".join(f"{name:>17}" for name in POLICIES) + f"{'against LRU':>14}")
+    columns = "".join(f"{name:>17}" for name in (*POLICIES, "nothing evicted"))
+    print(f"{'share of prefill saved':24}{columns}{'against LRU':>14}")
     for name, visits in traces.items():
+        saved, whole = replay(
+            visits, sum(len(visit.prompt) + len(visit.answer) for visit in visits) << 20, LeastRecent()
+        )
+        ceiling = saved / whole
         for size in options.gib:
             found = {n: replay(visits, int(size * _GIB), policy) for n, policy in POLICIES.items()}
             shares = {n: saved / whole for n, (saved, whole) in found.items()}
             gain = shares["expected saving"] / shares["LRU"] - 1 if shares["LRU"] else 0.0
-            print(f"{name:10}{size:8.2f} GiB  " + "".join(f"{s:17.1%}" for s in shares.values()) + f"{gain:+14.1%}")
+            print(
+                f"{name:10}{size:8.2f} GiB  "
+                + "".join(f"{s:17.1%}" for s in (*shares.values(), ceiling))
+                + f"{gain:+14.1%}"
+            )
 
 
 if __name__ == "__main__":
