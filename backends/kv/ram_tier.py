@@ -38,8 +38,11 @@ class RamTier:
         return list(self._nodes)
 
     def admit(self, node: Node, size: int) -> bool:
-        """Make room for a node's content and count it; False where what is kept cannot go, or it is too large."""
-        if size > self.budget or not self._make_room(size):
+        """Make room for a node's content and count it; False where what is kept cannot go, or it is too large.
+
+        What the node continues stays: without it nobody would find the node.
+        """
+        if size > self.budget or not self._make_room(size, node.parent):
             return False
         node.size = size
         self._nodes.add(node)
@@ -51,12 +54,16 @@ class RamTier:
         kept = sum(n.size for n in self._nodes if n.writing or n.reading is not None)
         return kept + size <= self.budget
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int, before: Node | None) -> bool:
         while self.bytes + size > self.budget:
             now = self._clock()
             span = now - min(node.used for node in self._nodes)
             free = [n for n in self._nodes if not n.writing and n.reading is None and not _continued(n)]
-            victim = min(free, key=lambda n: self._policy.worth(facts(n), now, span), default=None)
+            victim = min(
+                (n for n in free if n is not before),
+                key=lambda n: self._policy.worth(facts(n), now, span),
+                default=None,
+            )
             if victim is None:
                 return False
             self.remove(victim)

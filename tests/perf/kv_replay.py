@@ -106,19 +106,14 @@ def main() -> None:
     columns = "".join(f"{name:>17}" for name in (*POLICIES, "nothing evicted"))
     print(f"{'share of prefill saved':24}{columns}{'against LRU':>14}")
     for name, visits in traces.items():
-        saved, whole = replay(
-            visits, sum(len(visit.prompt) + len(visit.answer) for visit in visits) << 20, LeastRecent()
-        )
-        ceiling = saved / whole
+        endless = sum(len(visit.prompt) + len(visit.answer) for visit in visits) * GRANULE * BYTES_PER_TOKEN
+        most, whole = replay(visits, endless, LeastRecent())
         for size in options.gib:
             found = {n: replay(visits, int(size * _GIB), policy) for n, policy in POLICIES.items()}
             shares = {n: saved / whole for n, (saved, whole) in found.items()}
             gain = shares["expected saving"] / shares["LRU"] - 1 if shares["LRU"] else 0.0
-            print(
-                f"{name:10}{size:8.2f} GiB  "
-                + "".join(f"{s:17.1%}" for s in (*shares.values(), ceiling))
-                + f"{gain:+14.1%}"
-            )
+            row = "".join(f"{share:17.1%}" for share in (*shares.values(), most / whole))
+            print(f"{name:10}{size:8.2f} GiB  {row}{gain:+14.1%}")
 
 
 if __name__ == "__main__":
