@@ -55,6 +55,14 @@ OnReport = Callable[[KvReport], None]
 OnPid = Callable[[int], None]
 
 
+_numbers = itertools.count(1)
+
+
+def new_number() -> int:
+    """A number for a job that no other job of this daemon has, on whatever engine."""
+    return next(_numbers)
+
+
 def _ignore(_: object) -> None:
     pass
 
@@ -84,7 +92,6 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self.kv: KvReport | None = None
         self.on_report: OnReport | None = None
         self._decoder = child_decoder()
-        self._numbers = itertools.count(1)
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
         self._answering: set[int] = set()
         self._asked: dict[int, asyncio.Future[list[int] | str]] = {}
@@ -184,12 +191,12 @@ class EngineHandle(asyncio.SubprocessProtocol):
             self._send(Evicted(keys))
 
     async def run(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Submit a job (its `id` is replaced) and yield its events until every choice has ended.
+        """Submit a job (an `id` of 0 is replaced by a new number) and yield its events until every choice has ended.
 
         Closing the iterator cancels the job at the child's next step. Raises BackendError where the job fails.
         """
         self._check_alive()
-        number = next(self._numbers)
+        number = job.id or new_number()
         queue: asyncio.Queue[Event | BackendError] = asyncio.Queue()
         self._jobs[number] = queue
         left = max(1, job.n)
@@ -209,9 +216,13 @@ class EngineHandle(asyncio.SubprocessProtocol):
             if left and self.died is None:
                 self._send(Cancel(number))
 
+    def cancel(self, job: int) -> None:
+        """End a job at the child's next step; what it has made stays, and its events still come."""
+        self._send(Cancel(job))
+
     async def _ask(self, make: Callable[[int], ToChild]) -> list[int] | str:
         self._check_alive()
-        number = next(self._numbers)
+        number = new_number()
         future: asyncio.Future[list[int] | str] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
         try:

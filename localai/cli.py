@@ -29,6 +29,7 @@ _COMMANDS = {
     "uninstall": ("localai.cli_daemon", "Remove the user service."),
     "models": ("localai.cli_models", "List, show, pull, import, remove and plan models."),
     "cache": ("localai.cli_cache", "Look at the KV cache, check it, or empty it."),
+    "energy": ("localai.cli_energy", "Show what answers took in joules, cost and CO2."),
     "doctor": ("localai.cli_doctor", "Examine this device and the installation."),
     "device": ("localai.cli_doctor", "Show what this device is and has."),
     "completion": ("localai.cli_doctor", "Print the shell completion script."),

@@ -31,6 +31,7 @@ _TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "deco
 @click.option("--temperature", type=float, default=None, help="0 is greedy; typical values are 0 to 2.")
 @click.option("--seed", type=int, default=None, help="Repeatable sampling.")
 @click.option("--ctx", type=click.IntRange(0), default=None, help="Served context in tokens.")
+@click.option("--max-joules", type=click.FloatRange(0, min_open=True), default=None, help="End the answer there.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the answer and its figures.")
 def ask(
@@ -44,6 +45,7 @@ def ask(
     temperature: float | None,
     seed: int | None,
     ctx: int | None,
+    max_joules: float | None,
     no_stream: bool,
     as_json: bool,
 ) -> None:
@@ -69,6 +71,7 @@ def ask(
         "temperature": temperature,
         "seed": seed,
         "num_ctx": ctx,
+        "max_joules": max_joules,
     }
     sent = {key: value for key, value in body.items() if value is not None}
     answer = _Answer(echo=not (no_stream or as_json))
@@ -147,7 +150,10 @@ class _Answer:
     def end(self) -> None:
         if self._echo:
             click.echo()
-            if self._finish == "length":
+            stopped = ((self._last.get("usage") or {}).get("energy") or {}).get("stopped")
+            if stopped:
+                say(f"({stopped})")
+            elif self._finish == "length":
                 say("(cut at the token limit)")
 
     def as_json(self) -> dict[str, Any]:

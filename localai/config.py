@@ -53,6 +53,16 @@ class Config:
     """Seconds that an idle model stays loaded; negative is for ever."""
     calibrate: int = 1
     """1 measures every engine with each model in use, once per device, while nothing else runs; 0 leaves it."""
+    cpu_watts: float = 0.0
+    """Watts that one busy core takes beyond idle, where no sensor can say; 0 takes what is typical."""
+    max_joules_per_day: float = 0.0
+    """Joules that answers may take from midnight to midnight; 0 for no limit."""
+    tariff: float = 0.0
+    """Price of a kilowatt-hour, for `localai energy`; 0 leaves cost out."""
+    currency: str = ""
+    """What the tariff is in, as EUR."""
+    carbon: float = 0.0
+    """Grams of CO2 per kilowatt-hour, for `localai energy`; 0 leaves CO2 out."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
     allowed_hosts: tuple[str, ...] = ()
@@ -168,6 +178,10 @@ def _check(config: Config) -> Config:
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range
+        "cpu_watts": (0.0, 1000.0),
+        "max_joules_per_day": (0.0, 1e12),
+        "tariff": (0.0, 1e6),
+        "carbon": (0.0, 1e5),
         "max_body": (1024, 2**40),
     }
     for key, (low, high) in limits.items():

@@ -14,7 +14,7 @@ import msgspec
 
 from backends.contract import EngineInfo, Grammar, Job, Sampling
 from backends.errors import BackendError
-from backends.handle import EngineHandle
+from backends.handle import EngineHandle, new_number
 from localai.choice import Choice
 from localai.errors import BadRequest, ContextExceeded, from_backend
 from localai.messages import Message, Tool, TurnRequest
@@ -142,7 +142,7 @@ def _refuse_what_is_missing(request: TurnRequest, info: EngineInfo) -> None:
 
 def _job(request: TurnRequest, content: _Content, sampling: Sampling) -> Job:
     return Job(
-        id=0,
+        id=new_number(),
         kind="embed" if request.kind == "embedding" else "generate",
         tokens=content.tokens,
         sampling=sampling,

@@ -26,6 +26,11 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.conversations import Conversations
 from localai.device import inspect
+from localai.energy.budgets import DayBudget
+from localai.energy.meter import Meter
+from localai.energy.sensors import find as find_sensors
+from localai.energy.sensors import has_board
+from localai.energy.spending import Metering
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
 from localai.kv_cache import KvCache
@@ -94,13 +99,16 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         free=lambda: engines.memory() - engines.charged(),
     )
     engines.calibrator = calibrator if config.calibrate else None
+    engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus))
+    metrics.energy = meter.totals
 
     def barred(choice: Choice) -> str:
         resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
         return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
 
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing)
-    parts = Parts(config, library, pool, ledger, market)
+    metering = Metering(meter, DayBudget(config.max_joules_per_day, ledger.joules_since))
+    parts = Parts(config, library, pool, ledger, market, metering)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
     catalog.start()
@@ -109,6 +117,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await server.run(app, sockets, pool)
     finally:
         await calibrator.close()
+        meter.close()
         await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)

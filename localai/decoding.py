@@ -10,11 +10,14 @@ from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Literal
 
-from backends.contract import Embedding, Finish, Progress, PromptLogprobs, Token, TokenLogprob, Usage
+from backends.contract import Embedding, Finish, FinishReason, Progress, PromptLogprobs, Token, TokenLogprob, Usage
 from backends.errors import BackendError
 from backends.handle import EngineHandle
 from localai.context import Prompt
+from localai.energy.figures import Energy
+from localai.energy.spending import Spending
 from localai.errors import DeadlinePassed, from_backend
 from localai.messages import (
     ChoiceDone,
@@ -78,8 +81,13 @@ class _Choice:
         return Delta(self.index, content, reasoning, calls, held)
 
 
-async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bool) -> AsyncGenerator[TurnEvent, None]:
-    """Run the job and yield deltas as they come, then one Summary. Raises LocalaiError where the engine fails."""
+async def decode(
+    prompt: Prompt, engine: EngineHandle, clock: Clock, spending: Spending, *, echo: bool
+) -> AsyncGenerator[TurnEvent, None]:
+    """Run the job and yield deltas as they come, then one Summary. Raises LocalaiError where the engine fails.
+
+    Where the energy limit is reached, the answer ends there, as at its longest.
+    """
     job = prompt.job
     choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]
     usages: list[Usage] = []
@@ -88,6 +96,8 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
     try:
         async with aclosing(engine.run(job)) as events:
             async for event in events:
+                if spending.over():
+                    engine.cancel(job.id)
                 if not echoed and isinstance(event, Token | Finish):
                     echoed = True
                     for choice in choices:
@@ -103,12 +113,7 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
                     delta = choice.close(event.text)
                     if delta is not None:
                         yield delta
-                    yield ChoiceDone(
-                        event.index,
-                        "tool_calls" if choice.called and event.reason == "stop" else event.reason,
-                        event.stop,
-                        choice.broken,
-                    )
+                    yield ChoiceDone(event.index, _reason(event, choice, spending), event.stop, choice.broken)
                 elif isinstance(event, Progress):
                     yield Waiting("prefill", event.done / event.total)
                 elif isinstance(event, PromptLogprobs):
@@ -120,7 +125,13 @@ async def decode(prompt: Prompt, engine: EngineHandle, clock: Clock, *, echo: bo
         raise from_backend(error) from error
     if job.prompt_logprobs is not None:
         yield PromptScored(_whole_prompt(prompt, scored), prompt.text)
-    yield summarize(usages, clock)
+    yield summarize(usages, clock, spending.energy())
+
+
+def _reason(event: Finish, choice: _Choice, spending: Spending) -> FinishReason | Literal["tool_calls"]:
+    if choice.called and event.reason == "stop":
+        return "tool_calls"
+    return "length" if spending.stopped and event.reason == "cancelled" else event.reason
 
 
 def _refuse_if_late(event: Finish) -> None:
@@ -137,7 +148,7 @@ def _whole_prompt(prompt: Prompt, scored: Sequence[TokenLogprob]) -> tuple[Token
     return TokenLogprob(prompt.job.tokens[0], prompt.text.encode().removesuffix(rest), None, []), *scored
 
 
-def summarize(usages: list[Usage], clock: Clock) -> Summary:
+def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
     """Fold the choices' usages: they share one prompt, so its tokens count once."""
     first = usages[0]
     now = time.monotonic()
@@ -163,6 +174,7 @@ def summarize(usages: list[Usage], clock: Clock) -> Summary:
         cached_tokens=first.cached_tokens,
         completion_tokens=completion,
         timings=timings,
+        energy=energy,
     )
 
 

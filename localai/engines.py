@@ -16,6 +16,7 @@ from localai.calibrate import Calibrator
 from localai.choice import Choice
 from localai.config import Config
 from localai.device import inspect
+from localai.energy.meter import Meter
 from localai.errors import LocalaiError, OutOfResources
 from localai.kv_cache import KvCache
 from localai.ladder import candidates, climb
@@ -40,6 +41,7 @@ class Engines:
         self._kv = kv_cache
         self.charged: Callable[[], int] = lambda: 0
         self.calibrator: Calibrator | None = None
+        self.meter: Meter | None = None
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
@@ -51,6 +53,17 @@ class Engines:
     def hopeless(self, choice: Choice) -> bool:
         """Whether every setting of the backend died on this device, so that loading it would only fail."""
         return self._tested.hopeless(self._orders.key(choice), candidates(choice.backend))
+
+    def _metered(self, choice: Choice, on_step: Callable[[StepRecord], None]) -> Callable[[StepRecord], None]:
+        if self.meter is None:
+            return on_step
+        tap = self.meter.tap(choice.key)
+
+        def both(record: StepRecord) -> None:
+            tap(record)
+            on_step(record)
+
+        return both
 
     async def load(
         self,
@@ -69,12 +82,14 @@ class Engines:
                 self._tested,
                 log=orders.log_file(choice.model),
                 on_stage=on_stage,
-                on_step=on_step,
+                on_step=self._metered(choice, on_step),
             )
         except LocalaiError as error:
             self._ledger.note_load(row | {"error": error.message, "total_ms": _since(begun)})
             raise
         info = rung.handle.info
+        if self.meter is not None:
+            self.meter.ready(choice.key, rung.handle)
         rung.handle.on_report = partial(self._kv.note, rung.handle)
         self._ledger.note_load(
             row

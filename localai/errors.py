@@ -15,6 +15,8 @@ LocalaiError
 ├── Unavailable            503  stopping, or the breaker is open
 ├── OutOfResources         507  memory or disk does not suffice
 ├── DeadlinePassed         504  the request's own deadline
+├── EnergyBudgetSpent      429  the day's joules are spent
+├── SensorFault                 an energy sensor cannot be read; figures become null
 ├── DaemonUnreachable           no daemon answers, or it did not start
 ├── ConfigError                 a setting is wrong; exit code 2
 └── DownloadFailed         502  the hub, the network or a digest
@@ -130,6 +132,16 @@ class OutOfResources(LocalaiError):
 class DeadlinePassed(LocalaiError):
     status = 504
     code = "deadline_passed"
+
+
+class EnergyBudgetSpent(LocalaiError):
+    status = 429
+    code = "energy_budget_spent"
+    type = "rate_limit_error"
+
+
+class SensorFault(LocalaiError):
+    code = "sensor_fault"
 
 
 class DaemonUnreachable(LocalaiError):

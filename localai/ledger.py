@@ -17,6 +17,8 @@ from typing import Any
 from sqlite_utils import Database
 
 from localai.choice import Choice
+from localai.energy.figures import Energy
+from localai.energy.report import By, query
 from localai.errors import LocalaiError
 from localai.messages import ChoiceDone, Summary, TurnEvent, TurnRequest
 from localai.metrics import Metrics
@@ -72,6 +74,22 @@ def m001_queries(db: Database) -> None:
     )
 
 
+_FIGURES = (
+    *("joules", "prefill_joules", "decode_joules", "idle_joules", "watts"),
+    *("coverage", "uncertainty", "cpu_seconds", "predicted_joules"),
+)
+
+
+def m002_energy(db: Database) -> None:
+    """What each query took, null where unknown; its own id, and that of the query for which it was made."""
+    queries = db["queries"]
+    for name in ("request", "parent", "quality", "method", "scope", "energy_reason", "energy_stopped"):
+        queries.add_column(name, str)
+    for name in _FIGURES:
+        queries.add_column(name, float)
+    queries.create_index(["parent"])
+
+
 class Entry:
     """One query while it runs; `saw` its events, and the row fills itself."""
 
@@ -83,10 +101,21 @@ class Entry:
             "kind": request.kind,
             "model": request.model,
             "conversation": request.conversation,
+            "request": request.id,
+            "parent": request.parent,
         }
 
     def routed(self, choice: Choice) -> None:
         self.row |= {"model": choice.id, "backend": choice.backend, "reason": choice.reason}
+
+    def took(self, energy: Energy) -> None:
+        """Note the query's energy, however it ended."""
+        self.row |= {
+            **{name: getattr(energy, name) for name in (*_FIGURES, "quality", "method")},
+            "scope": " ".join(energy.scope) or None,
+            "energy_reason": energy.reason or None,
+            "energy_stopped": energy.stopped or None,
+        }
 
     def saw(self, event: TurnEvent) -> None:
         if isinstance(event, ChoiceDone):
@@ -109,7 +138,7 @@ class Ledger:
     """The file at `path`. Reads see what was written before them."""
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
-        self._db = open_file(path, _NAME, (m001_queries,))
+        self._db = open_file(path, _NAME, (m001_queries, m002_energy))
         self._metrics = metrics
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
@@ -158,7 +187,7 @@ class Ledger:
         return self._read(since).result()
 
     def _read(self, since: float) -> Future[dict[str, Any]]:
-        def query() -> dict[str, Any]:
+        def read() -> dict[str, Any]:
             sums = next(
                 self._db.query(
                     "select count(*) queries, coalesce(sum(prompt_tokens), 0) prompt_tokens,"
@@ -171,7 +200,16 @@ class Ledger:
             loads = self._db["loads"].rows_where(order_by="id desc", limit=5)
             return {**sums, "loads": list(loads)}
 
-        return self._writer.submit(query)
+        return self._writer.submit(read)
+
+    def joules_since(self, since: float) -> float:
+        """Joules of the queries since a Unix time, whatever their quality; unknown ones count nothing."""
+        sql = "select coalesce(sum(joules), 0.0) from queries where started >= ?"
+        return float(self._writer.submit(lambda: self._db.execute(sql, [since]).fetchone()[0]).result())
+
+    def energy(self, by: By, since: float) -> list[dict[str, Any]]:
+        """Joules of the queries since a Unix time; see `energy.report.query`."""
+        return self._writer.submit(lambda: list(self._db.query(query(by), [since]))).result()
 
     def last(self, count: int) -> list[dict[str, Any]]:
         """The newest queries, newest first."""

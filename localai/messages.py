@@ -5,11 +5,13 @@ Frozen values that pass between the stages of `turn`; the API modules translate 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from backends.contract import FinishReason, Grammar, Priority, TokenLogprob
+from localai.energy.figures import Energy
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -53,6 +55,10 @@ class ToolChoice:
     name: str | None = None
 
 
+def _new_id() -> str:
+    return secrets.token_hex(12)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRequest:
     """One request, in any dialect. Exactly one of `messages`, `prompt`, `prompt_tokens` is given.
@@ -61,6 +67,9 @@ class TurnRequest:
     `trusted` requests came from this user's own socket, and may name files.
 
     `together` requests came as one, to be answered side by side.
+
+    `id` is this request's own name, `parent` that of the request for which it was made, as a tool call or a sample.
+    `max_joules` ends the answer early.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
@@ -95,6 +104,9 @@ class TurnRequest:
     conversation: str | None = None
     app: str = ""
     trusted: bool = False
+    id: str = field(default_factory=_new_id)
+    parent: str | None = None
+    max_joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +140,13 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine that serves is known."""
+    """The engine that serves is known. `request` is the request's id."""
 
     model: str
     backend: str
     reason: str
     n_ctx: int
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +195,13 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The last event: what it took. `energy` is None until something on this device can say."""
+    """The last event: what it took."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     timings: Timings
-    energy: dict[str, Any] | None = None
+    energy: Energy | None = None
 
 
 TurnEvent = Waiting | Started | Delta | PromptScored | ChoiceDone | Embedded | Summary

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from backends.contract import KvReport, StepRecord
+from localai.energy.meter import Totals
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -30,6 +32,12 @@ class Metrics:
         self._cpu_seconds = Counter("localai_engine_cpu_seconds", "CPU time in engine steps", registry=own)
         self._switches = Counter("localai_adapter_switches", "Changes of LoRA adapters", registry=own)
         self._switch_seconds = Counter("localai_adapter_switch_seconds", "Wall time in those changes", registry=own)
+        self._joules = Counter(
+            "localai_energy_joules", "Energy of answers", ("model", "phase", "quality"), registry=own
+        )
+        self._idle = Gauge("localai_energy_idle_joules", "Energy of being idle while sensors were read", registry=own)
+        self._lost = Gauge("localai_energy_unattributed_joules", "Energy seen that is nobody's", registry=own)
+        self.energy: Callable[[], Totals] | None = None
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
         self.kv = KvMetrics(own)
 
@@ -40,6 +48,9 @@ class Metrics:
         self._queries.labels(model, row.get("backend") or "", row.get("finish") or "").inc()
         for kind in ("prompt", "cached", "completion"):
             self._tokens.labels(model, kind).inc(row.get(f"{kind}_tokens") or 0)
+        for phase in ("prefill", "decode", "idle"):
+            if row.get(f"{phase}_joules") is not None:
+                self._joules.labels(model, phase, row["quality"]).inc(row[f"{phase}_joules"])
         self._total.labels(model).observe(row["total_ms"] / 1000)
         if row.get("ttft_ms") is not None:
             self._ttft.labels(model).observe(row["ttft_ms"] / 1000)
@@ -57,6 +68,10 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text format, with the steps counted since the last time."""
+        if self.energy is not None:
+            totals = self.energy()
+            self._idle.set(totals.idle)
+            self._lost.set(totals.unattributed)
         self._steps.inc(self._new_steps)
         self._step_seconds.inc(self._new_seconds)
         self._cpu_seconds.inc(self._new_cpu)

@@ -10,6 +10,7 @@ import msgspec
 
 from localai import __version__
 from localai.calibration_text import best
+from localai.energy.report import By, priced
 from localai.pool import Slot
 from localai.turn import Parts
 
@@ -30,6 +31,23 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "measuring": parts.market.measuring(),
         "best": best(parts.market.all_records()),
         "last_day": parts.ledger.totals(time.time() - _DAY),
+    }
+
+
+def spent(parts: Parts, by: By, days: int) -> dict[str, Any]:
+    """What `localai energy` prints. Runs in a thread: it reads the ledger."""
+    config, meter = parts.config, parts.metering.meter
+    rows = parts.ledger.energy(by, time.time() - days * _DAY)
+    return {
+        "by": by,
+        "days": days,
+        "rows": [priced(row, tariff=config.tariff, carbon=config.carbon) for row in rows],
+        "tariff": config.tariff or None,
+        "currency": config.currency,
+        "carbon": config.carbon or None,
+        "quality": meter.basis,
+        "sensors": [msgspec.to_builtins(sensor.spec) for sensor in meter.inventory.sensors],
+        "since_start": msgspec.to_builtins(meter.totals()),
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from localai.config import Config
 from localai.context import render
 from localai.decoding import Clock, decode
+from localai.energy.spending import Metering
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.market import Market
@@ -27,12 +28,14 @@ class Parts:
     pool: Pool
     ledger: Ledger
     market: Market
+    metering: Metering
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of one answer, a Summary last. Raises LocalaiError; closing the iterator cancels the work."""
     clock = Clock()
     with parts.ledger.entry(request) as entry:
+        parts.metering.day.check()
         # In a thread: a name met for the first time is looked up on the disk.
         choice = await asyncio.to_thread(route, request, parts.library, parts.config, parts.market)
         entry.routed(choice)
@@ -42,9 +45,10 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
                     yield waiting
             clock.load_s = lease.load_s
             info = lease.engine.info
-            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx)
+            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id)
             prompt = await render(request, lease.engine, choice)
-            async with aclosing(decode(prompt, lease.engine, clock, echo=request.echo)) as events:
-                async for event in events:
-                    entry.saw(event)
-                    yield event
+            with parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took) as spending:
+                async with aclosing(decode(prompt, lease.engine, clock, spending, echo=request.echo)) as events:
+                    async for event in events:
+                        entry.saw(event)
+                        yield event

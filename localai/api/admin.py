@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from localai import __version__
 from localai.api.wire import JsonRoute, json_response
+from localai.energy.report import By
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
-from localai.status import status
+from localai.status import spent, status
 from localai.turn import Parts
 
 
@@ -50,6 +51,11 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
     async def queries(limit: int = 20) -> Response:
         """The newest rows of the ledger."""
         return json_response({"queries": await asyncio.to_thread(parts.ledger.last, max(1, min(limit, 1000)))})
+
+    @router.get("/localai/energy")
+    async def energy(by: By = "day", days: int = 30) -> Response:
+        """Joules, kWh, cost and CO2 of the answers of the last days, and what the sensors have seen."""
+        return json_response(await asyncio.to_thread(spent, parts, by, max(1, min(days, 3660))))
 
     @router.get("/localai/plan")
     async def plan(model: str, ctx: int = 0, tokens: int = 512, ram: int = 0, vram: int | None = None) -> Response:

@@ -52,7 +52,8 @@ def routes(parts: Parts) -> APIRouter:
         if body.stream:
             out = openai_out.ChatStream(include_usage=body.wants_usage())
             return await stream(answer(turn, parts), out)
-        return json_response(openai_out.chat(await gather(answer(turn, parts), request)))
+        events = await gather(answer(turn, parts), request)
+        return json_response(openai_out.chat(events), openai_out.energy([events]))
 
     @router.post("/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
@@ -61,14 +62,16 @@ def routes(parts: Parts) -> APIRouter:
         if body.stream:
             out = openai_out.CompletionStream(include_usage=body.wants_usage(), prompts=len(turns), n=body.n or 1)
             return await stream(_in_turn(turns, parts), out)
-        return json_response(openai_out.completion(await gather_all([answer(t, parts) for t in turns], request)))
+        found = await gather_all([answer(t, parts) for t in turns], request)
+        return json_response(openai_out.completion(found), openai_out.energy(found))
 
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         """One unit vector per input."""
         turns = embedding_requests(body, _caller(request))
         answers = await gather_all([answer(turn, parts) for turn in turns], request)
-        return json_response(_embeddings(answers, turns[0].model, body.encoding_format == "base64", body.dimensions))
+        found = _embeddings(answers, turns[0].model, body.encoding_format == "base64", body.dimensions)
+        return json_response(found, openai_out.energy(answers))
 
     return router
 
@@ -94,5 +97,6 @@ def _embeddings(answers: list[list[TurnEvent]], model: str, as_base64: bool, wid
                 rows.append({"object": "embedding", "index": index, "embedding": value})
             elif isinstance(event, Summary):
                 tokens += event.prompt_tokens
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    spent = openai_out.energy(answers)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "energy": spent.as_json() if spent else None}
     return {"object": "list", "data": rows, "model": model, "usage": usage}

@@ -77,6 +77,10 @@ class SamplingBody(BaseModel):
     priority: Priority | None = None
     deadline: Annotated[float, Field(gt=0, le=86_400)] | None = Field(None, description="Seconds until it must end")
     keep_alive: float | None = Field(None, description="Seconds that the model stays loaded; negative is for ever")
+    max_joules: Annotated[float, Field(gt=0)] | None = Field(None, description="End the answer at so many joules")
+    parent_id: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="Id of the answer for which this is asked, as a tool call or a sample"
+    )
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
     backend: str | None = Field(None, description="Engine to use, or `auto`")
     policy: str | None = Field(None, description="How `auto` chooses: balanced or fastest")
@@ -115,6 +119,8 @@ class SamplingBody(BaseModel):
             "n_ctx": self.num_ctx,
             "backend": self.backend,
             "policy": self.policy,
+            "max_joules": self.max_joules,
+            "parent": self.parent_id and self.parent_id.rpartition("-")[2],
         }
 
 

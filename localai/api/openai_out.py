@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.contract import TokenLogprob
-from localai.api.wire import data, new_id, now, timings_json, waiting_comment
+from localai.api.wire import data, now, timings_json, waiting_comment
+from localai.energy.figures import Energy, total
 from localai.local_model import LocalModel
 from localai.messages import (
     ChoiceDone,
@@ -51,8 +52,13 @@ def usage(summary: Summary) -> dict[str, Any]:
         "completion_tokens": summary.completion_tokens,
         "total_tokens": summary.prompt_tokens + summary.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": summary.cached_tokens},
-        "energy": summary.energy,
+        "energy": summary.energy.as_json() if summary.energy else None,
     }
+
+
+def energy(answers: Sequence[Sequence[TurnEvent]]) -> Energy | None:
+    """The energy of all answers of one request."""
+    return total([e.energy for events in answers for e in events if isinstance(e, Summary)])
 
 
 def timings(summary: Summary) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def _prompt_token(scored: TokenLogprob) -> dict[str, Any] | None:
 
 
 def _head(prefix: str, kind: str, started: Started) -> dict[str, Any]:
-    return {"id": new_id(prefix), "object": kind, "created": now(), "model": started.model}
+    return {"id": f"{prefix}{started.request}", "object": kind, "created": now(), "model": started.model}
 
 
 def _routing(started: Started) -> dict[str, Any]:
@@ -252,7 +258,8 @@ def _summed(summaries: Sequence[Summary]) -> dict[str, Any]:
         key: sum(u[key] for u in shown) for key in ("prompt_tokens", "completion_tokens", "total_tokens")
     }
     cached = sum(s.cached_tokens for s in summaries)
-    return total | {"prompt_tokens_details": {"cached_tokens": cached}, "energy": summaries[-1].energy}
+    spent = energy([summaries])
+    return total | {"prompt_tokens_details": {"cached_tokens": cached}, "energy": spent.as_json() if spent else None}
 
 
 class CompletionStream:

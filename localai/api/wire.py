@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from localai.energy.figures import Energy
 from localai.errors import BadRequest, LocalaiError
 from localai.messages import Started, Timings, TurnEvent, Waiting
 
@@ -63,8 +63,9 @@ def error_response(error: LocalaiError) -> JSONResponse:
     return JSONResponse(error_body(error), error.status, headers)
 
 
-def json_response(payload: Any) -> Response:
-    return Response(_encode(payload), media_type="application/json")
+def json_response(payload: Any, energy: Energy | None = None) -> Response:
+    """A whole answer; `energy` is told in its headers too."""
+    return Response(_encode(payload), media_type="application/json", headers=energy.headers() if energy else None)
 
 
 class JsonRoute(APIRoute):
@@ -253,10 +254,6 @@ async def _cancel(*futures: asyncio.Future[Any]) -> None:
 def waiting_comment(event: Waiting) -> bytes:
     name = "loading" if event.stage in ("weights", "context", "self-test") else event.stage
     return comment(name, event.fraction)
-
-
-def new_id(prefix: str) -> str:
-    return prefix + secrets.token_hex(12)
 
 
 def now() -> int:

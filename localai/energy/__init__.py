@@ -1,0 +1,1 @@
+"""What answers cost in joules: sensors and step records in, figures with their quality out."""

@@ -1,0 +1,246 @@
+"""What each answer costs: step records and sensor readings in, one `Energy` per job out. Composes; computes nothing.
+
+Used from the event loop and from the sampler's thread, under one lock that is never held while a sensor is read.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from backends.contract import StepRecord
+from backends.handle import EngineHandle
+from localai.energy.attribution import Account, Book
+from localai.energy.baseline import Baseline
+from localai.energy.curve import Curve
+from localai.energy.figures import Energy, Quality
+from localai.energy.modelled import CpuTimeSensor, ModelledSensor, ProcessTimes
+from localai.energy.sampler import Sampler, Taken, seconds_slept
+from localai.energy.sensor import Sensor
+from localai.energy.sensors import Inventory
+from localai.energy.taps import EngineKey, Rates, Tap
+
+_LEAST_COVERAGE = 0.2
+"""Below this share of readings, a figure says more about other times than about the answer."""
+_NEW = 0.2
+"""Weight of the newest answer in the running means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Joules since the daemon's start. `risen` is what the sensors' counters rose by while they were read."""
+
+    risen: float
+    attributed: float
+    idle: float
+    unattributed: float
+    readings: int
+
+
+class Meter:
+    """One per daemon. `close` ends its thread."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        *,
+        watts: float = 0.0,
+        times: ProcessTimes | None = None,
+        gpu: bool = False,
+        slept: Callable[[], float] = seconds_slept,
+    ) -> None:
+        """`watts` of one busy core for the model, 0 takes typical ones; `gpu` says that engines may use a board."""
+        self.inventory = inventory
+        self._times = times or ProcessTimes()
+        self._model = ModelledSensor(self._times.read, watts)
+        sensors: tuple[Sensor, ...] = (*inventory.sensors, self._model, CpuTimeSensor(self._times.read))
+        self._books = [_book(sensor) for sensor in sensors]
+        self._sampler = Sampler(sensors, self._report, slept)
+        self._lock = Lock()
+        self._taps: dict[EngineKey, Tap] = {}
+        self._engine_of: dict[int, Tap] = {}
+        self._gpu = gpu
+        self._sampler.glance()
+
+    @property
+    def basis(self) -> Quality:
+        """The quality that figures have here at best."""
+        return self.inventory.quality(on_gpu=self._gpu)
+
+    def totals(self) -> Totals:
+        """Of the sensors, or of the model where there are none."""
+        with self._lock:
+            books = self._measuring()
+            return Totals(
+                risen=sum(book.risen for book in books),
+                attributed=sum(book.attributed for book in books),
+                idle=sum(book.idle for book in books),
+                unattributed=sum(book.leftover for book in books),
+                readings=self._sampler.readings,
+            )
+
+    def close(self) -> None:
+        self._sampler.close()
+
+    # -- engines
+
+    def tap(self, key: EngineKey) -> Callable[[StepRecord], None]:
+        """Where the steps of this engine go. Loading begins now, which ends a time of being idle."""
+        tap = self._tap(key)
+        self._sampler.glance()
+        return lambda record: self._step(tap, record)
+
+    def ready(self, key: EngineKey, handle: EngineHandle) -> None:
+        """The engine has been loaded: its process counts from now on."""
+        self._tap(key).info = handle.info
+        if handle.pid is not None:
+            with self._lock:
+                self._times.add(handle.pid)
+
+    def rates(self, key: EngineKey) -> Rates:
+        """What this engine's tokens took so far, in joules; to predict with."""
+        return replace(self._tap(key).rates)
+
+    def _tap(self, key: EngineKey) -> Tap:
+        return self._taps.setdefault(key, Tap(key))
+
+    def _step(self, tap: Tap, record: StepRecord) -> None:
+        with self._lock:
+            if (steps := tap.steps(record)) is None:
+                return
+            by_cpu, by_wall = steps
+            self._model.moved(tap.bytes_moved(record))
+            for book in self._books:
+                book.step(by_wall if book.spec.scope == "gpu_board" else by_cpu)
+
+    # -- jobs
+
+    def open(self, job: int, key: EngineKey) -> None:
+        """Expect steps of this job on the engine for `key`."""
+        now = time.monotonic()
+        with self._lock:
+            tap = self._tap(key)
+            if not tap.jobs:
+                tap.known = max(tap.known, now)
+            tap.jobs[job] = [0, 0]
+            self._engine_of[job] = tap
+            for book in self._books:
+                book.open(job, now)
+        self._sampler.begin()
+
+    def spent(self, job: int) -> float:
+        """Joules that an open job has taken so far, measured where that can be done, else modelled."""
+        for taken in self._sampler.read_now():
+            self._report(taken)
+        with self._lock:
+            return sum(book.accounts[job].joules for book in self._measuring())
+
+    def end(self, job: int) -> Energy:
+        """The figures of a job, which is over now."""
+        for taken in self._sampler.read_now():
+            self._report(taken)
+        now = time.monotonic()
+        with self._lock:
+            tap = self._engine_of.pop(job)
+            prefilled, decoded = tap.jobs.pop(job)
+            presumed = [step for each in self._taps.values() if (step := each.presume(now, job))]
+            for book in self._books:
+                book.book(now, presumed)
+            accounts = [(book, book.close(job)) for book in self._books]
+            quiet = not self._engine_of
+        if quiet:
+            self._sampler.end()
+        energy = self._figures(accounts, tap)
+        predicted = _predicted(tap.rates, prefilled, decoded)
+        _learn(tap.rates, energy, prefilled, decoded)
+        return replace(energy, predicted_joules=predicted)
+
+    # -- readings
+
+    def _report(self, taken: Taken) -> None:
+        with self._lock:
+            book = self._books[taken.index]
+            if taken.joules is not None:
+                book.reading(taken.before, taken.after, taken.joules)
+            elif taken.fresh:
+                book.restart()
+            else:
+                book.broken(taken.fault)
+            known = min((tap.known for tap in self._taps.values() if tap.jobs), default=math.inf)
+            if book.curve.last is not None:
+                book.book(min(known, book.curve.last))
+
+    def _measuring(self) -> list[Book]:
+        count = len(self.inventory.sensors)
+        return self._books[:count] or self._books[count : count + 1]
+
+    def _figures(self, accounts: Sequence[tuple[Book, Account]], tap: Tap) -> Energy:
+        *sensed, model, cpu = accounts
+        energy = _combined(sensed, self.inventory.quality(on_gpu=self._gpu and tap.on_gpu)) if sensed else _NOTHING
+        if not sensed or (energy.joules is None and not any(account.fault for _, account in sensed)):
+            reason = energy.reason or "no energy sensor here: `localai doctor` lists what was looked for"
+            energy = replace(_combined([model], "modelled"), reason=reason)
+        seconds = cpu[1].joules
+        return replace(energy, cpu_seconds=seconds if seconds > 0 else None)
+
+
+_NOTHING = Energy()
+
+
+def _book(sensor: Sensor) -> Book:
+    # Processes that do nothing take no CPU time: their idle is exactly nothing.
+    return Book(Curve(sensor.spec), Baseline(fixed=0.0 if sensor.spec.scope == "processes" else None))
+
+
+def _combined(accounts: Sequence[tuple[Book, Account]], quality: Quality) -> Energy:
+    """The accounts of one job with several sensors as one figure; null, with the reason, where one is missing."""
+    fault = next((account.fault for _, account in accounts if account.fault), "")
+    if fault:
+        return Energy(reason=fault)
+    coverage = min(account.covered / account.seconds if account.seconds else 0.0 for _, account in accounts)
+    prefill, decode = sum(a.prefill for _, a in accounts), sum(a.decode for _, a in accounts)
+    joules = prefill + decode
+    if joules <= 0 or coverage < _LEAST_COVERAGE:
+        return Energy(reason="the answer was too short for the sensor's period")
+    baselines = [book.baseline.watts for book, _ in accounts]
+    idle = None if None in baselines or quality == "modelled" else sum(a.idle for _, a in accounts)
+    errors = [book.uncertainty(account) for book, account in accounts]
+    known = quality == "modelled" or None not in baselines
+    seconds = max(account.weighted_s for _, account in accounts)
+    integrated = any(book.spec.method == "integrated_power" for book, _ in accounts)
+    return Energy(
+        joules=joules,
+        prefill_joules=prefill or None,
+        decode_joules=decode or None,
+        idle_joules=idle,
+        watts=joules / seconds if seconds else None,
+        quality=quality,
+        method="model" if quality == "modelled" else "integrated_power" if integrated else "counter",
+        scope=tuple(sorted({book.spec.scope for book, _ in accounts})),
+        coverage=min(1.0, coverage),
+        uncertainty=math.sqrt(sum((error or 0.0) ** 2 for error in errors)) / joules if known else None,
+        reason="" if known else "idle power is not known yet, so that joules include it",
+    )
+
+
+def _predicted(rates: Rates, prefilled: int, decoded: int) -> float | None:
+    """What the rates from before said that so many tokens would take."""
+    parts = [(rates.prefill, prefilled), (rates.decode, decoded)]
+    if any(rate is None and count for rate, count in parts):
+        return None
+    return sum((rate or 0.0) * count for rate, count in parts)
+
+
+def _learn(rates: Rates, energy: Energy, prefilled: int, decoded: int) -> None:
+    rates.prefill = _mean(rates.prefill, energy.prefill_joules, prefilled)
+    rates.decode = _mean(rates.decode, energy.decode_joules, decoded)
+
+
+def _mean(old: float | None, joules: float | None, tokens: int) -> float | None:
+    if joules is None or not tokens:
+        return old
+    fresh = joules / tokens
+    return fresh if old is None else old + _NEW * (fresh - old)

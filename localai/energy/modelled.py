@@ -1,0 +1,102 @@
+"""Joules where no sensor is: CPU time of the engines and bytes that they moved in, watts times seconds out.
+
+CPU time is a real counter of the kernel; the watts are typical ones, or those that the user has measured.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+
+import psutil
+
+from localai.energy.sensor import Spec
+
+WATTS_PER_CORE = {"arm64": 3.0, "aarch64": 3.0}
+"""Watts that one busy core of a machine takes beyond idle, as is typical of phones' and laptops' ARM cores."""
+WATTS_PER_X86_CORE = 6.0
+JOULES_PER_BYTE = 0.15e-9
+"""What reading a byte of DDR memory takes, within a factor of two."""
+_TICK_S = 0.01
+
+
+class ProcessTimes:
+    """CPU seconds that some processes have taken since they were added; those that end keep what they took."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, tuple[psutil.Process, float, float]] = {}
+        self._ended = 0.0
+
+    def add(self, pid: int) -> None:
+        """Count this process from now on; one that is gone already counts nothing."""
+        try:
+            process = psutil.Process(pid)
+            taken = _seconds(process)
+        except psutil.Error:
+            return
+        self._running[pid] = (process, taken, taken)
+
+    def read(self) -> float:
+        """Seconds, all added processes together; never less than before."""
+        total = self._ended
+        for pid, (process, first, last) in list(self._running.items()):
+            try:
+                now = max(last, _seconds(process))
+                self._running[pid] = (process, first, now)
+            except psutil.Error:
+                now = last
+                self._ended += now - first
+                del self._running[pid]
+            total += now - first
+        return total
+
+
+def _seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+class CpuTimeSensor:
+    """CPU time in the guise of a sensor; its `joules` are seconds."""
+
+    spec = Spec(
+        id="cpu_time",
+        scope="processes",
+        method="counter",
+        period_s=_TICK_S,
+        covers="CPU time of the engines' processes",
+        accuracy=0.0,
+    )
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+
+    def read(self, now: float) -> float:
+        """Seconds of CPU time, all engines together."""
+        return self._seconds()
+
+
+class ModelledSensor:
+    """CPU seconds times watts, and bytes times joules; `watts` 0 takes what is typical of this kind of machine."""
+
+    def __init__(self, seconds: Callable[[], float], watts: float = 0.0, machine: str = "") -> None:
+        self._seconds = seconds
+        self._watts = watts or WATTS_PER_CORE.get(machine or platform.machine(), WATTS_PER_X86_CORE)
+        self._bytes = 0.0
+        basis = f"{self._watts:g} W per busy core ({'configured' if watts else 'typical'})"
+        self.spec = Spec(
+            id="model",
+            scope="processes",
+            method="model",
+            period_s=_TICK_S,
+            covers=f"CPU time of the engines x {basis}, and bytes moved x {JOULES_PER_BYTE * 1e12:g} pJ",
+            accuracy=0.3 if watts else 0.6,
+        )
+
+    def moved(self, count: float) -> None:
+        """Note bytes of weights and cache that a step has read."""
+        self._bytes += count
+
+    def read(self, now: float) -> float:
+        """Joules, as far as this model knows."""
+        return self._seconds() * self._watts + self._bytes * JOULES_PER_BYTE

@@ -1,0 +1,81 @@
+"""What answers took, summed up by day, model, app or conversation: the ledger in; J, Wh, kWh, cost and CO2 out.
+
+Measured and modelled figures are never added: each group has a row per quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+By = Literal["day", "model", "app", "conversation"]
+BY: tuple[By, ...] = ("day", "model", "app", "conversation")
+
+_COLUMNS: dict[By, str] = {
+    "day": "date(started, 'unixepoch', 'localtime')",
+    "model": "model",
+    "app": "app",
+    "conversation": "conversation",
+}
+_JOULES_PER_KWH = 3.6e6
+
+
+def query(by: By) -> str:
+    """SQL with one parameter, the Unix time from which on queries count. `answers` are those whose joules are known."""
+    return (
+        f"select {_COLUMNS[by]} as key, coalesce(quality, 'none') as quality, count(*) as queries,"
+        " count(joules) as answers, sum(completion_tokens) as completion_tokens, sum(joules) as joules,"
+        " sum(prefill_joules) as prefill_joules, sum(decode_joules) as decode_joules,"
+        " sum(idle_joules) as idle_joules, avg(abs(predicted_joules - joules) / joules) as prediction_error"
+        " from queries where started >= ? group by 1, 2 order by 1 is null, 1 desc, 2"
+    )
+
+
+def priced(row: dict[str, Any], *, tariff: float, carbon: float) -> dict[str, Any]:
+    """A row with Wh, kWh, cost and grams of CO2 of all its joules, idle shares included; null where unknown."""
+    joules = row["joules"]
+    whole = None if joules is None else joules + (row["idle_joules"] or 0.0)
+    kwh = None if whole is None else whole / _JOULES_PER_KWH
+    return {
+        **row,
+        "wh": None if kwh is None else 1000 * kwh,
+        "kwh": kwh,
+        "cost": kwh * tariff if kwh is not None and tariff else None,
+        "co2_g": kwh * carbon if kwh is not None and carbon else None,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for people."""
+    rows: Sequence[dict[str, Any]] = report["rows"]
+    if not rows:
+        return "nothing was asked in this time"
+    head = [report["by"], "quality", "queries", "tokens", "J", "idle J", "Wh", "kWh"]
+    head += [f"cost {report['currency']}".strip()] if report["tariff"] else []
+    head += ["g CO2"] if report["carbon"] else []
+    cells = [head, *(list(_cells(row, report)) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in cells]  # fmt: skip
+    return "\n".join([*(line.rstrip() for line in lines), *_notes(rows)])
+
+
+def _cells(row: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
+    yield str(row["key"] or "-")
+    yield row["quality"]
+    yield str(row["queries"])
+    yield str(row["completion_tokens"] or 0)
+    for name, digits in (("joules", "%.1f"), ("idle_joules", "%.1f"), ("wh", "%.3f"), ("kwh", "%.6f")):
+        yield "unknown" if row[name] is None else digits % row[name]
+    if report["tariff"]:
+        yield "unknown" if row["cost"] is None else f"{row['cost']:.6f}"
+    if report["carbon"]:
+        yield "unknown" if row["co2_g"] is None else f"{row['co2_g']:.3f}"
+
+
+def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    qualities = {row["quality"] for row in rows}
+    if "modelled" in qualities:
+        yield "modelled: worked out from CPU time and bytes moved; not to be compared with measured figures"
+    if "none" in qualities:
+        yield "none: nothing is known of these (failed, too short, or the sensor was lost)"

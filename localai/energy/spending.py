@@ -1,0 +1,68 @@
+"""One answer's energy while it is made: whether its limit is reached, and in the end what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from localai.energy.budgets import DayBudget, check_limit
+from localai.energy.figures import Energy
+from localai.energy.meter import Meter
+from localai.energy.taps import EngineKey
+
+_CHECK_S = 0.05
+
+
+class Spending:
+    """An open job. `limit` is in joules, None for none."""
+
+    def __init__(self, meter: Meter, job: int, limit: float | None) -> None:
+        self._meter = meter
+        self._job = job
+        self._limit = limit
+        self._checked = 0.0
+        self._energy: Energy | None = None
+        self.stopped = ""
+
+    def over(self) -> bool:
+        """Whether the limit is reached, as it becomes so; asked often, it looks twenty times a second."""
+        now = time.monotonic()
+        if self._limit is None or self.stopped or now - self._checked < _CHECK_S:
+            return False
+        self._checked = now
+        spent = self._meter.spent(self._job)
+        if spent < self._limit:
+            return False
+        self.stopped = f"max_joules {self._limit:g} reached after {spent:.3g} J ({self._meter.basis})"
+        return True
+
+    def energy(self) -> Energy:
+        """What it took; the job is over with the first call."""
+        if self._energy is None:
+            self._energy = replace(self._meter.end(self._job), stopped=self.stopped)
+        return self._energy
+
+
+class Metering:
+    """What a turn needs of energy: the meter, and the day's budget."""
+
+    def __init__(self, meter: Meter, day: DayBudget) -> None:
+        self.meter = meter
+        self.day = day
+
+    @contextmanager
+    def job(
+        self, number: int, key: EngineKey, limit: float | None, record: Callable[[Energy], None]
+    ) -> Iterator[Spending]:
+        """Meter a job on the engine for `key`; `record` gets its figures, however it ends. Raises BadRequest."""
+        check_limit(limit, self.meter.rates(key), self.meter.basis)
+        self.meter.open(number, key)
+        spending = Spending(self.meter, number, limit)
+        try:
+            yield spending
+        finally:
+            energy = spending.energy()
+            self.day.add(energy)
+            record(energy)
