@@ -21,12 +21,12 @@ MOST_STEPS = 20_000
 """Steps kept until they are booked; where more come, the oldest count as not covered."""
 STANDSTILL = 20
 """Periods of work without a change after which a sensor is taken for dead."""
+SETTLING = 3
+"""Periods after work in which a sensor may still tell of it."""
 _FREE_SHARE = 0.1
-"""Uncertainty of how a step divides among jobs, relative, for what a job got from steps with others."""
-_NEW = 0.1
-"""Weight of the newest piece in the running mean of the power while steps run."""
-_LEAST_ACTIVE = 0.2
-"""Share of a piece that steps must fill for the piece to say something about their power."""
+"""Uncertainty of how a piece of time divides among jobs, relative, for what a job got beside others."""
+_FADES_S = 4.0
+"""Seconds after which what effort took counts a third as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,6 @@ class Account:
     weighted_s: float = 0.0
     extended: float = 0.0
     shared: float = 0.0
-    most_watts: float = 0.0
     fault: str = ""
 
     @property
@@ -77,9 +76,12 @@ class Book:
     _mark: float = 0.0
     _busy_from: float = -math.inf
     _unmoved_s: float = 0.0
+    _idle_due: float = 0.0
+    _worked_until: float = -math.inf
     _owed: float = 0.0
-    _active_watts: float | None = None
-    _spread: float = 0.0
+    _works: float = 0.0
+    _efforts: float = 0.0
+    _spread: float = 0.1
 
     @property
     def spec(self) -> Spec:
@@ -172,16 +174,20 @@ class Book:
         inside = [(s, o) for s in steps if (o := min(end, s.t1) - max(begin, s.t0)) > 0]
         active = min(end - begin, sum(overlap for _, overlap in inside))
         idle_watts = self.baseline.watts or 0.0
-        joules = self._joules(end, end - begin, active, seen=seen)
+        effort = sum(step.effort * overlap / (step.t1 - step.t0) for step, overlap in inside)
+        joules = self._joules(end, end - begin, effort, seen=seen)
         if joules is None:
             return
-        idle = min(joules, idle_watts * (end - begin))
+        # Unsure moments make one piece poor and the next one rich: what a poor one lacks to be idle, the next one pays.
+        due = idle_watts * (end - begin) + (self._idle_due if inside else 0.0)
+        idle = min(joules, due)
+        self._idle_due = due - idle if inside else 0.0
         beyond = joules - idle
-        if seen and active >= _LEAST_ACTIVE * (end - begin):
-            self._learn(beyond / active)
+        if effort:
+            self._learn(beyond, effort, end - begin)
         if not inside:
             quiet = not self.accounts or end <= self._busy_from
-            if quiet and seen:
+            if quiet and seen and begin > self._worked_until + SETTLING * self.spec.period_s + self.spec.lag_s:
                 self.baseline.note(end - begin, joules)
             else:
                 self.baseline.interrupt()
@@ -189,34 +195,40 @@ class Book:
             self.unattributed += 0.0 if quiet else beyond
             return
         self.baseline.interrupt()
+        self._worked_until = end
         given_idle = idle * active / (end - begin)
         self.idle += idle - given_idle
         self._share(inside, beyond, given_idle, seen=seen)
 
-    def _joules(self, end: float, seconds: float, active: float, *, seen: bool) -> float | None:
+    def _joules(self, end: float, seconds: float, effort: float, *, seen: bool) -> float | None:
         """Energy of a piece, less what was booked ahead; None where nothing is known of it yet."""
         if seen:
             joules = self.curve.at(end) - self._mark
+            if not effort and self.baseline.watts is not None and not self.curve.knows(end):
+                # Between two readings work is not spread evenly: where no step was, there was none of it.
+                joules = min(joules, self.baseline.watts * seconds)
             self._mark += joules
             self.risen += joules
             paid = min(self._owed, joules) if self._owed > 0 else self._owed
             self._owed -= paid
             return joules - paid
-        if self._active_watts is None:
+        if not self._efforts:
             return None
-        joules = (self.baseline.watts or 0.0) * seconds + self._active_watts * active
+        joules = (self.baseline.watts or 0.0) * seconds + max(0.0, self._works) / self._efforts * effort
         self._owed += joules
         return joules
 
     def _share(self, inside: list[tuple[Step, float]], beyond: float, idle: float, *, seen: bool) -> None:
         efforts = [step.effort * overlap / (step.t1 - step.t0) for step, overlap in inside]
         total = sum(efforts)
+        jobs = {part.job for step, _ in inside for part in step.parts}
         for (step, overlap), effort in zip(inside, efforts, strict=True):
             weight = effort / total if total else overlap / sum(o for _, o in inside)
             for part in step.parts:
-                self._give(part, beyond * weight * part.share, idle * weight * part.share, overlap, seen=seen)
+                share = weight * part.share
+                self._give(part, beyond * share, idle * share, overlap, seen=seen, alone=len(jobs) == 1)
 
-    def _give(self, part: Part, joules: float, idle: float, seconds: float, *, seen: bool) -> None:
+    def _give(self, part: Part, joules: float, idle: float, seconds: float, *, seen: bool, alone: bool) -> None:
         account = self.accounts.get(part.job)
         if account is None:
             self.idle += idle
@@ -228,20 +240,20 @@ class Book:
             account.decode += joules
         account.idle += idle
         self.attributed += joules + idle
-        account.most_watts = max(account.most_watts, joules / seconds)
-        account.shared += joules if part.share < 0.999 else 0.0
+        account.shared += 0.0 if alone else joules
         if seen:
             account.covered += seconds
         else:
             account.extended += joules
 
-    def _learn(self, watts: float) -> None:
-        if self._active_watts is None:
-            self._active_watts, self._spread = watts, 0.1
-            return
-        off = abs(watts - self._active_watts) / max(self._active_watts, 1e-9)
-        self._spread += _NEW * (min(off, 1.0) - self._spread)
-        self._active_watts += _NEW * (watts - self._active_watts)
+    def _learn(self, joules: float, effort: float, seconds: float) -> None:
+        """Note what effort took; sums that fade, so that what one piece has too much and the next too little evens out."""
+        if self._efforts:
+            off = abs(joules / effort * self._efforts / max(self._works, 1e-12) - 1)
+            self._spread += min(seconds, 0.1) * (min(off, 1.0) - self._spread)
+        kept = math.exp(-seconds / _FADES_S)
+        self._works = kept * self._works + joules
+        self._efforts = kept * self._efforts + effort
 
     def uncertainty(self, account: Account) -> float | None:
         """Half the width of the 95 % interval in joules: edges, baseline, what was extended, how steps divide."""
@@ -251,7 +263,7 @@ class Book:
         edge = watts * self.curve.drift / math.sqrt(3)
         parts = (
             2 * edge * math.sqrt(2),
-            2 * self.baseline.spread * account.weighted_s,
+            2 * self.baseline.error(self.curve.drift) * account.weighted_s,
             2 * self._spread * account.extended,
             _FREE_SHARE * account.shared,
             self.spec.accuracy * account.joules,

@@ -1,4 +1,4 @@
-"""What the machine draws while nothing of ours runs: energy of idle times in, one figure with its spread out. Pure."""
+"""What the machine draws while nothing of ours runs: energy of idle times in, one figure with its error out. Pure."""
 
 from __future__ import annotations
 
@@ -7,44 +7,60 @@ from dataclasses import dataclass, field
 
 LEAST_S = 1.0
 """Seconds that an idle time must last to say something."""
-_KEPT = 8
+_KEPT = 16
+_ALIKE = 1.1
+"""Idle times that took more than the least, times this, had other programs running."""
+
+
+@dataclass(slots=True)
+class _Idle:
+    seconds: float = 0.0
+    joules: float = 0.0
+
+    @property
+    def watts(self) -> float:
+        return self.joules / self.seconds
 
 
 @dataclass(slots=True)
 class Baseline:
-    """Watts of the loaded idle machine: the lower quartile of the last idle times, as other programs only add."""
+    """Watts of the loaded idle machine: the mean of the last idle times, without those when others worked."""
 
     fixed: float | None = None
-    _seconds: float = 0.0
-    _joules: float = 0.0
-    _seen: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    _running: _Idle = field(default_factory=_Idle)
+    _seen: deque[_Idle] = field(default_factory=lambda: deque(maxlen=_KEPT))
 
     def note(self, seconds: float, joules: float) -> None:
         """Take a piece of idle time into account; pieces that follow each other make one."""
-        self._seconds += seconds
-        self._joules += joules
-        if self._seconds >= LEAST_S:
-            self._seen.append(self._joules / self._seconds)
-            self.interrupt()
+        self._running.seconds += seconds
+        self._running.joules += joules
 
     def interrupt(self) -> None:
         """The machine is idle no more."""
-        self._seconds, self._joules = 0.0, 0.0
+        if self._running.seconds >= LEAST_S:
+            self._seen.append(self._running)
+        self._running = _Idle()
+
+    def _alike(self) -> list[_Idle]:
+        known = [*self._seen, *([self._running] if self._running.seconds >= LEAST_S else [])]
+        least = min((idle.watts for idle in known), default=0.0)
+        return [idle for idle in known if idle.watts <= _ALIKE * least]
 
     @property
     def watts(self) -> float | None:
         """None before the first idle time."""
         if self.fixed is not None:
             return self.fixed
-        ordered = sorted(self._seen)
-        return ordered[(len(ordered) - 1) // 4] if ordered else None
+        alike = self._alike()
+        return sum(idle.joules for idle in alike) / sum(idle.seconds for idle in alike) if alike else None
 
-    @property
-    def spread(self) -> float:
-        """Standard error in watts: half of what the lower half of idle times differ by; a tenth for a single one."""
-        if self.fixed is not None or not self._seen:
+    def error(self, drift: float) -> float:
+        """Standard error in watts: both ends of an idle time are uncertain by `drift` seconds, and idle times differ."""
+        alike = self._alike()
+        if self.fixed is not None or not alike:
             return 0.0
-        ordered = sorted(self._seen)
-        if len(ordered) == 1:
-            return 0.1 * ordered[0]
-        return max(0.02 * ordered[0], (ordered[len(ordered) // 2] - ordered[0]) / 2)
+        seconds = sum(idle.seconds for idle in alike)
+        mean = sum(idle.joules for idle in alike) / seconds
+        differ = sum(idle.seconds * (idle.watts - mean) ** 2 for idle in alike) / seconds / len(alike)
+        ends = mean * drift * (2 * len(alike) / 3) ** 0.5 / seconds
+        return float((differ + ends**2) ** 0.5)

@@ -13,8 +13,8 @@ from localai.energy.sensor import Spec
 
 MOST_KNOTS = 4096
 """Knots kept at a time; they leave as they are booked, so that more only gather where nothing books."""
-_FROZEN = 20
-"""Periods without a change after which a value is taken at its word."""
+_STILL = 3
+"""Periods without a change after which a counter is taken to stand still."""
 
 
 @dataclass(slots=True)
@@ -31,14 +31,19 @@ class Curve:
         """Note a reading that took from `before` to `after`; True where it made a knot."""
         middle = (before + after) / 2
         pause = middle - self._read_at if self._read_at is not None else 0.0
-        if self.times and joules == self.joules[-1] and middle - self.times[-1] < _FROZEN * self.spec.period_s:
-            self._read_at = middle
-            return False
+        sure = (self._read_at or 0.0) - 2 * self.spec.period_s - self.spec.lag_s - self.spec.jitter_s
+        self._read_at = middle
+        if self.times and joules == self.joules[-1]:
+            # It was renewed meanwhile, and rose by nothing.
+            return sure - self.times[-1] > _STILL * self.spec.period_s and self._put(sure, joules)
+        if self.times:
+            self._put(sure, self.joules[-1])
         # It changed at some moment since it was last read, and within one period.
         width = min(pause, self.spec.period_s) if self.spec.method == "counter" else 0.0
-        moment = middle - width / 2 - self.spec.lag_s
-        self._read_at = middle
         self.drift = width / 2 + (after - before) / 2 + self.spec.jitter_s
+        return self._put(middle - width / 2 - self.spec.lag_s, joules)
+
+    def _put(self, moment: float, joules: float) -> bool:
         if self.times and moment <= self.times[-1]:
             return False
         self.times.append(moment)
@@ -72,6 +77,11 @@ class Curve:
         t0, t1 = self.times[place - 1], self.times[place]
         e0, e1 = self.joules[place - 1], self.joules[place]
         return e0 + (e1 - e0) * (moment - t0) / (t1 - t0)
+
+    def knows(self, moment: float) -> bool:
+        """Whether `moment` is a knot."""
+        place = bisect_right(self.times, moment)
+        return place > 0 and self.times[place - 1] == moment
 
     def between(self, begin: float, end: float) -> list[float]:
         """`begin`, the knots after it, and `end`: what to book piece by piece."""
