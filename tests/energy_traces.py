@@ -1,4 +1,4 @@
-"""Energy traces with a known truth: steps of several engines with power of their own, and a sensor that watches them."""
+"""Energy traces with a known truth: steps of several engines, each with its power, and a sensor that watches."""
 
 from __future__ import annotations
 
@@ -52,12 +52,8 @@ class Trace:
 
     def truth(self, job: int) -> float:
         """Joules beyond idle of one job."""
-        return sum(
-            p.watts * (p.step.t1 - p.step.t0) * part.share
-            for p in self.steps
-            for part in p.step.parts
-            if part.job == job
-        )
+        found = [(p, part.share) for p in self.steps for part in p.step.parts if part.job == job]
+        return sum(p.watts * (p.step.t1 - p.step.t0) * share for p, share in found)
 
 
 class Watching:
@@ -144,7 +140,7 @@ def schedule(
         where[rng.randrange(engines)].append(job)
     steps: list[Powered] = []
     ends: dict[int, float] = {}
-    for engine, mine in where.items():
+    for mine in where.values():
         steps += _engine(rng, {job: spans[job] for job in mine}, watts * rng.uniform(0.6, 1.4), ends)
     return Trace(idle_watts, steps, {job: (spans[job][0], end) for job, end in ends.items()})
 

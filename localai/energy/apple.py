@@ -25,7 +25,8 @@ def find(system: str = "", monitor: Any = None) -> Found:
             hint = "pip install zeus-apple-silicon (Apple silicon only)"
             return Found((), (Absent("Apple silicon", "zeus-apple-silicon is not installed", hint),))
         monitor = import_module("zeus_apple_silicon").AppleEnergyMonitor()
-    parts = [part for part in _PARTS if getattr(monitor.get_cumulative_energy(), part, None) is not None]
+    first = monitor.get_cumulative_energy()
+    parts = [part for part in _PARTS if getattr(first, part, None) is not None]
     if not parts:
         return Found((), (Absent("Apple silicon", "the chip reports no energy", ""),))
     covers = ", ".join(part.removesuffix("_mj").removesuffix("_total") for part in parts)

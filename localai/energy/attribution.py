@@ -247,7 +247,7 @@ class Book:
             account.extended += joules
 
     def _learn(self, joules: float, effort: float, seconds: float) -> None:
-        """Note what effort took; sums that fade, so that what one piece has too much and the next too little evens out."""
+        """Note what effort took, in sums that fade: what one piece has too much, the next has too little."""
         if self._efforts:
             off = abs(joules / effort * self._efforts / max(self._works, 1e-12) - 1)
             self._spread += min(seconds, 0.1) * (min(off, 1.0) - self._spread)

@@ -55,7 +55,7 @@ class Baseline:
         return sum(idle.joules for idle in alike) / sum(idle.seconds for idle in alike) if alike else None
 
     def error(self, drift: float) -> float:
-        """Standard error in watts: both ends of an idle time are uncertain by `drift` seconds, and idle times differ."""
+        """Standard error in watts: ends of idle times are uncertain by `drift` seconds, and idle times differ."""
         alike = self._alike()
         if self.fixed is not None or not alike:
             return 0.0

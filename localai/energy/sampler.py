@@ -1,6 +1,6 @@
 """The one thread that reads sensors, on the monotonic clock, only while something runs. Knows nothing of jobs.
 
-Each sensor is read twice per period, and no more often than costs a two-hundred-fiftieth of a core.
+Each sensor is read four times per period, and less often where that would cost more than 0.3 % of a core.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from localai.energy.sensor import Sensor
 from localai.errors import SensorFault
 
 _LEAST_S = 0.1
-_COST = 0.004
-"""Most of a core that reading one sensor may take."""
+_COST = 0.003
+"""Most of a core that reading all sensors may take."""
 _QUICK_S = 0.0005
 _SLEPT_S = 0.5
 _RETRY_S = 1.0
@@ -150,7 +150,10 @@ class Sampler:
             self._patience[index] = min(2 * self._patience[index], _LONGEST_RETRY_S)
             return self._patience[index] / 2
         self._patience[index] = _RETRY_S
-        return max(_LEAST_S if sensor.spec.period_s < 0.1 else sensor.spec.period_s / 2, self._costs[index] / _COST)
+        return max(
+            _LEAST_S if sensor.spec.period_s < 0.1 else sensor.spec.period_s / 4,
+            self._costs[index] * len(self._sensors) / _COST,
+        )
 
 
 def seconds_slept() -> float:
