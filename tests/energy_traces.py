@@ -131,7 +131,7 @@ def schedule(
     quiet: float = 2.0,
     watts: float = 40.0,
 ) -> Trace:
-    """After `quiet` seconds, random jobs on engines that step one after the other; jobs of one engine share its steps."""
+    """After `quiet` seconds, random jobs on engines whose steps follow each other; an engine's jobs share its steps."""
     spans: dict[int, tuple[float, float]] = {}
     where: dict[int, list[int]] = {engine: [] for engine in range(engines)}
     for job in range(1, jobs + 1):

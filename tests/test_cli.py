@@ -40,7 +40,7 @@ def test_json_has_exactly_the_promised_keys(daemon: Daemon) -> None:
     measured = {"queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "decode_tps", "total_ms", "cached"}
     assert set(answer["timings"]) == measured
     assert set(answer["timings"]["cached"]) == {"live", "ram", "ssd"}
-    assert (answer["usage"]["completion_tokens"], answer["usage"]["energy"]) == (4, None)
+    assert (answer["usage"]["completion_tokens"], answer["usage"]["energy"]["quality"]) == (4, "modelled")
     assert (answer["model"], answer["backend"], answer["finish_reason"]) == (
         "smollm2-135m-instruct",
         "llama.cpp",

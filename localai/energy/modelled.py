@@ -6,7 +6,9 @@ CPU time is a real counter of the kernel; the watts are typical ones, or those t
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable
+from threading import Lock
 
 import psutil
 
@@ -21,11 +23,16 @@ _TICK_S = 0.01
 
 
 class ProcessTimes:
-    """CPU seconds that some processes have taken since they were added; those that end keep what they took."""
+    """CPU seconds that some processes have taken since they were added; those that end keep what they took.
+
+    Any thread may ask; an answer is good for `_TICK_S`, as the kernel counts no finer.
+    """
 
     def __init__(self) -> None:
         self._running: dict[int, tuple[psutil.Process, float, float]] = {}
         self._ended = 0.0
+        self._lock = Lock()
+        self._total, self._read_at = 0.0, -1.0
 
     def add(self, pid: int) -> None:
         """Count this process from now on; one that is gone already counts nothing."""
@@ -34,21 +41,27 @@ class ProcessTimes:
             taken = _seconds(process)
         except psutil.Error:
             return
-        self._running[pid] = (process, taken, taken)
+        with self._lock:
+            self._running[pid] = (process, taken, taken)
 
     def read(self) -> float:
         """Seconds, all added processes together; never less than before."""
-        total = self._ended
-        for pid, (process, first, last) in list(self._running.items()):
-            try:
-                now = max(last, _seconds(process))
-                self._running[pid] = (process, first, now)
-            except psutil.Error:
-                now = last
-                self._ended += now - first
-                del self._running[pid]
-            total += now - first
-        return total
+        with self._lock:
+            if time.monotonic() - self._read_at > _TICK_S / 4:
+                self._total = self._ended + sum([self._taken(pid) for pid in tuple(self._running)])
+                self._read_at = time.monotonic()
+            return self._total
+
+    def _taken(self, pid: int) -> float:
+        process, first, last = self._running[pid]
+        try:
+            now = max(last, _seconds(process))
+        except psutil.Error:
+            self._ended += last - first
+            del self._running[pid]
+            return last - first
+        self._running[pid] = (process, first, now)
+        return now - first
 
 
 def _seconds(process: psutil.Process) -> float:
