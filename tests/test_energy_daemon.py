@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from localai.energy.report import priced, table
 from tests.daemon_fixture import Daemon, Json, events_of, running, wait_for
 
 PROMISED = {
@@ -17,11 +17,11 @@ PROMISED = {
 }
 
 
-@pytest.fixture(scope="module")
-def priced() -> Iterator[Daemon]:
-    with running(LOCALAI_TARIFF="0.3", LOCALAI_CURRENCY="EUR", LOCALAI_CARBON="400", LOCALAI_CPU_WATTS="10") as started:
-        started.chat("Hello")
-        yield started
+@pytest.fixture
+def warm(daemon: Daemon) -> Daemon:
+    """The common daemon, after answers that let it know what its tokens take."""
+    daemon.chat("Hello")
+    return daemon
 
 
 def _energy(daemon: Daemon, **fields: Any) -> Json:
@@ -29,8 +29,8 @@ def _energy(daemon: Daemon, **fields: Any) -> Json:
     return found
 
 
-def test_answers_say_what_they_took(priced: Daemon) -> None:
-    answer = priced.chat("Tell me about foxes.", max_tokens=24, ignore_eos=True)
+def test_answers_say_what_they_took(warm: Daemon) -> None:
+    answer = warm.chat("Tell me about foxes.", max_tokens=24, ignore_eos=True)
     energy = answer.json["usage"]["energy"]
     assert set(energy) >= PROMISED
     assert energy["joules"] == pytest.approx(energy["prefill_joules"] + energy["decode_joules"], rel=1e-4)
@@ -51,16 +51,16 @@ def test_answers_say_what_they_took(priced: Daemon) -> None:
     ],
     ids=["chat", "completion"],
 )
-def test_streams_end_with_what_they_took(priced: Daemon, path: str, body: Json) -> None:
+def test_streams_end_with_what_they_took(warm: Daemon, path: str, body: Json) -> None:
     asked = {**body, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 16}
-    last = events_of(priced.ask("POST", path, asked).content)[-1]
+    last = events_of(warm.ask("POST", path, asked).content)[-1]
     assert last["usage"]["energy"]["joules"] > 0
 
 
-def test_the_ledger_keeps_joules_and_parents(priced: Daemon) -> None:
-    parent = priced.chat("Call a tool.", max_tokens=16).json["id"]
-    child = priced.chat("The tool's question.", parent_id=parent, max_tokens=16).json
-    row = wait_for(lambda: next((r for r in priced.rows("queries") if r["parent"]), None))
+def test_the_ledger_keeps_joules_and_parents(warm: Daemon) -> None:
+    parent = warm.chat("Call a tool.", max_tokens=16).json["id"]
+    child = warm.chat("The tool's question.", parent_id=parent, max_tokens=16).json
+    row = wait_for(lambda: next((r for r in warm.rows("queries") if r["parent"]), None))
     assert row["parent"] == parent.rpartition("-")[2]
     assert row["request"] == child["id"].rpartition("-")[2]
     assert row["joules"] == pytest.approx(child["usage"]["energy"]["joules"], rel=1e-4)
@@ -68,30 +68,36 @@ def test_the_ledger_keeps_joules_and_parents(priced: Daemon) -> None:
 
 
 @pytest.mark.parametrize("by", ["day", "model", "app", "conversation"])
-def test_the_report_sums_up(priced: Daemon, by: str) -> None:
-    report = json.loads(priced.cli("energy", "--by", by, "--json").stdout)
+def test_the_report_sums_up(warm: Daemon, by: str) -> None:
+    report = json.loads(warm.cli("energy", "--by", by, "--json").stdout)
     known = [row for row in report["rows"] if row["joules"] is not None]
     assert known
-    for row in known:
-        whole = row["joules"] + (row["idle_joules"] or 0.0)
-        assert row["kwh"] == pytest.approx(whole / 3.6e6)
-        assert row["cost"] == pytest.approx(0.3 * row["kwh"])
-        assert row["co2_g"] == pytest.approx(400 * row["kwh"])
-    shown = priced.cli("energy", "--by", by).stdout
+    assert all(row["kwh"] == pytest.approx((row["joules"] + (row["idle_joules"] or 0.0)) / 3.6e6) for row in known)
+    assert {row["cost"] for row in report["rows"]} == {None}
+    assert report["quality"] in warm.cli("energy", "--by", by).stdout
+
+
+def test_energy_has_a_price_and_a_weight() -> None:
+    row = {"key": "x", "quality": "measured", "queries": 1, "completion_tokens": 5, "joules": 3.0e6, "idle_joules": 6e5}
+    found = priced(row, tariff=0.3, carbon=400.0)
+    assert (found["kwh"], found["cost"], found["co2_g"]) == pytest.approx((1.0, 0.3, 400.0))
+    unknown = priced({**row, "joules": None}, tariff=0.3, carbon=400.0)
+    assert (unknown["kwh"], unknown["cost"], unknown["co2_g"]) == (None, None, None)
+    shown = table({"by": "day", "rows": [found, unknown], "tariff": 0.3, "currency": "EUR", "carbon": 400.0})
     assert "cost EUR" in shown
-    assert report["quality"] in shown
+    assert "unknown" in shown
 
 
-def test_metrics_count_joules(priced: Daemon) -> None:
-    text = priced.ask("GET", "/metrics").content.decode()
+def test_metrics_count_joules(warm: Daemon) -> None:
+    text = warm.ask("GET", "/metrics").content.decode()
     assert 'localai_energy_joules_total{model="smollm2-135m-instruct",phase="decode"' in text
     assert "localai_energy_unattributed_joules" in text
 
 
-def test_an_answer_ends_at_its_limit_and_says_so(priced: Daemon) -> None:
-    whole = _energy(priced, max_tokens=96, ignore_eos=True)
+def test_an_answer_ends_at_its_limit_and_says_so(warm: Daemon) -> None:
+    whole = _energy(warm, max_tokens=96, ignore_eos=True)
     limit = whole["joules"] / 2
-    answer = priced.chat("Tell me about foxes.", max_tokens=96, ignore_eos=True, max_joules=limit).json
+    answer = warm.chat("Tell me about foxes.", max_tokens=96, ignore_eos=True, max_joules=limit).json
     energy = answer["usage"]["energy"]
     assert answer["choices"][0]["finish_reason"] == "length"
     assert 0 < answer["usage"]["completion_tokens"] < 96
@@ -100,8 +106,8 @@ def test_an_answer_ends_at_its_limit_and_says_so(priced: Daemon) -> None:
     assert energy["quality"].split("_")[0] in energy["stopped"]
 
 
-def test_a_limit_below_one_token_is_refused(priced: Daemon) -> None:
-    answer = priced.chat("Hello", max_joules=1e-6)
+def test_a_limit_below_one_token_is_refused(warm: Daemon) -> None:
+    answer = warm.chat("Hello", max_joules=1e-6)
     assert (answer.status, answer.error["param"]) == (400, "max_joules")
 
 
@@ -113,12 +119,12 @@ def test_a_spent_day_refuses() -> None:
         assert "max_joules_per_day" in refused.error["hint"]
 
 
-def test_processor_time_of_requests_side_by_side_divides_by_their_work(priced: Daemon) -> None:
+def test_processor_time_of_requests_side_by_side_divides_by_their_work(warm: Daemon) -> None:
     """Batching makes both cheaper; which part of the whole each of them has stays as it is when they run alone."""
 
     def seconds(tokens: int) -> float:
         text = f"Tell me about {tokens} foxes."
-        return float(priced.chat(text, max_tokens=tokens, ignore_eos=True).json["usage"]["energy"]["cpu_seconds"])
+        return float(warm.chat(text, max_tokens=tokens, ignore_eos=True).json["usage"]["energy"]["cpu_seconds"])
 
     seconds(32)
     alone = [seconds(80), seconds(80)]

@@ -113,18 +113,19 @@ class Book:
             self.lost_steps += 1
         self._steps.append(step)
 
-    def reading(self, before: float, after: float, joules: float) -> None:
-        """Note a reading of the sensor. One that stands still while steps run is no reading."""
+    def reading(self, before: float, after: float, joules: float) -> bool:
+        """Note a reading of the sensor; True where there is more to book. Standing still while steps run is a fault."""
         self.fault = ""
         last = self.curve.joules[-1] if self.curve.joules else None
         if last != joules:
             self._unmoved_s = 0.0
         elif self.spec.scope != "processes" and self._unmoved_s > max(1.0, STANDSTILL * self.spec.period_s):
             self.broken(f"{self.spec.id} does not move")
-            return
-        self.curve.add(before, after, joules)
+            return False
+        new = self.curve.add(before, after, joules)
         if self._until == -math.inf and self.curve.first is not None:
             self._until, self._mark = self.curve.first, self.curve.joules[0]
+        return new
 
     def broken(self, reason: str) -> None:
         """The sensor gave no reading: what runs now stays without figures, and the next reading begins anew."""

@@ -164,7 +164,8 @@ class Meter:
         with self._lock:
             book = self._books[taken.index]
             if taken.joules is not None:
-                book.reading(taken.before, taken.after, taken.joules)
+                if not book.reading(taken.before, taken.after, taken.joules):
+                    return
             elif taken.fresh:
                 book.restart()
             else:

@@ -1,6 +1,6 @@
 """The one thread that reads sensors, on the monotonic clock, only while something runs. Knows nothing of jobs.
 
-Each sensor is read four times per period, and less often where that would cost more than 0.3 % of a core.
+Coarse sensors are read four times per period, fine ones four times a second, and less often where that would cost more than 0.3 % of a core.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from localai.energy.sensor import Sensor
 from localai.errors import SensorFault
 
-_LEAST_S = 0.1
+_LEAST_S = 0.25
+"""Seconds between readings of a counter that is always up to date: it is read anyway when an answer ends."""
 _COST = 0.003
 """Most of a core that reading all sensors may take."""
 _QUICK_S = 0.0005

@@ -8,10 +8,12 @@ Interleaved rounds on the starter model. Answers are of fixed lengths. Prints me
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from backends.contract import Share, StepRecord
@@ -20,6 +22,15 @@ from localai.energy.sensors import find
 from tests.daemon_fixture import Daemon, running
 
 LENGTHS = (48, 96)
+STEP_S = 0.007
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Stands for an engine that runs in a process."""
+
+    pid: int
+    info: None = None
 
 
 def cpu_seconds(daemon: Daemon, tokens: int) -> float:
@@ -67,17 +78,20 @@ def cost() -> dict[str, float]:
     meter = Meter(find())
     tap = meter.tap(("a", "b", ""))
     meter.open(1, ("a", "b", ""))
-    count, begin, cpu = 20_000, time.perf_counter(), time.process_time()
-    for number in range(count):
-        now = time.monotonic()
-        tap(StepRecord(now - 1e-5, now, 1e-5, 2, [Share(1, 0, 1, number)]))
-    per_step = (time.perf_counter() - begin) / count
-    cpu = time.process_time()
-    time.sleep(5)
-    sampler = (time.process_time() - cpu) / 5
+    meter.ready(("a", "b", ""), Busy(os.getpid()))  # type: ignore[arg-type]
+    (sampler,) = (thread for thread in threading.enumerate() if thread.name == "energy")
+    clock = time.pthread_getcpuclockid(sampler.ident or 0)
+    spent, begin, cpu, count = 0.0, time.monotonic(), time.clock_gettime(clock), 0
+    while (now := time.monotonic()) - begin < 5:
+        time.sleep(STEP_S)
+        own = time.thread_time()
+        tap(StepRecord(now, time.monotonic(), STEP_S, 2, [Share(1, 0, 1, count)]))
+        spent += time.thread_time() - own
+        count += 1
+    core = (time.clock_gettime(clock) - cpu) / (time.monotonic() - begin)
     meter.end(1)
     meter.close()
-    return {"us_per_step": 1e6 * per_step, "sampler_core": sampler}
+    return {"us_per_step": 1e6 * spent / count, "share_of_a_step": spent / count / STEP_S, "sampler_core": core}
 
 
 if __name__ == "__main__":
