@@ -357,5 +357,11 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     hint: str
 
 
-ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted
+class Pace(msgspec.Struct, frozen=True, tag=True):
+    """From now on rest after each engine step, for `rest` times as long as it took."""
+
+    rest: float
+
+
+ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace
 FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport

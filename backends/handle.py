@@ -32,6 +32,7 @@ from backends.contract import (
     Load,
     LoadFailed,
     Output,
+    Pace,
     Ready,
     Rejected,
     Stage,
@@ -215,6 +216,11 @@ class EngineHandle(asyncio.SubprocessProtocol):
             self._answering.discard(number)
             if left and self.died is None:
                 self._send(Cancel(number))
+
+    def pace(self, rest: float) -> None:
+        """Let the child rest after each step, for `rest` times as long as the step took."""
+        if self.died is None:
+            self._send(Pace(rest))
 
     def cancel(self, job: int) -> None:
         """End a job at the child's next step; what it has made stays, and its events still come."""

@@ -32,6 +32,7 @@ from backends.contract import (
     Load,
     LoadFailed,
     Output,
+    Pace,
     Ready,
     Stage,
     StepRecord,
@@ -53,10 +54,11 @@ MAX_WAITING = 256
 _READ = 1 << 16
 _STAGE_S = 0.1
 _REPORT_S = 1.0
+_LONGEST_REST_S = 1.0
 FLUSH_S = 2.0
 """Seconds for writing what is kept in RAM alone, when the daemon ends."""
 
-Inbound = Sequence | Cancel | Evicted | None
+Inbound = Sequence | Cancel | Evicted | Pace | None
 """What the reader hands to the engine's thread; None is the end."""
 
 
@@ -119,7 +121,7 @@ class Reader(threading.Thread):
     def _take(self, frame: ToChild) -> None:
         if isinstance(frame, Job):
             self._take_job(frame)
-        elif isinstance(frame, Cancel | Evicted):
+        elif isinstance(frame, Cancel | Evicted | Pace):
             self.inbox.put(frame)
         elif isinstance(frame, Tokenize):
             tokens = self._tokenizer.encode(frame.text, special=frame.special, add_bos=frame.add_bos)
@@ -147,7 +149,7 @@ def _leave(error: threading.ExceptHookArgs) -> None:
 
 def serve(batcher: Batcher, inbox: SimpleQueue[Inbound], store: Store | None, outbox: Outbox) -> None:
     """The step loop: sleeps while there is nothing to do, ends with its daemon."""
-    reported = 0.0
+    reported, rest = 0.0, 0.0
     while True:
         if batcher.idle and inbox.empty() and batcher.tend():
             continue
@@ -162,9 +164,14 @@ def serve(batcher: Batcher, inbox: SimpleQueue[Inbound], store: Store | None, ou
                 batcher.add(item)
             elif isinstance(item, Evicted) and store is not None:
                 store.forget(item.keys)
+            elif isinstance(item, Pace):
+                rest = item.rest
             elif item is None:
                 return
+        begun = time.monotonic()
         batcher.turn()
+        if rest:
+            time.sleep(min(_LONGEST_REST_S, rest * (time.monotonic() - begun)))
 
 
 def open_store(engine: Engine, order: Load) -> Store | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.contract import Adapter
+from localai.energy.taps import Rates
 from localai.local_model import LocalModel
 
 
@@ -14,6 +15,7 @@ class Choice:
     """What will serve. `n_ctx` 0 means as much as is sensible here; `reason` is one sentence for people.
 
     `mode` is how the backend computes, by its own name for it; '' is its most faithful one. `model` is what is loaded;
+    `rates` are the joules that its tokens should take, as far as was measured before it has answered;
     `adapters` are applied to it for this request alone, and make it `sibling`.
     """
 
@@ -24,6 +26,7 @@ class Choice:
     mode: str = ""
     adapters: tuple[Adapter, ...] = ()
     sibling: str = ""
+    rates: Rates | None = None
 
     @property
     def id(self) -> str:

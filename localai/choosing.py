@@ -5,17 +5,21 @@ Options with their measured speeds and a workload enter, a Decision leaves.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from localai.energy.draw import Draw, typical_watts
+from localai.energy.figures import Quality
+from localai.energy.prediction import query_joules
 from localai.errors import BadRequest
 from localai.forecast import Speeds, Workload
 
-Policy = Literal["balanced", "fastest"]
+Policy = Literal["balanced", "fastest", "frugal"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
-_AMORTISED: dict[Policy, float] = {"fastest": 0.1, "balanced": 1.0}
+_AMORTISED: dict[Policy, float] = {"fastest": 0.1, "balanced": 1.0, "frugal": 1.0}
 """Share of a load's time that one request is charged: `fastest` trusts that about ten will follow."""
 _NEAR = 1.15
 """`balanced` calls everything fast that takes at most this many times the least."""
@@ -28,7 +32,8 @@ class Option:
     """One engine for the request's model. `problem` says why it must not be used, '' where it may.
 
     `speeds` are None until it was measured. `held` tokens of the prompt lie in its cache, `users` requests run on it,
-    `last_used` is monotonic seconds, 0 for never; `memory` bytes that it takes.
+    `last_used` is monotonic seconds, 0 for never; `memory` bytes that it takes. `draw` are
+    its watts, None where no answer has told.
     """
 
     backend: str
@@ -40,6 +45,7 @@ class Option:
     users: int = 0
     last_used: float = 0.0
     memory: int = 0
+    draw: Draw | None = None
 
     def __str__(self) -> str:
         return f"{self.backend} ({self.mode})" if self.mode else self.backend
@@ -58,16 +64,16 @@ class _Bid:
     option: Option
     seconds: float
     cost: float
+    joules: float
+    quality: Quality
 
 
 def check_policy(name: str) -> Policy:
-    """Raises BadRequest for a policy that does not exist, or not yet."""
+    """Raises BadRequest for a policy that does not exist."""
     for known in POLICIES:
         if name == known:
             return known
     hint = f"choose one of: {', '.join(POLICIES)}; or a backend (-B)"
-    if name == "frugal":
-        raise BadRequest("the policy 'frugal' needs energy readings, which are not taken yet", hint, param="policy")
     raise BadRequest(f"no policy named {name!r}", hint, param="policy")
 
 
@@ -100,6 +106,9 @@ def _bids(policy: Policy, options: Sequence[Option], work: Workload) -> list[_Bi
     """What each measured option would take; engines that run at the same time share the cores."""
     found = []
     least = min((option.memory for option in options if option.memory), default=1)
+    # What is modelled is never ranked against what is measured: one kind of figure for all of them.
+    known = {option.draw.quality if option.draw else "none" for option in options if option.speeds}
+    same = len(known) == 1 and "none" not in known
     for option in options:
         held, users = min(option.held, work.prompt), option.users if work.prompts == 1 else 0
         seconds = option.speeds.seconds(replace(work, cached=held, others=users)) if option.speeds else None
@@ -108,12 +117,29 @@ def _bids(policy: Policy, options: Sequence[Option], work: Workload) -> list[_Bi
         rivals = sum(1 for other in options if other is not option and other.users)
         load = 0.0 if option.loaded else _AMORTISED[policy] * option.speeds.load_s
         cost = option.speeds.busy * seconds * (option.memory / least if option.memory else 1.0)
-        found.append(_Bid(option, seconds * (1 + rivals) + load, cost))
+        joules, quality = _joules(option, option.speeds, replace(work, cached=held), seconds, same=same)
+        joules *= 1 + load / seconds if seconds else 1.0
+        found.append(_Bid(option, seconds * (1 + rivals) + load, cost, joules, quality))
     return found
+
+
+def _joules(option: Option, speeds: Speeds, work: Workload, seconds: float, *, same: bool) -> tuple[float, Quality]:
+    """Of the request alone on the loaded engine; by CPU time and typical watts where draws cannot be compared."""
+    found = query_joules(speeds, option.draw, work) if same and option.draw else None
+    if found is None or option.draw is None:
+        return typical_watts(platform.machine()) * speeds.busy * seconds, "modelled"
+    return found, option.draw.quality
 
 
 def _chosen(policy: Policy, bids: Sequence[_Bid]) -> _Bid:
     best = min(bids, key=lambda bid: bid.seconds)
+    if policy == "frugal":
+        qualities = {bid.quality for bid in bids}
+        if len(qualities) == 1:
+            thrifty = min(bids, key=lambda bid: bid.joules)
+            near = [bid for bid in bids if bid.joules <= _WORTH * thrifty.joules]
+            return min(near, key=lambda bid: (not bid.option.loaded, bid.joules))
+        return best
     if policy == "balanced":
         near = [bid for bid in bids if bid.seconds <= _NEAR * best.seconds]
         return min(near, key=lambda bid: (not bid.option.loaded, bid.cost))
@@ -124,21 +150,34 @@ def _chosen(policy: Policy, bids: Sequence[_Bid]) -> _Bid:
 
 
 def _words(policy: Policy, chosen: _Bid, bids: Sequence[_Bid], work: Workload) -> str:
-    others = ", ".join(f"{bid.option} {_time(bid.seconds)}" for bid in bids if bid is not chosen)
+    amount = _energy if policy == "frugal" else _seconds
+    others = ", ".join(f"{bid.option} {amount(bid)}" for bid in bids if bid is not chosen)
     new = max(0, work.prompt - min(chosen.option.held, work.prompt)) * work.prompts
     size = f"about {new} new prompt tokens"
     if not work.embeds:
         each = work.prompts * work.choices
         size += f" and {work.answer} answer tokens" + (f" in each of {each} sequences" if each > 1 else "")
     fastest = chosen.seconds <= min(bid.seconds for bid in bids)
-    why = "" if fastest else (" (close to the fastest, " + ("loaded" if chosen.option.loaded else "for less") + ")")
+    why = (
+        ""
+        if fastest or policy == "frugal"
+        else (" (close to the fastest, " + ("loaded" if chosen.option.loaded else "for less") + ")")
+    )
     best = phases([bid.option for bid in bids])
     by_phase = ", ".join(f"{phase} {name} {rate:.0f}" for phase, (name, rate) in best.items())
     compared = f", {others}" if others else ""
     return (
-        f"{policy}: {chosen.option} should take {_time(chosen.seconds)}{compared} for {size}{why}; "
+        f"{policy}: {chosen.option} should take {amount(chosen)}{compared} for {size}{why}; "
         f"measured here, best token/s: {by_phase}"
     )
+
+
+def _seconds(bid: _Bid) -> str:
+    return _time(bid.seconds)
+
+
+def _energy(bid: _Bid) -> str:
+    return f"{bid.joules:.3g} J ({bid.quality})"
 
 
 def _time(seconds: float) -> str:

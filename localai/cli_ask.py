@@ -24,7 +24,7 @@ _TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "deco
 @click.argument("prompt", required=False)
 @click.option("-m", "--model", default="", help="Model id, alias, hf:owner/repo[:quant] or GGUF file [+ADAPTER...].")
 @click.option("-B", "--backend", default=None, help="Engine to use instead of the chosen one.")
-@click.option("--policy", default=None, help="How to choose the engine: balanced or fastest.")
+@click.option("--policy", default=None, help="How to choose the engine: balanced, fastest or frugal.")
 @click.option("-s", "--system", default=None, help="System prompt; '' leaves it to the model's template.")
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Add a text file to the prompt.")
 @click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")

@@ -22,7 +22,7 @@ _OPTIONS = (
     click.option("--threads", type=int, default=None, help="Most threads of an engine."),
     click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
     click.option("--backend", default=None, help="Engine of requests that name none, or auto."),
-    click.option("--policy", default=None, help="How auto chooses: balanced or fastest."),
+    click.option("--policy", default=None, help="How auto chooses: balanced, fastest or frugal."),
     click.option("--default-model", default=None, help="Model of a request that names none."),
 )
 

@@ -34,20 +34,23 @@ def plan(
     """
     from localai.calibration_store import CalibrationStore
     from localai.catalog import Catalog
+    from localai.device import inspect
+    from localai.energy.draw import Draws
     from localai.library import Library
     from localai.plans import Limits, plan_model
     from localai.variants import Finder
 
     config = load()
     finder = Finder(Library(config.home, Catalog.load(config.home)))
+    draws = Draws(config.home / "watts.json", inspect(config.home).fingerprint)
     limits = Limits(ctx or 0, tokens, ram or 0, vram).checked()
-    found = plan_model(model, limits, config, finder, CalibrationStore(config.home).readings)
+    found = plan_model(model, limits, config, finder, CalibrationStore(config.home).readings, draws)
     show(found, as_json, lambda value: _table(value, everything=everything))
 
 
 def _table(value: dict[str, Any], *, everything: bool) -> str:
     shown = [row for row in value["rows"] if row["front"] or everything]
-    head = ["", "QUANT", "BACKEND", "THREADS", "GPU", "KV", "CONTEXT", "MEMORY", "PREFILL", "DECODE", "TTFT"]
+    head = ["", "QUANT", "BACKEND", "THREADS", "GPU", "KV", "CONTEXT", "MEMORY", "PREFILL", "DECODE", "TTFT", "J/TOKEN"]
     lines = [head, *(_line(row) for row in shown)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -57,6 +60,8 @@ def _table(value: dict[str, Any], *, everything: bool) -> str:
         f"\nPrefill and decode in token/s, TTFT after a prompt of {value['tokens']} tokens, each with the range that "
         "nine of ten measurements should lie in."
     )
+    shown_joules = {row["energy"]["basis"] for row in shown}
+    text.append(f"J/TOKEN is of decode, beyond idle ({'; '.join(sorted(shown_joules))}); ~ is modelled, not measured.")
     text += [f"{mark} {basis}" for mark, basis in _bases(shown).items()]
     fitting = sum(row["fits"] for row in value["rows"])
     hidden = len(value["rows"]) - len(shown)
@@ -80,7 +85,14 @@ def _line(row: dict[str, Any]) -> list[str]:
         _range(row["prefill_tps"]),
         _range(row["decode_tps"]),
         _range({name: number / 1000 for name, number in row["ttft_ms"].items()}) + " s",
+        _joules(row["energy"]),
     ]
+
+
+def _joules(energy: dict[str, Any]) -> str:
+    """Of decode; what is worked out and not measured carries a mark."""
+    known = energy["decode_joules_per_token"]
+    return "unknown" if known is None else f"{known['value']:.2g}{'~' if energy['quality'] == 'modelled' else ''}"
 
 
 def _bases(rows: list[dict[str, Any]]) -> dict[str, str]:

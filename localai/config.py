@@ -34,7 +34,8 @@ class Config:
     backend: str = "auto"
     """llama.cpp, onnx, mlx (also as NAME:MODE), or auto: what the router finds best here."""
     policy: str = "balanced"
-    """How auto chooses: fastest, or balanced (close to the fastest, for less memory and without loading)."""
+    """How auto chooses: fastest, balanced (close to the fastest, for less memory
+    and without loading), or frugal (least joules)."""
     ctx: int = 0
     """Served context in tokens; 0 is min(trained, what fits, 32768)."""
     ram: int = 0
@@ -55,6 +56,14 @@ class Config:
     """1 measures every engine with each model in use, once per device, while nothing else runs; 0 leaves it."""
     cpu_watts: float = 0.0
     """Watts that one busy core takes beyond idle, where no sensor can say; 0 takes what is typical."""
+    power_cap: float = 0.0
+    """Watts beyond idle that engines may draw, by resting between steps; 0 for no cap."""
+    on_battery: str = "same"
+    """same, or frugal: on battery, least joules decide among engines."""
+    battery_model: str = ""
+    """On battery with frugal, the model of a request that names none; where empty, the default one."""
+    battery_joules: float = 0.0
+    """On battery with frugal, joules after which an answer ends; 0 for no limit."""
     max_joules_per_day: float = 0.0
     """Joules that answers may take from midnight to midnight; 0 for no limit."""
     tariff: float = 0.0
@@ -164,7 +173,8 @@ def _check(config: Config) -> Config:
     choices = {
         "kv_type": ("f16", "q8_0", "q4_0"),
         "log_level": ("debug", "info", "warning", "error"),
-        "policy": ("balanced", "fastest"),
+        "policy": ("balanced", "fastest", "frugal"),
+        "on_battery": ("same", "frugal"),
     }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
@@ -179,6 +189,8 @@ def _check(config: Config) -> Config:
         "gpu_layers": (-1, 10_000),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range
         "cpu_watts": (0.0, 1000.0),
+        "power_cap": (0.0, 1e5),
+        "battery_joules": (0.0, 1e12),
         "max_joules_per_day": (0.0, 1e12),
         "tariff": (0.0, 1e6),
         "carbon": (0.0, 1e5),

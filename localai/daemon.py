@@ -18,6 +18,7 @@ from typing import IO
 import uvicorn
 import uvloop
 
+from backends.handle import EngineHandle
 from localai.application import build
 from localai.calibrate import Calibrator
 from localai.calibration_store import CalibrationStore
@@ -27,7 +28,10 @@ from localai.config import Config
 from localai.conversations import Conversations
 from localai.device import inspect
 from localai.energy.budgets import DayBudget
+from localai.energy.draw import Draws
 from localai.energy.meter import Meter
+from localai.energy.on_battery import PowerSource, Saver
+from localai.energy.pacing import Pacer
 from localai.energy.sensors import find as find_sensors
 from localai.energy.sensors import has_board
 from localai.energy.spending import Metering
@@ -99,15 +103,16 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         free=lambda: engines.memory() - engines.charged(),
     )
     engines.calibrator = calibrator if config.calibrate else None
-    engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus))
+    draws = Draws(config.home / "watts.json", device.fingerprint)
+    engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus), draws=draws)
     metrics.energy = meter.totals
 
     def barred(choice: Choice) -> str:
         resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
         return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
 
-    market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing)
-    metering = Metering(meter, DayBudget(config.max_joules_per_day, ledger.joules_since))
+    market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing, draws)
+    metering = _metering(config, meter, draws, ledger, pool)
     parts = Parts(config, library, pool, ledger, market, metering)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
@@ -118,11 +123,21 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     finally:
         await calibrator.close()
         meter.close()
+        draws.close()
         await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
         kept.close()
         _log.info("stopped")
+
+
+def _metering(config: Config, meter: Meter, draws: Draws, ledger: Ledger, pool: Pool) -> Metering:
+    def engines() -> list[EngineHandle]:
+        return [slot.handle for slot in pool.slots if slot.handle]
+
+    day = DayBudget(config.max_joules_per_day, ledger.joules_since)
+    pacer = Pacer(config.power_cap, draws, meter.working, engines, config.cpu_watts)
+    return Metering(meter, day, pacer, Saver(config, PowerSource()))
 
 
 class _Server:

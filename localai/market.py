@@ -14,6 +14,10 @@ from typing import Protocol
 from localai.calibration_store import CalibrationStore, Fidelity, Record, identity
 from localai.choice import Choice
 from localai.choosing import Option
+from localai.energy.draw import Draws, typical
+from localai.energy.prediction import token_rates
+from localai.energy.taps import Rates
+from localai.errors import OutOfResources
 from localai.forecast import Speeds, fastest_of
 from localai.local_model import LocalModel
 from localai.offers import backend, build_label, usable
@@ -57,12 +61,14 @@ class Market:
         engines: Callable[[], tuple[EngineSeen, ...]],
         barred: Callable[[Choice], str],
         measuring: Callable[[], str] = lambda: "",
+        draws: Draws | None = None,
     ) -> None:
         self._device = device
         self._store = store
         self._engines = engines
         self._barred = barred
         self.measuring = measuring
+        self.draws = draws
         self._prefixes = Prefixes()
         self._speeds: dict[tuple[str, str, str, str, float], Speeds | None] = {}
 
@@ -96,6 +102,24 @@ class Market:
         """All points measured on the device with this fingerprint. Raises as `all_records`."""
         return self._store.readings(device)
 
+    def rates(self, choice: Choice) -> Rates | None:
+        """What tokens should take on this engine before it has answered.
+
+        None where it was not measured, or where what was measured cannot be read: an answer does not depend on it.
+        """
+        model = choice.model.base or choice.model
+        try:
+            records = self.records(model)
+        except OutOfResources:
+            return None
+        mine = (choice.backend, choice.mode, build_label(choice.backend))
+        known = (r for r in records if (r.subject.backend, r.subject.mode, r.subject.build) == mine)
+        speeds = self._speeds_of(next(known, None))
+        draw = self.draws.of(choice.backend, choice.mode) if self.draws is not None else None
+        if speeds is None:
+            return None
+        return token_rates(speeds, draw or typical(max(1, round(speeds.busy))))
+
     def note(self, choice: Choice, text: str) -> None:
         """This engine reads `text` now."""
         self._prefixes.note(choice.key, text)
@@ -114,6 +138,7 @@ class Market:
             held=round(share * len(text) / 4),
             users=engine.users if engine is not None else 0,
             last_used=engine.last_used if engine is not None else 0.0,
+            draw=self.draws.of(choice.backend, choice.mode) if self.draws is not None else None,
             memory=engine.charged if engine is not None and engine.charged else (record.rss if record else 0),
         )
 

@@ -13,6 +13,8 @@ from backends import registry
 from localai.budget import margin
 from localai.config import Config
 from localai.device import Device, inspect
+from localai.energy.draw import Draw, Draws, typical
+from localai.energy.prediction import Range, row_joules
 from localai.engine_build import EngineBuild, engine_build
 from localai.errors import BadRequest, ModelBroken
 from localai.planner import Asked, Room, Row, Variant, Way, plan
@@ -52,7 +54,9 @@ class Limits:
         return self
 
 
-def plan_model(name: str, limits: Limits, config: Config, finder: Finder, source: ReadingsSource) -> dict[str, Any]:
+def plan_model(
+    name: str, limits: Limits, config: Config, finder: Finder, source: ReadingsSource, draws: Draws | None = None
+) -> dict[str, Any]:
     """All candidates for `name` as `models plan --json` prints them.
 
     Raises the errors of `Finder.find` and `planner.plan`, ModelBroken where no backend here runs the model.
@@ -73,7 +77,10 @@ def plan_model(name: str, limits: Limits, config: Config, finder: Finder, source
             f"no backend here runs {variants.found[0].shape.architecture}", "choose another model", param="model"
         )
     rows = plan(candidates, room, Asked(limits.ctx, limits.tokens), readings)
-    return _report(variants, device, room, limits, rows)
+    report = _report(variants, device, room, limits, rows)
+    for shown, row in zip(report["rows"], rows, strict=True):
+        shown["energy"] = _energy(row, draws, config.cpu_watts)
+    return report
 
 
 def no_readings(_: str) -> Sequence[Reading]:
@@ -174,6 +181,23 @@ def _row(row: Row) -> dict[str, Any]:
         "measured": row.decode.measured,
         "basis": row.decode.basis,
     }
+
+
+def _energy(row: Row, draws: Draws | None, watts: float) -> dict[str, Any]:
+    """Joules per token beyond idle: the row's speed and the watts of answers here, else typical ones."""
+    way = row.way
+    known = draws.of(way.backend, way.mode, way.threads) if draws is not None and not row.gpu_layers else None
+    if known is None and row.gpu_layers:
+        return {
+            **row_joules((1, 1, 1), (1, 1, 1), Draw(threads=0)),
+            "quality": "none",
+            "basis": "GPU watts are unknown",
+        }
+    return row_joules(_range(row.prefill), _range(row.decode), known or typical(way.threads, watts))
+
+
+def _range(prediction: Prediction) -> Range:
+    return prediction.value, prediction.low, prediction.high
 
 
 def _bar(prediction: Prediction, unit: float = 1.0) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from localai.choice import Choice
@@ -19,9 +20,13 @@ _ECHO = "echo:"
 """`echo:FILE` is the engine without weights, for tests of what surrounds an engine."""
 
 
-def route(request: TurnRequest, library: Library, config: Config, market: Market) -> Choice:
-    """Choose for `request`. Raises UnknownModel, NotFound, ModelBroken or BadRequest."""
+def route(request: TurnRequest, library: Library, config: Config, market: Market, saving: str = "") -> Choice:
+    """Choose for `request`; `saving` is why the settings are thriftier than usual.
+
+    Raises UnknownModel, NotFound, ModelBroken or BadRequest.
+    """
     name, why = _name(request.model, config)
+    why += f"; {saving}" if saving else ""
     # Strangers may use what is in the library, but not probe the disk for files.
     files = request.trusted
     model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
@@ -43,7 +48,7 @@ def route(request: TurnRequest, library: Library, config: Config, market: Market
         reason = f"{asked} was asked for"
     choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling)
     market.note(choice, text)
-    return choice
+    return replace(choice, rates=market.rates(choice))
 
 
 def _name(asked: str, config: Config) -> tuple[str, str]:

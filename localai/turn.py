@@ -37,7 +37,8 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
     with parts.ledger.entry(request) as entry:
         parts.metering.day.check()
         # In a thread: a name met for the first time is looked up on the disk.
-        choice = await asyncio.to_thread(route, request, parts.library, parts.config, parts.market)
+        config, saving = parts.metering.eased(parts.config)
+        choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
         entry.routed(choice)
         async with parts.pool.lease(choice, request.keep_alive) as lease:
             async with aclosing(lease.load()) as stages:
@@ -47,7 +48,8 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             info = lease.engine.info
             yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id)
             prompt = await render(request, lease.engine, choice)
-            with parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took) as spending:
+            limit, rates = request.max_joules, choice.rates
+            with parts.metering.job(prompt.job.id, choice.key, limit, entry.took, rates) as spending:
                 async with aclosing(decode(prompt, lease.engine, clock, spending, echo=request.echo)) as events:
                     async for event in events:
                         entry.saw(event)

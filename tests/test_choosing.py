@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from localai.choosing import Option, check_policy, decide, phases
+from localai.energy.draw import Draw
+from localai.energy.figures import Quality
 from localai.errors import BadRequest
 from localai.forecast import Speeds, Workload
 
@@ -112,7 +114,28 @@ def test_a_busy_engine_takes_more_rather_than_a_second_beside_it() -> None:
     assert decide("fastest", [busy, idle], CHAT).option.backend == "llama.cpp"
 
 
-@pytest.mark.parametrize(("name", "said"), [("frugal", "energy readings"), ("quick", "no policy named 'quick'")])
-def test_policies_that_do_not_exist(name: str, said: str) -> None:
-    with pytest.raises(BadRequest, match=said):
-        check_policy(name)
+def test_policies_that_do_not_exist() -> None:
+    with pytest.raises(BadRequest, match="no policy named 'quick'"):
+        check_policy("quick")
+
+
+def draw(watts: float, quality: Quality = "measured") -> Draw:
+    return Draw(threads=2, prefill=watts, decode=watts, quality=quality)
+
+
+@pytest.mark.parametrize(
+    ("llama", "onnx", "winner", "said"),
+    [
+        pytest.param(draw(30), draw(10), "onnx", "(measured)", id="measured watts decide"),
+        pytest.param(draw(10), draw(30), "llama.cpp", "(measured)", id="the other way round"),
+        pytest.param(draw(30), draw(1, "modelled"), "llama.cpp", "(modelled)", id="never measured against modelled"),
+        pytest.param(draw(30), None, "llama.cpp", "(modelled)", id="never measured against unknown"),
+    ],
+)
+def test_frugal_takes_the_fewest_joules(llama: Draw, onnx: Draw | None, winner: str, said: str) -> None:
+    options = [replace(LLAMA, draw=llama, loaded=True), replace(ONNX, draw=onnx, loaded=True)]
+    decision = decide("frugal", options, CHAT)
+    assert decision.option.backend == winner
+    assert decision.reason.startswith(f"frugal: {winner}")
+    assert said in decision.reason
+    assert " J (" in decision.reason

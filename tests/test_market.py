@@ -151,7 +151,6 @@ def test_a_less_exact_mode_must_be_measured_as_harmless(place: Place, fidelity: 
         pytest.param({"backend": "vllm"}, {}, "no backend named 'vllm'", id="unknown backend"),
         pytest.param({"backend": "onnx:fast"}, {}, "onnx has no mode 'fast'", id="unknown mode"),
         pytest.param({}, {"backend": "vllm"}, "no backend named 'vllm'", id="unknown backend in the settings"),
-        pytest.param({"policy": "frugal"}, {}, "energy readings", id="frugal"),
         pytest.param({"policy": "best"}, {}, "no policy named 'best'", id="unknown policy"),
     ],
 )

@@ -65,9 +65,8 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         from localai.variants import Finder
 
         limits = Limits(ctx, tokens, ram, vram).checked()
-        finder = Finder(parts.library)
-        readings = parts.market.readings
-        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, finder, readings))
+        known = Finder(parts.library), parts.market.readings, parts.market.draws
+        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, *known))
 
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:

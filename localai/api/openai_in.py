@@ -83,7 +83,7 @@ class SamplingBody(BaseModel):
     )
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
     backend: str | None = Field(None, description="Engine to use, or `auto`")
-    policy: str | None = Field(None, description="How `auto` chooses: balanced or fastest")
+    policy: str | None = Field(None, description="How `auto` chooses: balanced, fastest or frugal")
 
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage

@@ -16,12 +16,13 @@ from backends.handle import EngineHandle
 from localai.energy.attribution import Account, Book
 from localai.energy.baseline import Baseline
 from localai.energy.curve import Curve
+from localai.energy.draw import Draw, Draws
 from localai.energy.figures import Energy, Quality
 from localai.energy.modelled import CpuTimeSensor, ModelledSensor, ProcessTimes
 from localai.energy.sampler import Sampler, Taken, seconds_slept
 from localai.energy.sensor import Sensor
 from localai.energy.sensors import Inventory
-from localai.energy.taps import EngineKey, Rates, Tap
+from localai.energy.taps import EngineKey, Rates, Tap, Work
 
 _LEAST_COVERAGE = 0.2
 """Below this share of readings, a figure says more about other times than about the answer."""
@@ -50,9 +51,13 @@ class Meter:
         watts: float = 0.0,
         times: ProcessTimes | None = None,
         gpu: bool = False,
+        draws: Draws | None = None,
         slept: Callable[[], float] = seconds_slept,
     ) -> None:
-        """`watts` of one busy core for the model, 0 takes typical ones; `gpu` says that engines may use a board."""
+        """`watts` of one busy core for the model, 0 takes typical ones; `gpu` says that engines may use a board.
+
+        `draws` is where each answer's watts are learned.
+        """
         self.inventory = inventory
         self._times = times or ProcessTimes()
         self._model = ModelledSensor(self._times.read, watts)
@@ -63,6 +68,7 @@ class Meter:
         self._taps: dict[EngineKey, Tap] = {}
         self._engine_of: dict[int, Tap] = {}
         self._gpu = gpu
+        self._draws = draws
         self._sampler.glance()
 
     @property
@@ -104,6 +110,11 @@ class Meter:
         """What this engine's tokens took so far, in joules; to predict with."""
         return replace(self._tap(key).rates)
 
+    def working(self) -> tuple[tuple[EngineKey, int], ...]:
+        """Engines that have open jobs, with their threads."""
+        with self._lock:
+            return tuple((tap.key, tap.threads) for tap in self._taps.values() if tap.jobs)
+
     def _tap(self, key: EngineKey) -> Tap:
         return self._taps.setdefault(key, Tap(key))
 
@@ -118,14 +129,14 @@ class Meter:
 
     # -- jobs
 
-    def open(self, job: int, key: EngineKey) -> None:
-        """Expect steps of this job on the engine for `key`."""
+    def open(self, job: int, key: EngineKey, forecast: Rates | None = None) -> None:
+        """Expect steps of this job on the engine for `key`; `forecast` holds where no answer has told its rates."""
         now = time.monotonic()
         with self._lock:
             tap = self._tap(key)
             if not tap.jobs:
                 tap.known = max(tap.known, now)
-            tap.jobs[job] = [0, 0]
+            tap.jobs[job] = Work(tap.rates.completed(forecast))
             self._engine_of[job] = tap
             for book in self._books:
                 book.open(job, now)
@@ -145,7 +156,7 @@ class Meter:
         now = time.monotonic()
         with self._lock:
             tap = self._engine_of.pop(job)
-            prefilled, decoded = tap.jobs.pop(job)
+            work = tap.jobs.pop(job)
             presumed = [step for each in self._taps.values() if (step := each.presume(now, job))]
             for book in self._books:
                 book.book(now, presumed)
@@ -154,9 +165,8 @@ class Meter:
         if quiet:
             self._sampler.end()
         energy = self._figures(accounts, tap)
-        predicted = _predicted(tap.rates, prefilled, decoded)
-        _learn(tap.rates, energy, prefilled, decoded)
-        return replace(energy, predicted_joules=predicted)
+        self._learn(tap, energy, work)
+        return replace(energy, predicted_joules=work.predicted())
 
     # -- readings
 
@@ -173,6 +183,21 @@ class Meter:
             known = min((tap.known for tap in self._taps.values() if tap.jobs), default=math.inf)
             if book.curve.last is not None:
                 book.book(min(known, book.curve.last))
+
+    def _learn(self, tap: Tap, energy: Energy, work: Work) -> None:
+        rates = tap.rates
+        rates.prefill = _mean(rates.prefill, energy.prefill_joules, work.prefilled)
+        rates.decode = _mean(rates.decode, energy.decode_joules, work.decoded)
+        if self._draws is None or energy.joules is None or not tap.threads:
+            return
+        seen = Draw(
+            threads=tap.threads,
+            prefill=_watts(energy.prefill_joules, work.prefill_s),
+            decode=_watts(energy.decode_joules, work.decode_s),
+            quality=energy.quality,
+            basis=f"{energy.quality} in answers here",
+        )
+        self._draws.learn(tap.key[1], tap.key[2], seen)
 
     def _measuring(self) -> list[Book]:
         count = len(self.inventory.sensors)
@@ -227,17 +252,8 @@ def _combined(accounts: Sequence[tuple[Book, Account]], quality: Quality) -> Ene
     )
 
 
-def _predicted(rates: Rates, prefilled: int, decoded: int) -> float | None:
-    """What the rates from before said that so many tokens would take."""
-    parts = [(rates.prefill, prefilled), (rates.decode, decoded)]
-    if any(rate is None and count for rate, count in parts):
-        return None
-    return sum((rate or 0.0) * count for rate, count in parts)
-
-
-def _learn(rates: Rates, energy: Energy, prefilled: int, decoded: int) -> None:
-    rates.prefill = _mean(rates.prefill, energy.prefill_joules, prefilled)
-    rates.decode = _mean(rates.decode, energy.decode_joules, decoded)
+def _watts(joules: float | None, seconds: float) -> float | None:
+    return joules / seconds if joules is not None and seconds > 0 else None
 
 
 def _mean(old: float | None, joules: float | None, tokens: int) -> float | None:

@@ -12,11 +12,9 @@ from threading import Lock
 
 import psutil
 
+from localai.energy.draw import typical_watts
 from localai.energy.sensor import Spec
 
-WATTS_PER_CORE = {"arm64": 3.0, "aarch64": 3.0}
-"""Watts that one busy core of a machine takes beyond idle, as is typical of phones' and laptops' ARM cores."""
-WATTS_PER_X86_CORE = 6.0
 JOULES_PER_BYTE = 0.15e-9
 """What reading a byte of DDR memory takes, within a factor of two."""
 _TICK_S = 0.01
@@ -94,7 +92,7 @@ class ModelledSensor:
 
     def __init__(self, seconds: Callable[[], float], watts: float = 0.0, machine: str = "") -> None:
         self._seconds = seconds
-        self._watts = watts or WATTS_PER_CORE.get(machine or platform.machine(), WATTS_PER_X86_CORE)
+        self._watts = watts or typical_watts(machine or platform.machine())
         self._bytes = 0.0
         basis = f"{self._watts:g} W per busy core ({'configured' if watts else 'typical'})"
         self.spec = Spec(

@@ -1,6 +1,7 @@
 """The one thread that reads sensors, on the monotonic clock, only while something runs. Knows nothing of jobs.
 
-Coarse sensors are read four times per period, fine ones four times a second, and less often where that would cost more than 0.3 % of a core.
+Coarse sensors are read four times per period, fine ones four times a second, and all less often where that would cost
+more than 0.3 % of a core.
 """
 
 from __future__ import annotations

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from localai.config import Config
 from localai.energy.budgets import DayBudget, check_limit
 from localai.energy.figures import Energy
 from localai.energy.meter import Meter
-from localai.energy.taps import EngineKey
+from localai.energy.on_battery import Saver
+from localai.energy.pacing import Pacer
+from localai.energy.taps import EngineKey, Rates
 
 _CHECK_S = 0.02
 _AHEAD = 1.5
@@ -49,23 +52,44 @@ class Spending:
 
 
 class Metering:
-    """What a turn needs of energy: the meter, and the day's budget."""
+    """What a turn needs of energy: the meter, the day's budget, the pace of the engines, and what a battery changes."""
 
-    def __init__(self, meter: Meter, day: DayBudget) -> None:
+    def __init__(self, meter: Meter, day: DayBudget, pacer: Pacer | None = None, saver: Saver | None = None) -> None:
         self.meter = meter
         self.day = day
+        self._pacer = pacer
+        self._saver = saver
+
+    def eased(self, config: Config) -> tuple[Config, str]:
+        """`config`, or the thriftier settings of a machine on its battery, with the words for the answer's reason."""
+        return self._saver.eased() if self._saver is not None else (config, "")
 
     @contextmanager
     def job(
-        self, number: int, key: EngineKey, limit: float | None, record: Callable[[Energy], None]
+        self,
+        number: int,
+        key: EngineKey,
+        limit: float | None,
+        record: Callable[[Energy], None],
+        forecast: Rates | None = None,
     ) -> Iterator[Spending]:
-        """Meter a job on the engine for `key`; `record` gets its figures, however it ends. Raises BadRequest."""
-        check_limit(limit, self.meter.rates(key), self.meter.basis)
-        self.meter.open(number, key)
+        """Meter a job on the engine for `key`; `record` gets its figures, however it ends. Raises BadRequest.
+
+        `forecast` says what its tokens take where no answer has told yet.
+        """
+        limit = self._saver.limit(limit) if self._saver is not None else limit
+        check_limit(limit, self.meter.rates(key).completed(forecast), self.meter.basis)
+        self.meter.open(number, key, forecast)
+        self._adjust()
         spending = Spending(self.meter, number, key, limit)
         try:
             yield spending
         finally:
             energy = spending.energy()
+            self._adjust()
             self.day.add(energy)
             record(energy)
+
+    def _adjust(self) -> None:
+        if self._pacer is not None:
+            self._pacer.adjust()

@@ -22,19 +22,50 @@ class Rates:
     prefill: float | None = None
     decode: float | None = None
 
+    def completed(self, other: Rates | None) -> Rates:
+        """These, and of `other` what is unknown here."""
+        known = other or Rates()
+        return Rates(
+            known.prefill if self.prefill is None else self.prefill,
+            known.decode if self.decode is None else self.decode,
+        )
+
+
+@dataclass(slots=True)
+class Work:
+    """What an engine did for a job: tokens and its shares of the steps' seconds. `expected` are the rates before it."""
+
+    expected: Rates
+    prefilled: int = 0
+    decoded: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    def predicted(self) -> float | None:
+        """Joules that the rates from before say so many tokens take; None where one of them is unknown."""
+        parts = [(self.expected.prefill, self.prefilled), (self.expected.decode, self.decoded)]
+        if any(rate is None and count for rate, count in parts):
+            return None
+        return sum((rate or 0.0) * count for rate, count in parts)
+
 
 @dataclass(slots=True, eq=False)
 class Tap:
-    """One engine. `jobs` are those that are open now, with their tokens (prefilled, decoded)."""
+    """One engine. `jobs` are those that are open now, with what was done for them."""
 
     key: EngineKey
     info: EngineInfo | None = None
-    jobs: dict[int, list[int]] = field(default_factory=dict)
+    jobs: dict[int, Work] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     known: float = 0.0
     _cost: StepCost = field(default_factory=StepCost)
     _last: Step | None = None
     _presumed: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Threads that it was loaded with, 0 where that is not known."""
+        return int(self.info.settings.get("threads", 0)) if self.info is not None else 0
 
     @property
     def on_gpu(self) -> bool:
@@ -46,12 +77,17 @@ class Tap:
         self._cost.learn(record)
         for share in record.shares:
             if share.job in self.jobs:
-                self.jobs[share.job][0] += share.prefilled
-                self.jobs[share.job][1] += share.decoded
+                self.jobs[share.job].prefilled += share.prefilled
+                self.jobs[share.job].decoded += share.decoded
         begin = max(record.t0, self.known if self._presumed else record.t0)
         if record.t1 <= begin or not record.shares:
             return None
         parts = self._cost.parts(record)
+        for part in parts:
+            if part.job in self.jobs and part.prefill:
+                self.jobs[part.job].prefill_s += part.share * (record.t1 - record.t0)
+            elif part.job in self.jobs:
+                self.jobs[part.job].decode_s += part.share * (record.t1 - record.t0)
         self.known, self._presumed = record.t1, False
         wall = record.t1 - begin
         effort = record.cpu_s * wall / (record.t1 - record.t0)
