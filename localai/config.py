@@ -53,6 +53,10 @@ class Config:
     """Seconds that an idle model stays loaded; negative is for ever."""
     calibrate: int = 1
     """1 measures every engine with each model in use, once per device, while nothing else runs; 0 leaves it."""
+    memory: str = "default"
+    """Namespace of the memory that `localai ask` and the chat recall from; where empty, they recall nothing."""
+    memory_tokens: int = 512
+    """Most tokens of recalled memories in one turn, and never more than a quarter of the context."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
     allowed_hosts: tuple[str, ...] = ()
@@ -167,6 +171,7 @@ def _check(config: Config) -> Config:
         "kv_ssd": (0, 2**60),
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
+        "memory_tokens": (0, 2**20),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range
         "max_body": (1024, 2**40),
     }

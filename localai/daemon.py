@@ -34,6 +34,7 @@ from localai.ledger import Ledger
 from localai.library import Library
 from localai.lifecycle import make_folders
 from localai.market import Market
+from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
 from localai.pool import Pool
@@ -100,7 +101,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
 
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing)
-    parts = Parts(config, library, pool, ledger, market)
+    memories = Memories(config)
+    parts = Parts(config, library, pool, ledger, market, memories)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
     catalog.start()
@@ -112,6 +114,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
+        await asyncio.to_thread(memories.close)
         kept.close()
         _log.info("stopped")
 

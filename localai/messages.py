@@ -62,6 +62,8 @@ class TurnRequest:
 
     `together` requests came as one, to be answered side by side.
 
+    `memory` is the namespace to recall from, None to recall nothing.
+
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
     """
@@ -95,6 +97,7 @@ class TurnRequest:
     conversation: str | None = None
     app: str = ""
     trusted: bool = False
+    memory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,22 @@ class Waiting:
 
     stage: str
     fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsedMemory:
+    """A memory that the model was shown: its id, its source as kind:name, and how far that is trusted (0 to 1)."""
+
+    id: str
+    source: str
+    trust: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What was recalled for this answer, best first."""
+
+    memories: tuple[UsedMemory, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,4 +210,4 @@ class Summary:
     energy: dict[str, Any] | None = None
 
 
-TurnEvent = Waiting | Started | Delta | PromptScored | ChoiceDone | Embedded | Summary
+TurnEvent = Waiting | Started | Recalled | Delta | PromptScored | ChoiceDone | Embedded | Summary

@@ -13,8 +13,10 @@ from localai.decoding import Clock, decode
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.market import Market
-from localai.messages import Started, TurnEvent, TurnRequest
+from localai.memories import Memories
+from localai.messages import Recalled, Started, TurnEvent, TurnRequest
 from localai.pool import Pool
+from localai.recollection import recollect
 from localai.router import route
 
 
@@ -27,6 +29,7 @@ class Parts:
     pool: Pool
     ledger: Ledger
     market: Market
+    memories: Memories
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
@@ -43,6 +46,8 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             clock.load_s = lease.load_s
             info = lease.engine.info
             yield Started(choice.id, choice.backend, lease.reason, info.n_ctx)
+            request, used = await recollect(request, parts.memories, lease.engine)
+            yield Recalled(used)
             prompt = await render(request, lease.engine, choice)
             async with aclosing(decode(prompt, lease.engine, clock, echo=request.echo)) as events:
                 async for event in events:

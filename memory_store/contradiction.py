@@ -80,7 +80,7 @@ def _other_in_two_places(one: str, other: str) -> bool:
         return False
     differs = [a != b and not {a, b} <= _EMPTY for a, b in zip(first, second, strict=True)]
     places = sum(here and not before for before, here in zip([False, *differs], differs, strict=False))
-    return places > 1 and sum(differs) * 2 <= len(differs)
+    return bool(places > 1 and sum(differs) * 2 <= len(differs))
 
 
 def _read(text: str) -> _Read:

@@ -6,7 +6,7 @@ Scores by memory number and links between turns enter, fused scores leave. It kn
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +19,11 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What made a score: words and vectors from 0 to 1 each, and what neighbouring turns lent."""
+    """What made a score: words and vectors from 0 to 1 each, and what neighbouring turns lent; `cosine` as it is."""
 
     words: float
     vector: float
+    cosine: float = 0.0
     turns: float = 0.0
     score: float = 0.0
 
@@ -52,7 +53,7 @@ def fuse(words: Mapping[int, float], vectors: Mapping[int, float], weights: Weig
         by_words = words.get(num, 0.0) / top if top > 0 else 0.0
         by_vector = max(0.0, (vectors.get(num, low) - low) / (high - low)) if high > low else 0.0
         score = share * by_words + (1 - share) * by_vector
-        found[num] = Parts(words=by_words, vector=by_vector, score=score)
+        found[num] = Parts(words=by_words, vector=by_vector, cosine=vectors.get(num, 0.0), score=score)
     return found
 
 
@@ -65,7 +66,7 @@ def lend(parts: Mapping[int, Parts], turns: Iterable[Turn], weights: Weights) ->
         lent = sum(parts[other].score for other in beside if other is not None and other in parts)
         lent *= weights.turns / 2
         own = parts.get(num, Parts(words=0.0, vector=0.0))
-        found[num] = Parts(words=own.words, vector=own.vector, turns=lent, score=own.score + lent)
+        found[num] = replace(own, turns=lent, score=own.score + lent)
     return found
 
 

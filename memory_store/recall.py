@@ -50,11 +50,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """The reason of a hit: three parts from 0 up, already weighed by `trust`'s factor in the hit's score."""
+    """The reason of a hit: words and vector from 0 to 1, what neighbouring turns lent, and their weighed sum.
+
+    `cosine` is the likeness itself, which says whether the best of few is any good.
+    """
 
     words: float
     vector: float
     turns: float
+    cosine: float
     relevance: float
     notes: tuple[str, ...] = ()
 
@@ -221,7 +225,14 @@ def _hit(memory: Memory, parts: Parts, trust: float) -> Hit:
         notes.append(f"from {'the ' if memory.taint == 'web' else 'a '}{memory.taint}")
     if trust < 1:
         notes.append(f"trust {trust:.2f}")
-    why = Why(words=parts.words, vector=parts.vector, turns=parts.turns, relevance=parts.score, notes=tuple(notes))
+    why = Why(
+        words=parts.words,
+        vector=parts.vector,
+        turns=parts.turns,
+        cosine=parts.cosine,
+        relevance=parts.score,
+        notes=tuple(notes),
+    )
     return Hit(memory=memory, score=parts.score * trust, trust=trust, why=why)
 
 
