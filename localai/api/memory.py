@@ -91,6 +91,7 @@ class ImportBody(_Body):
 def routes(memories: Memories, kept: Conversations) -> APIRouter:
     """The routes under /localai/memory."""
     router = APIRouter(prefix="/localai/memory", tags=["memory"], route_class=JsonRoute)
+    _whole_store(router, memories, kept)
 
     @router.post("")
     async def add(body: AddBody) -> Response:
@@ -122,6 +123,23 @@ def routes(memories: Memories, kept: Conversations) -> APIRouter:
         hits = await asyncio.to_thread(_search, memories, body)
         return json_response({"hits": [hit_json(hit) for hit in hits]})
 
+    @router.get("/{memory_id}")
+    async def show(memory_id: str) -> Response:
+        """One memory, with its trust and the turns beside it."""
+        return json_response(await asyncio.to_thread(_shown_whole, memories, memory_id))
+
+    @router.post("/{memory_id}/judge")
+    async def judge(memory_id: str, body: JudgeBody) -> Response:
+        """Confirm or refute a memory; `counted` is false where the word of this judge has no weight."""
+        judge = author_of(body.source)
+        return json_response({"counted": await asyncio.to_thread(memories.judge, memory_id, body.verdict, judge)})
+
+    return router
+
+
+def _whole_store(router: APIRouter, memories: Memories, kept: Conversations) -> None:
+    """What is about more than one memory; before `/{memory_id}`, which takes any word."""
+
     @router.get("/stats")
     async def stats() -> Response:
         """How much is remembered, where, and by whom."""
@@ -146,19 +164,6 @@ def routes(memories: Memories, kept: Conversations) -> APIRouter:
     async def forget(body: ForgetBody) -> Response:
         """Erase, and search the raw files for what is left."""
         return json_response(await asyncio.to_thread(_forget, memories, kept, body))
-
-    @router.get("/{memory_id}")
-    async def show(memory_id: str) -> Response:
-        """One memory, with its trust and the turns beside it."""
-        return json_response(await asyncio.to_thread(_shown_whole, memories, memory_id))
-
-    @router.post("/{memory_id}/judge")
-    async def judge(memory_id: str, body: JudgeBody) -> Response:
-        """Confirm or refute a memory; `counted` is false where the word of this judge has no weight."""
-        judge = author_of(body.source)
-        return json_response({"counted": await asyncio.to_thread(memories.judge, memory_id, body.verdict, judge)})
-
-    return router
 
 
 def author_of(body: SourceBody | None) -> Author:
