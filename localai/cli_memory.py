@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from localai.cli import progress_line, show
+from localai.cli import progress_line, say, show
 from localai.client import Client
 from localai.config import load
 from localai.errors import BadRequest, from_memory
@@ -20,6 +20,7 @@ from localai.lifecycle import client, ensure_running
 
 _ROUTE = "/localai/memory"
 _BATCH = 200
+_FILES = 32
 _AT_LENGTH = 600.0
 _KINDS = ("person", "agent", "file", "tool", "web")
 
@@ -60,6 +61,7 @@ def memory() -> None:
 
 @memory.command()
 @click.argument("text", required=False)
+@click.option("--file", "paths", multiple=True, type=click.Path(path_type=Path), help="A document or folder instead.")
 @click.option("--source", default=None, help="Who says so, as KIND:NAME; default: you.")
 @click.option("-n", "--namespace", default=None, help="Where to keep it.")
 @click.option("--tag", "tags", multiple=True, help="A word to find it by; as often as you like.")
@@ -69,6 +71,7 @@ def memory() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def add(
     text: str | None,
+    paths: tuple[Path, ...],
     source: str | None,
     namespace: str | None,
     tags: tuple[str, ...],
@@ -77,7 +80,12 @@ def add(
     valid_to: float | None,
     as_json: bool,
 ) -> None:
-    """Remember TEXT, or what is piped in."""
+    """Remember TEXT, what is piped in, or documents."""
+    if paths:
+        if text is not None:
+            raise BadRequest("a text and files at once", "add one after the other")
+        _add_files(paths, namespace, as_json)
+        return
     if text is None:
         if sys.stdin is None or sys.stdin.isatty():
             raise BadRequest("there is nothing to remember", 'localai memory add "The spare key is with Ana"')
@@ -87,6 +95,54 @@ def add(
     body |= {"valid_from": valid_from, "valid_to": valid_to}
     added = daemon.post(_ROUTE, {name: value for name, value in body.items() if value is not None})
     show(added, as_json, _added_text)
+
+
+def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) -> None:
+    from memory_store.errors import MemoryStoreError
+    from memory_store.watch import files
+
+    found: list[Path] = []
+    try:
+        for path in paths:
+            found += files(path.absolute()) if path.is_dir() else [path.absolute()]
+    except MemoryStoreError as error:
+        raise from_memory(error) from error
+    daemon, usual = _daemon()
+    done: list[Any] = []
+    for start in range(0, len(found), _FILES):
+        body = {"paths": [str(path) for path in found[start : start + _FILES]], "namespace": namespace or usual}
+        done += daemon.post(f"{_ROUTE}/files", body, timeout=_AT_LENGTH)["files"]
+        progress_line(f"{len(done)} of {len(found)} files")
+    progress_line("")
+    for each in done:
+        if each["problem"]:
+            say(f"{each['path']}: {each['problem']} ({each['hint']})")
+    counts = {name: sum(each[name] for each in done) for name in ("added", "duplicates", "quarantined", "removed")}
+    result = {**counts, "files": done}
+    show(result, as_json, lambda r: f"{r['added']} memories from {len(done)} files, {r['duplicates']} known already")
+    if done and all(each["problem"] for each in done):
+        sys.exit(1)
+
+
+@memory.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("-n", "--namespace", default=None, help="Where to keep what it says.")
+@click.option("--stop", is_flag=True, help="Follow FOLDER no more; what it said stays remembered.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def watch(folder: Path | None, namespace: str | None, stop: bool, as_json: bool) -> None:
+    """Follow FOLDER: its documents are remembered, and forgotten when they go. Without FOLDER, list."""
+    daemon, usual = _daemon()
+    if folder is None:
+        found = daemon.get(f"{_ROUTE}/watch")
+    else:
+        body = {"folder": str(folder.resolve()), "namespace": namespace or usual}
+        found = daemon.post(f"{_ROUTE}/{'unwatch' if stop else 'watch'}", body)
+    show(found, as_json, lambda f: "\n".join(map(_watched_text, f["watched"])) or "no folder is watched")
+
+
+def _watched_text(found: Any) -> str:
+    problem = f"\n  {found['problem']}" if found["problem"] else ""
+    return f"{found['folder']} ({found['namespace']}): {found['added']} added, {found['removed']} removed{problem}"
 
 
 def _added_text(added: Any) -> str:

@@ -40,6 +40,7 @@ from localai.orders import Orders
 from localai.pool import Pool
 from localai.tested import TestedSettings
 from localai.turn import Parts
+from localai.watched import WatchedFolders
 
 _log = logging.getLogger("localai")
 
@@ -102,18 +103,21 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
 
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing)
     memories = Memories(config)
+    watched = WatchedFolders(memories)
     parts = Parts(config, library, pool, ledger, market, memories)
     server = _Server(config)
-    app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
+    app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
+        await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
         await calibrator.close()
         await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
+        await asyncio.to_thread(watched.close)
         await asyncio.to_thread(memories.close)
         kept.close()
         _log.info("stopped")

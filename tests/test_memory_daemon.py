@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon_fixture import Answer, Daemon, events_of, running
+from tests.daemon_fixture import Answer, Daemon, events_of, running, wait_for
 
 ROUTE = "/localai/memory"
 
@@ -200,3 +200,24 @@ def test_ask_recalls_unless_told_not_to(daemon: Daemon) -> None:
     assert [len(answer["memories"]) for answer in (recalled, plain)] == [1, 0]
     assert "Pepper" in recalled["text"]
     assert "Pepper" not in plain["text"]
+
+
+def test_documents_are_added_and_a_folder_is_followed(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Harbour\nThe harbour master is Mrs Quill.\n")
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF broken")
+    done = shown(daemon, "add", "--file", str(tmp_path), "-n", "docs")
+    assert done["added"] == 1
+    assert [Path(each["path"]).name for each in done["files"] if each["problem"]] == ["bad.pdf"]
+    hit = shown(daemon, "search", "who is the harbour master?", "-n", "docs")["hits"][0]
+    assert (hit["source"], hit["place"]) == (f"file:{tmp_path}/a.md", "a.md: Harbour")
+    folder = tmp_path / "sub"
+    folder.mkdir()
+    assert [each["folder"] for each in shown(daemon, "watch", str(folder), "-n", "live")["watched"]] == [str(folder)]
+    assert memory(daemon, "watch", str(tmp_path)).returncode == 1
+    (folder / "b.txt").write_text("The lock keeper is Mr Thorn.")
+    wait_for(lambda: shown(daemon, "search", "lock keeper", "-n", "live")["hits"], 20)
+    daemon.end()
+    (folder / "b.txt").unlink()
+    daemon.start()
+    wait_for(lambda: not shown(daemon, "search", "lock keeper", "-n", "live")["hits"], 20)
+    assert shown(daemon, "watch", str(folder), "--stop")["watched"] == []
