@@ -3,8 +3,8 @@
     python -m tests.perf.kv_restart [--tokens 4000] [--backend onnx]
 
 Each round has a home of its own, asks once without a cache and once after a restart, and a third time after another.
-The load of the model is left out on both sides. llama-server keeps nothing by itself; beside it stands what it does when
-somebody saves its slot before it ends, and restores it before asking.
+The load of the model is left out on both sides. llama-server keeps nothing by itself; beside it stands what it does
+when somebody saves its slot before it ends, and restores it before asking.
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ def main() -> int:
     if rounds.has("peer_slot_ms"):
         figures += [
             rounds.ratio("llama-server restarted / computed", "peer_restarted_ms", "peer_computed_ms"),
-            rounds.ratio(
-                "llama-server, slot saved and restored by hand / computed", "peer_slot_ms", "peer_computed_ms"
-            ),
+            rounds.ratio("llama-server, slot by hand / computed", "peer_slot_ms", "peer_computed_ms"),
             rounds.ratio("ours / llama-server restarted", "restored_ms", "peer_restarted_ms"),
             rounds.ratio("ours / llama-server, slot by hand", "restored_ms", "peer_slot_ms"),
         ]
