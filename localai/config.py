@@ -48,6 +48,9 @@ class Config:
     """RAM for KV blocks outside the engines' own cells, of all engines together, in bytes; 0 keeps none there."""
     kv_ssd: int = 8 * 2**30
     """Disk space for KV blocks, at most half of what is free, in bytes; 0 keeps none there."""
+    kv_trace: str = ""
+    """File that records what prompts have in common, as salted hashes and without text, for judging what the KV cache
+    keeps (which must be on); where empty, nothing is recorded."""
     gpu_layers: int = -1
     """Layers on the GPU where the engine has one; -1 is all."""
     keep_alive: float = 300.0
