@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from localai.config import Config
 from localai.errors import BadRequest
+from localai.frozen_notes import FrozenNotes
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Memories:
         self.path = config.home / "memory.db"
         self._lock = Lock()
         self._open: _Open | None = None
-        self.frozen: dict[bytes, tuple[str, tuple[str, ...]]] = {}
+        self.frozen = FrozenNotes(config.home / "recalled.db")
 
     @property
     def store(self) -> Store:
@@ -59,6 +60,13 @@ class Memories:
 
     def search(self, question: Question) -> tuple[Hit, ...]:
         return self._parts().recall.search(question)
+
+    def with_ids(self, ids: Sequence[str]) -> dict[str, Memory]:
+        """Those of them that are still there."""
+        from memory_store import rows
+
+        with self.store.reading() as connection:
+            return {found.id: found for found in rows.many(connection, rows.numbers_of_ids(connection, ids))}
 
     def trust_in(self, memories: Sequence[Memory]) -> tuple[float, ...]:
         return self._parts().trust.weights(memories)
@@ -86,11 +94,11 @@ class Memories:
             raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
         gone = self._texts(list(asked), chosen)
         receipt = forget(store, ids=list(asked), chosen=chosen, also=self._elsewhere())
-        erased = set(receipt.ids) | set(receipt.cascaded)
-        self.frozen = {key: block for key, block in self.frozen.items() if not erased & set(block[1])}
+        self.frozen.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
 
     def close(self) -> None:
+        self.frozen.close()
         with self._lock:
             if self._open is not None:
                 self._open.store.close()

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING
 from backends.errors import BackendError
 from backends.handle import EngineHandle
 from localai.errors import from_backend, from_memory
+from localai.frozen_notes import Shown
 from localai.memories import Memories
 from localai.messages import Message, TurnRequest, UsedMemory
 from memory_store.errors import MemoryStoreError
 
 if TYPE_CHECKING:
     from memory_store.recall import Hit
+    from memory_store.records import Memory
 
 MOST_NOTES = 8
-MOST_FROZEN = 4096
 # Below this a note is about something else: measured by cosine, or by the share of the question's own words.
 LEAST_COSINE = 0.35
 LEAST_COVERED = 0.5
@@ -47,9 +48,10 @@ async def recollect(
         return request, ()
     messages = list(request.messages)
     keys = _keys(request)
-    for place, message in enumerate(messages):
-        if message.role == "user" and keys[place] in memories.frozen:
-            messages[place] = replace(message, content=memories.frozen[keys[place]][0] + message.content)
+    places = [place for place, message in enumerate(messages[:-1]) if message.role == "user"]
+    blocks = await asyncio.to_thread(_frozen, [keys[place] for place in places], memories)
+    for place in places:
+        messages[place] = replace(messages[place], content=blocks.get(keys[place], "") + messages[place].content)
     asked = request.messages[-1] if request.messages else None
     if asked is None or asked.role != "user" or not asked.content.strip("\0 \t\r\n"):
         return replace(request, messages=tuple(messages)), ()
@@ -57,9 +59,10 @@ async def recollect(
     budget = min(memories.config.memory_tokens, engine.info.n_ctx // 4)
     budget = min(budget, engine.info.n_ctx - ROOM_FOR_ANSWER - await _tokens(messages, engine))
     shown = await _fitting(hits, budget, engine)
-    block = _OPENING + "".join(map(_note, shown)) + "\n" if shown else ""
+    given = [Shown(hit.memory.id, hit.trust, hit.memory.state) for hit in shown]
+    block = _block([_note(hit.memory, note) for hit, note in zip(shown, given, strict=True)])
     messages[-1] = replace(asked, content=block + asked.content)
-    _freeze(memories, keys[len(messages) - 1], block, shown)
+    await asyncio.to_thread(memories.frozen.put, keys[-1], given)
     used = tuple(UsedMemory(hit.memory.id, source_of(hit), hit.trust) for hit in shown)
     return replace(request, messages=tuple(messages)), used
 
@@ -76,6 +79,24 @@ def _keys(request: TurnRequest) -> list[bytes]:
         digest.update(repr((message.role, message.content)).encode("utf-8", "surrogatepass"))
         keys.append(digest.digest())
     return keys
+
+
+def _frozen(keys: Sequence[bytes], memories: Memories) -> dict[bytes, str]:
+    """What each of these questions was given before, as far as it was not forgotten since."""
+    found = memories.frozen.of(keys)
+    if not found:
+        return {}
+    try:
+        known = memories.with_ids([note.id for notes in found.values() for note in notes])
+    except MemoryStoreError as error:
+        raise from_memory(error) from error
+    return {
+        key: _block([_note(known[note.id], note) for note in notes if note.id in known]) for key, notes in found.items()
+    }
+
+
+def _block(notes: Sequence[str]) -> str:
+    return _OPENING + "".join(notes) + "\n" if notes else ""
 
 
 def _search(text: str, namespace: str, memories: Memories) -> list[Hit]:
@@ -106,7 +127,8 @@ async def _fitting(hits: Sequence[Hit], budget: int, engine: EngineHandle) -> li
     shown: list[Hit] = []
     left = budget - await _tokens([Message("user", _OPENING)], engine) if hits else 0
     for hit in hits:
-        size = await _tokens([Message("user", _note(hit))], engine) if left > 0 else 0
+        note = _note(hit.memory, Shown(hit.memory.id, hit.trust, hit.memory.state))
+        size = await _tokens([Message("user", note)], engine) if left > 0 else 0
         if 0 < size <= left:
             shown.append(hit)
             left -= size
@@ -120,23 +142,15 @@ async def _tokens(messages: Sequence[Message], engine: EngineHandle) -> int:
         raise from_backend(error) from error
 
 
-def _note(hit: Hit) -> str:
-    memory = hit.memory
+def _note(memory: Memory, shown: Shown) -> str:
     day = datetime.fromtimestamp(min(max(memory.time, 0.0), 2**36), UTC).date().isoformat()
-    state = "" if memory.state == "kept" else f' state="{memory.state}"'
-    source = _attribute(memory.place or source_of(hit))
+    state = "" if shown.state == "kept" else f' state="{shown.state}"'
+    author = f"{memory.author.kind}:{memory.author.name}"
+    source = _attribute(memory.place or author)
     # What looks like the fence itself would let a note end early and speak as the user.
     text = _FENCE.sub("(", memory.text)
-    return f'<note from="{source}" date="{day}" trust="{hit.trust:.2f}"{state}>\n{text}\n</note>\n'
+    return f'<note from="{source}" date="{day}" trust="{shown.trust:.2f}"{state}>\n{text}\n</note>\n'
 
 
 def _attribute(value: str) -> str:
     return "".join("'" if char in '"<>' else char for char in value)[:200]
-
-
-def _freeze(memories: Memories, key: bytes, block: str, shown: Sequence[Hit]) -> None:
-    memories.frozen.pop(key, None)
-    if block:
-        memories.frozen[key] = block, tuple(hit.memory.id for hit in shown)
-    while len(memories.frozen) > MOST_FROZEN:
-        memories.frozen.pop(next(iter(memories.frozen)))

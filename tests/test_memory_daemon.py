@@ -150,6 +150,25 @@ def test_a_turn_keeps_what_it_recalled(daemon: Daemon) -> None:
     assert said.startswith(first.rstrip()[: first.index(question) + len(question)])
 
 
+def test_a_turn_keeps_what_it_recalled_over_a_restart_and_nothing_forgotten() -> None:
+    with running() as daemon:
+        tide = post(daemon, "", {"text": "The tide table hangs behind the kitchen door"}).json
+        post(daemon, "", {"text": "The tide table of last year is in the kitchen cellar"})
+        question = "where is the tide table of the kitchen?"
+        first = asked(daemon, question, memory=True)
+        assert tide["id"] in {used["id"] for used in first["memories"]}
+        assert daemon.end() == 0
+        daemon.start()
+        turns = ("user", question), ("assistant", "Behind the door.")
+        second = asked(daemon, "thank you", *turns, memory=True)["choices"][0]["message"]["content"]
+        said = first["choices"][0]["message"]["content"]
+        assert second.startswith(said.rstrip()[: said.index(question) + len(question)])
+        assert post(daemon, "/forget", {"ids": [tide["id"]]}).json["complete"]
+        third = asked(daemon, "thank you", *turns, memory=True)["choices"][0]["message"]["content"]
+        assert "behind the kitchen door" not in third
+        assert "of last year" in third
+
+
 @pytest.mark.parametrize("fields", [{}, {"memory": False}, {"memory": "empty"}], ids=str)
 def test_nothing_is_recalled_unless_asked_for(daemon: Daemon, fields: dict[str, Any]) -> None:
     post(daemon, "", {"text": "The gate code is 5519"})
