@@ -75,6 +75,9 @@ class Config:
     """What the tariff is in, as EUR."""
     carbon: float = 0.0
     """Grams of CO2 per kilowatt-hour, for `localai energy`; 0 leaves CO2 out."""
+    otlp: str = ""
+    """Address of an OpenTelemetry collector (OTLP over HTTP) that gets one span per query, figures only; where empty,
+    nothing is sent. Needs the extra `otel`."""
     memory: str = "default"
     """Namespace of the memory that `localai ask` and the chat recall from; where empty, they recall nothing."""
     memory_tokens: int = 512

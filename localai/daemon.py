@@ -48,6 +48,7 @@ from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
 from localai.pool import Pool
+from localai.spans import Spans
 from localai.tested import TestedSettings
 from localai.turn import Parts
 from localai.watched import WatchedFolders
@@ -79,7 +80,8 @@ def serve(config: Config, *, foreground: bool) -> None:
 async def _run(config: Config, sockets: list[socket.socket]) -> None:
     started = time.time()
     metrics = Metrics()
-    ledger = Ledger(config.home / "ledger.db", metrics)
+    spans = Spans(config.otlp)
+    ledger = Ledger(config.home / "ledger.db", metrics, spans.note)
     kept = Conversations(config.home / "conversations.db")
     catalog = CatalogWatcher(config.home)
     library = Library(config.home, catalog.current)
@@ -129,6 +131,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
+        await asyncio.to_thread(spans.close)
         await asyncio.to_thread(watched.close)
         await asyncio.to_thread(memories.close)
         kept.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from asyncio import CancelledError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,11 +135,12 @@ class Entry:
 
 
 class Ledger:
-    """The file at `path`. Reads see what was written before them."""
+    """The file at `path`. Reads see what was written before them. `tell` gets the row of each query as it ends."""
 
-    def __init__(self, path: Path, metrics: Metrics) -> None:
+    def __init__(self, path: Path, metrics: Metrics, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         self._db = open_file(path, _NAME, (m001_queries, m002_energy))
         self._metrics = metrics
+        self._tell = tell
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     @contextmanager
@@ -162,6 +163,7 @@ class Ledger:
             self._metrics.running.dec()
             entry.row["total_ms"] = round(1000 * (time.monotonic() - entry.begun), 3)
             self._metrics.count(entry.row)
+            self._tell(entry.row)
             self._write("queries", entry.row)
 
     def note_load(self, row: dict[str, Any]) -> None:
