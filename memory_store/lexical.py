@@ -23,13 +23,13 @@ FOLLOWED_AT_ONCE = 2048
 # A segment is merged with its neighbour when it is not this many times smaller: writes cost a logarithm, not a rebuild.
 TIMES_SMALLER = 4
 MOST_QUERY_TERMS = 64
-_STOP = """a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my
-no not of on or our she so than that the their them then there these they this to was we were what when where which who
-whom whose why will with would you your he her him his about any all"""
+_STOP = """a an and are as at be been but by can could did do does for from had has have how i if in into is it its
+me my no not of on or our she so than that the their them then there these they this to was we were what when where
+which who whom whose why will with would you your he her him his about any all"""
 
 
 class LexicalIndex:
-    """Search by words. Any thread may search; searches never wait for writes. It has no files: the texts are the truth."""
+    """Search by words. Any thread may search; searches never wait for writes. It has no files of its own."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -78,10 +78,6 @@ class LexicalIndex:
     def erase(self, nums: Sequence[int]) -> None:
         """Nothing is left of the words in memory either."""
         self.catch_up()
-        with self._lock:
-            for space, parts in list(self._segments.items()):
-                if any((part.nums < 0).any() for part in parts):
-                    self._segments[space] = (postings.merge(parts),)
 
     def files(self) -> Sequence[Path]:
         return ()
@@ -101,7 +97,7 @@ class LexicalIndex:
         if len(gone):
             self._spaces = {}
             for space, parts in list(self._segments.items()):
-                self._segments[space] = tuple(_without(part, gone) for part in parts)
+                self._segments[space] = tuple(postings.without(part, gone) for part in parts)
         self._seq = changes[-1].seq
         return True
 
@@ -120,11 +116,3 @@ class LexicalIndex:
             while len(parts) > 1 and len(parts[-2].nums) < TIMES_SMALLER * len(parts[-1].nums):
                 parts[-2:] = [postings.merge(parts[-2:])]
             self._segments[space] = tuple(parts)
-
-
-def _without(part: Segment, gone: Ints) -> Segment:
-    hit = np.isin(part.nums, gone)
-    if not hit.any():
-        return part
-    nums = np.where(hit, -1, part.nums)
-    return Segment(nums, part.lengths, part.vocabulary, part.starts, part.docs, part.times)

@@ -90,6 +90,15 @@ def merge(parts: Sequence[Segment]) -> Segment:
     return Segment(nums, lengths, vocabulary, starts, np.concatenate(docs)[order], np.concatenate(times)[order])
 
 
+def without(part: Segment, gone: Ints) -> Segment:
+    """The segment made anew where it has one of these numbers."""
+    hit = np.isin(part.nums, gone)
+    if not hit.any():
+        return part
+    nums = np.where(hit, -1, part.nums)
+    return merge([Segment(nums, part.lengths, part.vocabulary, part.starts, part.docs, part.times)])
+
+
 def search(segments: Sequence[Segment], terms: Sequence[str], k: int) -> tuple[Ints, Scores]:
     """The exact best `k` by BM25, equal scores by number. Rare terms first: what frequent ones cannot lift is left out.
 

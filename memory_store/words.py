@@ -1,6 +1,6 @@
 """Text to index terms: words and the parts of identifiers, stemmed; pairs of characters where words are not spaced.
 
-A text enters, its terms leave in order. The stems are those of SQLite's porter tokenizer, so that both lexical indexes agree.
+A text enters, its terms leave in order. The stems are those of SQLite's porter tokenizer: both lexical indexes agree.
 """
 
 from __future__ import annotations
