@@ -2,7 +2,7 @@
 
     python -m tests.perf.memory_vectors ROWS [--random] [--tier binary] [--peers]
 
-Rows are distinct sentences of this machine's manual pages, embedded with the shipped table; questions are others of them.
+Rows are distinct sentences of this machine's manual pages, embedded with the shipped table; others are asked.
 `--random` takes uniform-random vectors instead. Where pages do not suffice, the rest are pairs of sentences joined.
 """
 
