@@ -46,7 +46,7 @@ class Place:
 class _Filled:
     """What a sequence holds: `length` tokens of `held`, the first of them in the store up to the end of `stored`.
 
-    Below `floor` tokens it cannot be cut.
+    Below `floor` tokens it cannot be cut. The first `asked` are a prompt, the rest its answer.
     """
 
     held: Held
@@ -54,6 +54,7 @@ class _Filled:
     stored: Node | None = None
     tail: bool = False
     floor: int = 0
+    asked: int = 0
 
     @property
     def now(self) -> Held:
@@ -68,6 +69,7 @@ class Cells:
         self._engine = engine
         self._store = store
         self._cost = cost
+        self._recorder = store.recorder if store else None
         self.n_cells = info.n_ctx
         self._bytes_per_token = info.kv_bytes / info.n_ctx
         self._can_share = {"fork", "trim"} <= info.capabilities
@@ -127,7 +129,7 @@ class Cells:
         while self.n_cells - self.used < new and self.evict_one(keep=source):
             pass
         seq, filled = self._share(source, common, new) if common else (self._take_free(), _Filled(wanted))
-        filled.held = wanted
+        filled.held, filled.asked = wanted, len(wanted)
         self._active[seq] = filled
         cached: dict[Tier, int] = {"live": common} if common else {}
         begun = time.monotonic()
@@ -234,7 +236,9 @@ class Cells:
         seq = self._take_free()
         self._engine.fork(source, seq)
         old = self._active[source]
-        self._active[seq] = _Filled(Held(tokens, old.held.root), old.length, old.stored, floor=old.floor)
+        self._active[seq] = _Filled(
+            Held(tokens, old.held.root), old.length, old.stored, floor=old.floor, asked=old.asked
+        )
         return seq
 
     def grow(self, seq: int, length: int) -> None:
@@ -247,6 +251,8 @@ class Cells:
         """Give the number back; with `keep`, what it holds stays to be found."""
         filled = self._active.pop(seq)
         filled.held = filled.now
+        if keep and self._recorder is not None:
+            self._recorder.note(filled.held.tokens, filled.asked)
         if keep and filled.length >= _WORTH and (self._can_share or self._store is not None):
             self._residents[seq] = filled
             if self._active:

@@ -107,11 +107,15 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
 
 
 class KvGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """This child's share of RAM, and the cap of the SSD that all children share, in bytes; `folder` '' is no SSD."""
+    """This child's share of RAM, and the cap of the SSD that all children share, in bytes; `folder` '' is no SSD.
+
+    `trace` is a file that records what prompts have in common, without text; '' for none.
+    """
 
     ram: int = 0
     ssd: int = 0
     folder: str = ""
+    trace: str = ""
 
 
 class Evicted(msgspec.Struct, frozen=True, tag=True):

@@ -35,6 +35,7 @@ class KvCache:
     def __init__(self, config: Config, metrics: KvMetrics, children: Callable[[], Iterable[EngineHandle]]) -> None:
         self._folder = config.kv_folder
         self._ram = config.kv_ram
+        self._trace = str(Path(config.kv_trace).expanduser().absolute()) if config.kv_trace else ""
         self._metrics = metrics
         self._children = children
         self._seen: WeakKeyDictionary[EngineHandle, KvReport] = WeakKeyDictionary()
@@ -64,7 +65,8 @@ class KvCache:
 
     def grant(self, ram: int) -> KvGrant:
         """What a child with so many bytes of RAM may use."""
-        return KvGrant(ram=ram, ssd=self.cap, folder=str(self._folder) if self.cap else "")
+        folder = str(self._folder) if self.cap else ""
+        return KvGrant(ram=ram, ssd=self.cap, folder=folder, trace=self._trace)
 
     def note(self, child: EngineHandle, report: KvReport) -> None:
         """Count what a child reports, and make room on the SSD before it runs short."""

@@ -103,7 +103,7 @@ def test_different_adapters_never_share_a_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ram", [0, 10**6], ids=["in the cells", "in RAM"])
 def test_a_prefix_is_not_shared_between_adapters(tmp_path: Path, ram: int) -> None:
-    loop = Loop(tmp_path, kv=KvGrant(ram=ram))
+    loop = Loop(tmp_path, "2", kv=KvGrant(ram=ram))
     prompt = "a prompt that all of them have in common"
     cached = []
     for number, adapters in enumerate([(), adapter(tmp_path, 1), adapter(tmp_path, 2), adapter(tmp_path, 1), ()]):

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-_NEWEST = 0.25
-"""Share of the newest reading in the running means."""
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+_KEPT = 9
+_FEWEST = 3
+"""Readings of which one may be an accident (a thread that had to wait for a core), before which all is tried."""
+_AGE_S = 120.0
+"""What was slow so long ago is tried again: nothing is read of what is not tried."""
+
+
+class _Rate:
+    """The median of the newest readings, in bytes per second. One thread writes, another may read."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._readings: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+
+    def note(self, size: int, seconds: float) -> None:
+        self._readings.append((self._clock(), size / max(seconds, 1e-9)))
+
+    def seconds(self, size: int) -> float:
+        oldest = self._clock() - _AGE_S
+        rates = [rate for at, rate in tuple(self._readings) if at >= oldest]
+        return size / median(rates) if len(rates) >= _FEWEST else 0.0
 
 
 class Speed:
-    """Means of bytes per second; None before the first reading. Fed by two threads, each its own mean."""
+    """How fast the disk reads and the engine takes back, each fed by a thread of its own."""
 
-    def __init__(self) -> None:
-        self._read: float | None = None
-        self._append: float | None = None
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._read = _Rate(clock)
+        self._append = _Rate(clock)
 
     def read(self, size: int, seconds: float) -> None:
         """Note that reading and checking `size` bytes took so long."""
-        self._read = _mean(self._read, size / max(seconds, 1e-9))
+        self._read.note(size, seconds)
 
     def append(self, size: int, seconds: float) -> None:
         """Note that the engine took `size` bytes back in so long."""
-        self._append = _mean(self._append, size / max(seconds, 1e-9))
+        self._append.note(size, seconds)
 
     def restore_s(self, size: int, *, from_ssd: bool) -> float:
-        """Expected seconds until `size` bytes are in the cells; 0 for what was never seen, so that it is tried."""
-        seconds = size / self._append if self._append else 0.0
-        return seconds + (size / self._read if from_ssd and self._read else 0.0)
-
-
-def _mean(old: float | None, new: float) -> float:
-    return new if old is None else old + _NEWEST * (new - old)
+        """Expected seconds until `size` bytes are in the cells; 0 for what was hardly seen, so that it is tried."""
+        return self._append.seconds(size) + (self._read.seconds(size) if from_ssd else 0.0)

@@ -22,6 +22,7 @@ from backends.kv.index import Index, IndexUnusable, Row, file_size
 from backends.kv.keys import branch_key, packed
 from backends.kv.policy import ExpectedSaving, Policy
 from backends.kv.ram_tier import RamTier
+from backends.kv.recording import Recorder
 from backends.kv.speed import Speed
 from backends.kv.tree import Match, Node, Step, Tree
 from backends.kv.writer import Writer
@@ -61,6 +62,7 @@ class Store:
         self._writer = Writer(self._folder, self._ssd) if self._ssd else None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="kv-reader") if self._ssd else None
         self.problem = ""
+        self.recorder = Recorder(Path(grant.trace)) if grant.trace else None
         self._retry_at = 0.0
         self._passing = b""
         # Now, while the model loads, rather than when the first request waits.
@@ -295,7 +297,9 @@ class Store:
             bad=counts.bad,
             refused=counts.refused,
             short=counts.short,
-            problem=(self._writer.problem if self._writer else "") or self.problem,
+            problem=(self._writer.problem if self._writer else "")
+            or self.problem
+            or (self.recorder.problem if self.recorder else ""),
         )
 
     def close(self, seconds: float) -> None:

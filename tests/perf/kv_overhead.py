@@ -39,15 +39,19 @@ class Side:
         self._handle = await EngineHandle.start(self._order, log=self._folder / "log", on_stage=lambda *_: None)
 
     async def turn(self, options: Any, number: int) -> None:
-        """A stream, and beside it fresh prompts one after the other."""
+        """A stream, and beside it fresh prompts one after the other; then a stream alone, while blocks are written.
+
+        Gaps are those of the second: beside a prompt they are as long as its steps, whatever the cache does.
+        """
         begun, cpu = time.monotonic(), cpu_seconds(psutil.Process(self._handle.pid))
         self.gaps_ms = []
-        stream = asyncio.create_task(self._run(prompt(64, number), options.stream, self.gaps_ms))
+        stream = asyncio.create_task(self._run(prompt(64, number), options.stream, []))
         for extra in range(options.prompts):
             await self._run(prompt(options.tokens, 1000 * number + extra + 1), 8, [])
         await stream
         self.busy_s = time.monotonic() - begun
         self.cpu_s = cpu_seconds(psutil.Process(self._handle.pid)) - cpu
+        await self._run(prompt(options.tokens, 1000 * number), options.stream, self.gaps_ms)
 
     async def _run(self, tokens: list[int], most: int, into: list[float]) -> None:
         times = []
