@@ -60,6 +60,11 @@ class PagePool:
                 os.truncate(path, self._used * PAGE_ROWS * self._row_size(path.stem))
         self.maps = self._map(self._used, None)
 
+    def restart(self) -> None:
+        """Every page is free. Unlike `begin`, readers may be at work: nothing is cut off under them."""
+        with self._lock:
+            self._free = list(range(self._used))[::-1]
+
     def take(self) -> int:
         """An empty page."""
         with self._lock:

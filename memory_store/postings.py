@@ -90,6 +90,16 @@ def merge(parts: Sequence[Segment]) -> Segment:
     return Segment(nums, lengths, vocabulary, starts, np.concatenate(docs)[order], np.concatenate(times)[order])
 
 
+def terms_of(part: Segment, nums: Ints) -> tuple[set[str], set[str]]:
+    """The terms of these texts, and those of them that other living texts have too."""
+    mine = np.isin(part.nums, nums)[part.docs]
+    others = ~mine & (part.nums >= 0)[part.docs]
+    counts = [np.add.reduceat(np.append(hit, False), part.starts[:-1]) > 0 for hit in (mine, others)]
+    names = list(part.vocabulary)
+    own = np.flatnonzero(counts[0]) if len(names) else np.zeros(0, np.int64)
+    return {names[at] for at in own.tolist()}, {names[at] for at in own.tolist() if counts[1][at]}
+
+
 def without(part: Segment, gone: Ints) -> Segment:
     """The segment made anew where it has one of these numbers."""
     hit = np.isin(part.nums, gone)

@@ -48,6 +48,7 @@ class Store:
         self.path = path
         self.clock = clock
         self.embedder: Embedder = StaticEmbedder() if embedder is None else embedder
+        self.encrypted = key is not None
         self._file = DatabaseFile(path, key, busy_seconds)
         self._file.create()
         self._idle: list[Connection] = []

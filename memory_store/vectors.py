@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from memory_store import index_file, log, shelving, vector_rows
 from memory_store.clustering import cluster
-from memory_store.codecs import codec
+from memory_store.codecs import Codes, codec
 from memory_store.dbfile import Connection
 from memory_store.embed import Vectors
 from memory_store.errors import InvalidMemory, MemoryStoreError
@@ -33,6 +33,8 @@ Tier = Literal["int8", "binary"]
 FLAT_ROWS = 49 * FOLD_ROWS
 SAVE_ROWS = 64 * FOLD_ROWS
 FOLLOWED_AT_ONCE = 2048
+# What other programs wrote is taken in by searches: little at a time, so that none waits long.
+FOLLOWED_BY_SEARCH = 128
 LOOKASIDE = 64
 _FACTOR = {"int8": (1, 30), "binary": (8, 120)}
 
@@ -82,14 +84,14 @@ class VectorIndex:
         with self._store.reading() as connection:
             if log.last_seq(connection) > self._seq and self._lock.acquire(blocking=False):
                 try:
-                    self._follow(connection)
+                    self._follow(connection, FOLLOWED_BY_SEARCH)
                 finally:
                     self._lock.release()
             space = self._space(connection, namespace)
             shelf = self._shelves.get(space)
             if shelf is None:
                 return np.zeros(0, np.int64), np.zeros(0, np.float32)
-            key = (id(shelf), shelf.rows, k, exact, self._seq, query.tobytes())
+            key = (space, shelf.trained, shelf.rows, k, exact, self._seq, query.tobytes())
             known = self._seen.get(key)
             if known is None:
                 known = self._search(connection, shelf, query, k, exact)
@@ -124,19 +126,21 @@ class VectorIndex:
                 self._descriptor = None
 
     def traces(self, nums: Sequence[int]) -> Sequence[bytes]:
-        """The codes of these memories, but for those that another memory shares byte for byte."""
-        gone, found, others = np.array(nums, np.int64), set[bytes](), set[bytes]()
-        maps = self._pool.maps
-        for page, count in [place for shelf in self._shelves.values() for place in shelf.everything()]:
-            hit = np.isin(maps.nums[page, :count], gone)
-            found |= {row.tobytes() for row in maps.codes[page, :count][hit]}
-        heads = np.array([int.from_bytes(row[:8], "little") for row in found], np.uint64)
-        for page, count in [place for shelf in self._shelves.values() for place in shelf.everything()]:
-            codes, alive = maps.codes[page, :count], maps.nums[page, :count] >= 0
-            head = np.ascontiguousarray(codes[:, :8]).view(np.uint64)[:, 0]
-            same = np.isin(head, heads) & alive & ~np.isin(maps.nums[page, :count], gone)
-            others |= {row.tobytes() for row in codes[same]}
-        return sorted(found - others)
+        """Pieces of the codes of these memories, but for those that another memory shares byte for byte."""
+        gone, maps = np.array(nums, np.int64), self._pool.maps
+        places = [place for shelf in self._shelves.values() for place in shelf.everything()]
+        hits = [np.isin(maps.nums[page, :count], gone) for page, count in places]
+        rows = [maps.codes[page, :count][hit] for (page, count), hit in zip(places, hits, strict=True) if hit.any()]
+        if not rows:
+            return ()
+        found = _words(np.concatenate(rows))
+        shared = np.zeros(found.shape, np.bool_)
+        for (page, count), hit in zip(places, hits, strict=True):
+            others = _words(maps.codes[page, :count][(maps.nums[page, :count] >= 0) & ~hit])
+            for word in range(found.shape[1]):
+                shared[:, word] |= np.isin(found[:, word], others[:, word])
+        alone = ~(shared[:, :-1] & shared[:, 1:]) if found.shape[1] > 1 else ~shared
+        return sorted({found[row, word : word + 2].tobytes() for row, word in zip(*np.nonzero(alone), strict=True)})
 
     def erase(self, nums: Sequence[int]) -> None:
         """Wipe what the log says is gone, in pages that nobody uses too. Durable at return."""
@@ -187,12 +191,15 @@ class VectorIndex:
             found, halves = vector_rows.get(connection, self._embedder, nums)
         return np.array(found, np.int64), halves.astype(np.float32)
 
-    def _follow(self, connection: Connection) -> bool:
+    def _follow(self, connection: Connection, most: int = FOLLOWED_AT_ONCE) -> bool:
         """One piece of the log; False where there is none. The lock is held."""
-        changes = log.changes(connection, self._seq, FOLLOWED_AT_ONCE)
+        changes = log.changes(connection, self._seq, most)
         if not changes:
             return False
         if any(change.op == "embedder" for change in changes):
+            if self._building:
+                # It comes here again when it has done.
+                return False
             self._shelves, self._seq = {}, 0
             return self._rebuild(connection)
         self._add(connection, [change.num for change in changes if change.op == "add"])
@@ -248,6 +255,10 @@ class VectorIndex:
             with self._lock:
                 del self._building[space]
             return
+        self._install(space, made, bench, known, pending)
+        self._told()
+
+    def _install(self, space: int, made: Shelf, bench: Bench, known: Numbers, pending: list[int]) -> None:
         with self._lock:
             now = self._shelves[space]
             since = np.setdiff1d(now.numbers(self._pool.maps), known)
@@ -266,7 +277,8 @@ class VectorIndex:
 
     def _rebuild(self, connection: Connection) -> bool:
         """Everything of this embedder, in the order of the numbers."""
-        self._pool.begin(())
+        self._pool.restart()
+        self._retired, self._bench.retired = [], []
         self._seq = log.last_seq(connection)
         for nums, _ in vector_rows.scan(connection, self._embedder, batch=FOLLOWED_AT_ONCE):
             self._add(connection, nums)
@@ -281,3 +293,9 @@ class VectorIndex:
         self._pool.give(self._retired)
         self._retired, self._bench.retired = self._bench.retired, []
         self._unsaved = 0
+
+
+def _words(codes: Codes) -> npt.NDArray[np.uint64]:
+    """Rows of bytes as rows of 8-byte words."""
+    whole = codes.shape[1] // 8 * 8
+    return np.ascontiguousarray(codes[:, :whole]).view(np.uint64)

@@ -106,3 +106,27 @@ def test_equal_scores_come_in_the_order_of_their_numbers(tmp_path: Path) -> None
     assert index.search("default", "same words", 10)[0].tolist() == list(range(1, 11))
     with pytest.raises(InvalidMemory):
         index.search("default", "same", 0)
+
+
+def test_a_restart_reads_the_file_and_answers_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add_many([NewMemory(text=text, id=str(number)) for number, text in enumerate(texts(2000))])
+    index = LexicalIndex(store, tmp_path / "index")
+    asked = [f"{RARE[n]} {COMMON[n % 5]}" for n in range(20)]
+    before = [index.search("default", query, 10) for query in asked]
+    other = LexicalIndex(store, tmp_path / "index")
+    assert not other.files(), "one program at a time writes the file"
+    other.close()
+    index.close()
+    store.add(NewMemory(text="zebra"))
+    opened = LexicalIndex(store, tmp_path / "index")
+    assert opened._segments[1][0].vocabulary == index._segments[1][0].vocabulary
+    assert opened.search("default", "zebra", 1)[0].tolist() == [2001]
+    rebuilt = LexicalIndex(store)
+    for query, (nums, _) in zip(asked, before, strict=True):
+        assert opened.search("default", query, 10)[0].tolist() == nums.tolist()
+        assert rebuilt.search("default", query, 10)[0].tolist() == nums.tolist()
+    opened.close()
+    opened.files()[0].write_bytes(b"PK torn")
+    again = LexicalIndex(store, tmp_path / "index")
+    assert again.search("default", "zebra", 1)[0].tolist() == [2001]
