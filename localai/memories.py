@@ -19,10 +19,14 @@ from memory_store.records import Added, Author, Memory, NewMemory
 if TYPE_CHECKING:
     from memory_store.erase import Receipt
     from memory_store.export import Record
+    from memory_store.lexical import LexicalIndex
     from memory_store.recall import Hit, Question, Recall
     from memory_store.rows import Filter
     from memory_store.store import Store
     from memory_store.trust import Trust, Verdict
+    from memory_store.vectors import VectorIndex
+
+INDEX_FOLDER = "memory-index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,13 @@ class _Open:
     store: Store
     trust: Trust
     recall: Recall
+    words: LexicalIndex
+    vectors: VectorIndex
+
+    def close(self) -> None:
+        self.vectors.close()
+        self.words.close()
+        self.store.close()
 
 
 class Memories:
@@ -85,7 +96,8 @@ class Memories:
         from memory_store.erase import forget
         from memory_store.plain_search import containing
 
-        store = self.store
+        parts = self._parts()
+        store = parts.store
         asked = dict.fromkeys(ids)
         if query is not None:
             asked |= dict.fromkeys(containing(store, query, chosen.namespace if chosen else None))
@@ -93,7 +105,8 @@ class Memories:
         if not asked and chosen is None and query is None:
             raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
         gone = self._texts(list(asked), chosen)
-        receipt = forget(store, ids=list(asked), chosen=chosen, also=self._elsewhere())
+        derived = (parts.vectors, parts.words)
+        receipt = forget(store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere())
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
 
@@ -101,7 +114,7 @@ class Memories:
         self.frozen.close()
         with self._lock:
             if self._open is not None:
-                self._open.store.close()
+                self._open.close()
                 self._open = None
 
     def _texts(self, ids: Sequence[str], chosen: Filter | None) -> list[str]:
@@ -121,11 +134,19 @@ class Memories:
     def _parts(self) -> _Open:
         with self._lock:
             if self._open is None:
-                from memory_store.recall import Recall
-                from memory_store.store import Store
-                from memory_store.trust import Trust
-
-                store = Store(self.path)
-                trust = Trust(store)
-                self._open = _Open(store, trust, Recall(store, trust))
+                self._open = _opened(self.path)
             return self._open
+
+
+def _opened(path: Path) -> _Open:
+    from memory_store.lexical import LexicalIndex
+    from memory_store.recall import Recall
+    from memory_store.store import Store
+    from memory_store.trust import Trust
+    from memory_store.vectors import VectorIndex
+
+    store = Store(path)
+    # What is encrypted on disk must not lie beside itself in the plain.
+    folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
+    words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder), Trust(store)
+    return _Open(store, trust, Recall(store, trust, words=words, vectors=vectors), words, vectors)

@@ -84,6 +84,9 @@ def repair(store: Store) -> Diagnosis:
         halves = map(vector_rows.blob, checked(store.embedder, [memory.text for memory in memories]))
         made = list(zip((memory.num for memory in memories), halves, strict=True))
         store.write(lambda connection, made=made: vector_rows.put_many(connection, own.id, made))  # type: ignore[misc]
+    if not found.healthy:
+        # What follows the log begins anew.
+        store.write(lambda connection: log.append(connection, "embedder", own.id, now))
     if found.erasure_owed:
         store.maintain(scrub.finish)
     return examine(store)

@@ -22,6 +22,8 @@ from memory_store.store import Store
 from memory_store.vector_rows import embedders, slot
 
 LEAST_WORD = 8
+# Files of indexes hold numbers, not text: shorter byte strings are in them by chance.
+LEAST_DERIVED = 8
 # The name of a person or a file is erased with their last memory, unless there is evidence on them to keep.
 _UNUSED_NAMES = (
     "DELETE FROM source WHERE id NOT IN (SELECT source FROM memory UNION SELECT source FROM evidence UNION "
@@ -109,14 +111,15 @@ def forget(
     pieces = {*victims.pieces, *(piece for trace in traces for piece in byte_pieces(trace))}
     with store.reading() as connection:
         pieces |= _gone(connection, words)
-    scanner = Scanner(pieces)
-    files = [*store_files(store.path), *(path for index in derived for path in index.files()), *also]
+    scanner, numeric = Scanner(pieces), Scanner(piece for piece in pieces if len(piece) >= LEAST_DERIVED)
+    files = [(path, scanner) for path in (*store_files(store.path), *also)]
+    files += [(path, numeric) for index in derived for path in index.files()]
     open_reader, rewritten = not _empty(store, patience_seconds), False
-    finds, scanned = _search(store, scanner, files)
+    finds, scanned = _search(store, files)
     if any(find.path in store_files(store.path) for find in finds):
         store.maintain(scrub.rewrite)
         open_reader, rewritten = not _empty(store, patience_seconds), True
-        finds, scanned = _search(store, scanner, files)
+        finds, scanned = _search(store, files)
     if not finds and not open_reader:
         store.write(scrub.end)
         open_reader = not _empty(store, patience_seconds)
@@ -207,10 +210,10 @@ def _gone(connection: Connection, words: set[str]) -> set[bytes]:
     return {word.encode() for word in words if connection.execute(sql, (f'"{word}"',)).fetchone() is None}
 
 
-def _search(store: Store, scanner: Scanner, files: Sequence[Path]) -> tuple[list[Find], dict[str, int]]:
+def _search(store: Store, files: Sequence[tuple[Path, Scanner]]) -> tuple[list[Find], dict[str, int]]:
     finds: list[Find] = []
     scanned: dict[str, int] = {}
-    for path in files:
+    for path, scanner in files:
         found, size = scanner.scan(path)
         finds += found
         if size:

@@ -48,11 +48,13 @@ class Store:
         self.path = path
         self.clock = clock
         self.embedder: Embedder = StaticEmbedder() if embedder is None else embedder
+        self.encrypted = key is not None
         self._file = DatabaseFile(path, key, busy_seconds)
         self._file.create()
         self._idle: list[Connection] = []
         self._idle_lock = Lock()
         self._closed = False
+        self._followers: tuple[Callable[[], None], ...] = ()
         self._writer = self._file.connect()
         with suppress(StoreBusy, DiskFull), translated():
             if scrub.owed(self._writer):
@@ -184,7 +186,17 @@ class Store:
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction shared with other writers; it may run twice. Durable when this returns."""
-        return self._commits.run(work)
+        result = self._commits.run(work)
+        for follower in self._followers:
+            follower()
+        return result
+
+    def follow(self, follower: Callable[[], None]) -> None:
+        """Call it after every write, in the writer's thread: what follows the log has it when the write returns."""
+        self._followers = (*self._followers, follower)
+
+    def unfollow(self, follower: Callable[[], None]) -> None:
+        self._followers = tuple(known for known in self._followers if known != follower)
 
     def maintain(self, work: Callable[[Connection], T]) -> T:
         """Run `work` outside of transactions while no other writer writes: checkpoints, VACUUM."""

@@ -92,3 +92,10 @@ def test_the_keyring_keeps_the_key(drawer: Drawer) -> None:
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(StoreLocked, match="32 bytes"):
         Key(b"short")
+
+
+def test_an_encrypted_store_is_known_as_one(tmp_path: Path) -> None:
+    for path, key in ((tmp_path / "plain.db", None), (tmp_path / "secret.db", new_key())):
+        store = Store(path, embedder=EMBEDDER, key=key)
+        assert store.encrypted is (key is not None)
+        store.close()

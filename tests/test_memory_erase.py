@@ -14,10 +14,12 @@ from memory_store.doctor import examine, repair
 from memory_store.embed import StaticEmbedder
 from memory_store.erase import Receipt, forget, store_files
 from memory_store.errors import InvalidMemory, NoSuchMemory
+from memory_store.lexical import LexicalIndex
 from memory_store.records import Author, NewMemory
 from memory_store.residue import Scanner, text_pieces
 from memory_store.rows import Filter
 from memory_store.store import Store
+from memory_store.vectors import VectorIndex
 
 EMBEDDER = StaticEmbedder()
 ANA = Author(kind="person", name="ana")
@@ -230,3 +232,52 @@ def test_a_receipt_holds_no_text(store: Store) -> None:
     receipt = forget(store, ids=[added.id])
     assert isinstance(receipt, Receipt)
     assert "nightingale" not in repr(receipt)
+
+
+class Indexed:
+    """A store with both indexes in files beside it, as the daemon opens it."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.folder = folder
+        self.derived = VectorIndex(store, folder), LexicalIndex(store, folder)
+
+    def raw(self) -> bytes:
+        return b"".join(path.read_bytes() for path in self.folder.rglob("*") if path.is_file())
+
+
+def test_nothing_of_the_erased_is_in_index_files(store: Store, tmp_path: Path) -> None:
+    dice = random.Random(8)
+    texts = [sentence(dice) for _ in range(2000)]
+    added = store.add_many([NewMemory(text=text) for text in texts])
+    indexed = Indexed(store, tmp_path / "index")
+    for index in indexed.derived:
+        index.close()
+    indexed = Indexed(store, tmp_path / "index")
+    gone = dice.sample(range(2000), 500)
+    living = "\n".join(texts[n] for n in sorted(set(range(2000)) - set(gone)))
+    words = sorted({word for n in gone for word in texts[n].split() if len(word) > 9 and word not in living})
+    nums = [added[n].num for n in gone]
+    traces = [trace for index in indexed.derived for trace in index.traces(nums)]
+    before = indexed.raw()
+    assert sum(trace in before for trace in traces[::50]) > len(traces[::50]) / 2
+    assert sum(word.encode() in before for word in words[::50]) > len(words[::50]) / 4
+    receipt = forget(store, ids=[added[n].id for n in gone], derived=indexed.derived)
+    assert receipt.complete
+    assert {"codes.pages", "words.npz"} <= receipt.scanned.keys()
+    for index in indexed.derived:
+        index.close()
+    raw = indexed.raw()
+    assert not [trace for trace in traces[::20] if trace in raw]
+    assert not [word for word in words[::20] if word.encode() in raw]
+    numbers = np.fromfile(tmp_path / "index" / "nums.pages", np.int64)
+    assert not set(nums) & set(numbers.tolist())
+
+
+def test_a_repaired_store_is_indexed_anew(store: Store, tmp_path: Path) -> None:
+    store.add_many([NewMemory(text=f"pebble number {n}") for n in range(4)])
+    indexed = Indexed(store, tmp_path / "index")
+    store.write(lambda connection: connection.execute("DELETE FROM log WHERE num = 2"))
+    repair(store)
+    vectors, words = indexed.derived
+    assert sorted(words.search("default", "pebble", 9)[0].tolist()) == [1, 2, 3, 4]
+    assert sorted(vectors.search("default", EMBEDDER.embed(["pebble"])[0], 9)[0].tolist()) == [1, 2, 3, 4]

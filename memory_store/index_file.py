@@ -1,0 +1,76 @@
+"""The list of pages in use of a vector index: one small file beside the pages, replaced as a whole.
+
+Shelves and the log position that they stand for enter and leave. What does not fit the store is not loaded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from memory_store.shelf import Shelf
+
+NAME = "directory.npz"
+FORMAT = 1
+
+
+def lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder until it is closed; None where another program has it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def save(folder: Path, stamp: str, seq: int, shelves: Mapping[int, Shelf]) -> None:
+    """Durable at return; a crash leaves the file before."""
+    arrays = {"meta": np.array(json.dumps({"format": FORMAT, "stamp": stamp, "seq": seq, "spaces": list(shelves)}))}
+    for space, shelf in shelves.items():
+        arrays[f"{space}.pages"], arrays[f"{space}.counts"] = shelf.pages, shelf.counts
+        arrays[f"{space}.centres"], arrays[f"{space}.spreads"] = shelf.centres, shelf.spreads
+        arrays[f"{space}.tail"] = np.array(shelf.tail, np.int64).reshape(-1, 2)
+        arrays[f"{space}.more"] = np.array([shelf.width, shelf.reach, shelf.trained, shelf.arrived], np.float64)
+    fresh = folder / (NAME + ".new")
+    with fresh.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, folder / NAME)
+
+
+def load(folder: Path, stamp: str) -> tuple[int, dict[int, Shelf]] | None:
+    """(seq, shelves); None where there is nothing, or nothing that belongs to this store and embedder."""
+    try:
+        with np.load(folder / NAME) as arrays:
+            meta = json.loads(str(arrays["meta"]))
+            if (meta["format"], meta["stamp"]) != (FORMAT, stamp):
+                return None
+            return meta["seq"], {space: _shelf(arrays, space) for space in meta["spaces"]}
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        # Derived: whatever cannot be read is made again from the store.
+        return None
+
+
+def _shelf(arrays: Mapping[str, np.ndarray], space: int) -> Shelf:
+    width, reach, trained, arrived = arrays[f"{space}.more"].tolist()
+    return Shelf(
+        int(width),
+        pages=arrays[f"{space}.pages"],
+        counts=arrays[f"{space}.counts"],
+        centres=arrays[f"{space}.centres"],
+        spreads=arrays[f"{space}.spreads"],
+        tail=tuple((page, count) for page, count in arrays[f"{space}.tail"].tolist()),
+        reach=reach,
+        trained=int(trained),
+        arrived=int(arrived),
+    )

@@ -1,0 +1,170 @@
+"""The lexical index of a store: BM25 in memory, derived from the texts, beside the durable full-text table.
+
+A namespace and words enter, memory numbers with scores leave. Everything in a question is a word: there is no syntax.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from memory_store import index_file, log, postings, words_file
+from memory_store.dbfile import Connection
+from memory_store.errors import InvalidMemory, MemoryStoreError
+from memory_store.postings import Ints, Scores, Segment
+from memory_store.store import Store
+from memory_store.words import Words
+
+FOLLOWED_AT_ONCE = 2048
+# What other programs wrote is taken in by searches: little at a time, so that none waits long.
+FOLLOWED_BY_SEARCH = 128
+# A segment is merged with its neighbour when it is not this many times smaller: writes cost a logarithm, not a rebuild.
+TIMES_SMALLER = 4
+MOST_QUERY_TERMS = 64
+SAVE_ROWS = 65_536
+LONGEST_TRACE = 14
+_STOP = """a an and are as at be been but by can could did do does for from had has have how i if in into is it its
+me my no not of on or our she so than that the their them then there these they this to was we were what when where
+which who whom whose why will with would you your he her him his about any all"""
+
+
+class LexicalIndex:
+    """Search by words. Any thread may search; searches never wait for writes.
+
+    `folder` holds its file (None: memory only, as an encrypted store needs). Where another program uses the folder,
+    this one works in memory.
+    """
+
+    def __init__(self, store: Store, folder: Path | None = None) -> None:
+        self._store = store
+        self._descriptor = None if folder is None else index_file.lock(folder / "words")
+        self._folder = None if folder is None or self._descriptor is None else folder / "words"
+        self._words = Words()
+        self._stop = frozenset(term for terms in self._words.terms([_STOP]) for term in terms)
+        self._segments: dict[int, tuple[Segment, ...]] = {}
+        self._spaces: dict[str, int] = {}
+        self._seq = self._unsaved = 0
+        self._lock = Lock()
+        with store.reading() as connection:
+            salt = connection.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
+            last = log.last_seq(connection)
+        self._stamp = salt.hex()
+        saved = None if self._folder is None else words_file.load(self._folder, self._stamp)
+        if saved is not None and saved[0] <= last:
+            self._seq, self._segments = saved
+        store.follow(self._told)
+        self.catch_up()
+
+    def search(self, namespace: str, text: str, k: int) -> tuple[Ints, Scores]:
+        """At most `k` numbers by BM25, best first, equal scores by number; all scores above 0.
+
+        The most frequent English words count only where the question has nothing else.
+        """
+        if k < 1:
+            raise InvalidMemory(f"no search for {k} hits", "ask for one at least")
+        with self._store.reading() as connection:
+            if log.last_seq(connection) > self._seq and self._lock.acquire(blocking=False):
+                try:
+                    self._follow(connection, FOLLOWED_BY_SEARCH)
+                finally:
+                    self._lock.release()
+            if namespace not in self._spaces:
+                self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
+        terms = list(dict.fromkeys(self._words.terms([text])[0]))
+        asked = [term for term in terms if term not in self._stop] or terms
+        return postings.search(self._segments.get(self._spaces.get(namespace, -1), ()), asked[:MOST_QUERY_TERMS], k)
+
+    def catch_up(self) -> None:
+        """Take in all that the log has. Called by the store after each write, and safe to call at any time."""
+        with self._lock:
+            more = True
+            while more:
+                with self._store.reading() as connection:
+                    more = self._follow(connection)
+
+    def close(self) -> None:
+        """Save, and leave the folder to others. Before the store is closed."""
+        self._store.unfollow(self._told)
+        self.catch_up()
+        with self._lock:
+            self._save()
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def traces(self, nums: Sequence[int]) -> Sequence[bytes]:
+        """The terms that no other memory has, as the file lists them; longer ones share parts with others."""
+        gone = np.array(nums, np.int64)
+        own, others = set[str](), set[str]()
+        for part in (part for parts in self._segments.values() for part in parts):
+            mine, shared = postings.terms_of(part, gone)
+            own, others = own | mine, others | shared
+        return [f"\n{term}\n".encode() for term in sorted(own - others) if len(term.encode()) <= LONGEST_TRACE]
+
+    def erase(self, nums: Sequence[int]) -> None:
+        """Nothing is left of the words, neither in memory nor in the file."""
+        self.catch_up()
+        with self._lock:
+            self._unsaved += 1
+            self._save()
+
+    def files(self) -> Sequence[Path]:
+        return () if self._folder is None else (self._folder / words_file.NAME,)
+
+    def _save(self) -> None:
+        if self._folder is not None and self._unsaved:
+            words_file.save(self._folder, self._stamp, self._seq, self._segments)
+            self._unsaved = 0
+
+    def _told(self) -> None:
+        # The write has succeeded: what hinders the index is told by the next search.
+        with suppress(MemoryStoreError):
+            self.catch_up()
+
+    def _follow(self, connection: Connection, most: int = FOLLOWED_AT_ONCE) -> bool:
+        """One piece of the log; False where there is none. The lock is held."""
+        changes = log.changes(connection, self._seq, most)
+        if not changes:
+            return False
+        if any(change.op == "embedder" for change in changes):
+            self._rebuild(connection)
+            return True
+        self._add(connection, [change.num for change in changes if change.op == "add"])
+        gone = np.array([change.num for change in changes if change.op == "erase"], np.int64)
+        if len(gone):
+            self._spaces = {}
+            for space, parts in list(self._segments.items()):
+                self._segments[space] = tuple(postings.without(part, gone) for part in parts)
+        self._seq = changes[-1].seq
+        self._unsaved += len(changes)
+        if self._unsaved >= max(SAVE_ROWS, self._seq // 4):
+            self._save()
+        return True
+
+    def _rebuild(self, connection: Connection) -> None:
+        self._segments, self._spaces, self._seq = {}, {}, log.last_seq(connection)
+        nums = [num for (num,) in connection.execute("SELECT num FROM memory ORDER BY num")]
+        for start in range(0, len(nums), FOLLOWED_AT_ONCE):
+            self._add(connection, nums[start : start + FOLLOWED_AT_ONCE])
+        self._unsaved += len(nums) + 1
+
+    def _add(self, connection: Connection, nums: list[int]) -> None:
+        marks = ",".join("?" * len(nums))
+        sql = f"SELECT namespace, num, text FROM memory WHERE num IN ({marks}) ORDER BY num"
+        rows = connection.execute(sql, nums).fetchall()
+        terms = self._words.terms(text for _, _, text in rows)
+        by_space: dict[int, tuple[list[int], list[list[str]]]] = {}
+        for (space, num, _), found in zip(rows, terms, strict=True):
+            mine = by_space.setdefault(space, ([], []))
+            mine[0].append(num)
+            mine[1].append(found)
+        for space, (numbers, texts) in by_space.items():
+            parts = [*self._segments.get(space, ()), postings.segment(numbers, texts)]
+            while len(parts) > 1 and len(parts[-2].nums) < TIMES_SMALLER * len(parts[-1].nums):
+                parts[-2:] = [postings.merge(parts[-2:])]
+            self._segments[space] = tuple(parts)

@@ -1,0 +1,132 @@
+"""The lexical index against BM25 written out, over real stores."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from memory_store.erase import forget
+from memory_store.errors import InvalidMemory
+from memory_store.lexical import LexicalIndex
+from memory_store.postings import K1, B
+from memory_store.records import NewMemory
+from memory_store.store import Store
+from memory_store.words import Words
+
+COMMON = [f"common{number}" for number in range(5)]
+RARE = [f"rare{number}" for number in range(400)]
+
+
+def texts(count: int) -> list[str]:
+    draw = random.Random(3)
+    return [
+        " ".join(draw.choices(COMMON, k=draw.randint(3, 20)) + draw.choices(RARE, k=draw.randint(0, 5)))
+        for _ in range(count)
+    ]
+
+
+def written_out(corpus: list[list[str]], query: list[str], k: int) -> list[int]:
+    mean = sum(map(len, corpus)) / len(corpus)
+    scores = dict[int, float]()
+    for term in dict.fromkeys(query):
+        frequency = sum(term in terms for terms in corpus)
+        weight = math.log1p((len(corpus) - frequency + 0.5) / (frequency + 0.5))
+        for number, terms in enumerate(corpus, 1):
+            if often := terms.count(term):
+                part = weight * (K1 + 1) * often / (often + K1 * (1 - B + B * len(terms) / mean))
+                scores[number] = scores.get(number, 0) + part
+    return sorted(scores, key=lambda number: (-round(scores[number], 4), number))[:k]
+
+
+@pytest.mark.parametrize("batch", [1, 100, 3000], ids=str)
+def test_scores_are_those_of_bm25(tmp_path: Path, batch: int) -> None:
+    store, corpus = Store(tmp_path / "m.db"), texts(400 if batch == 1 else 3000)
+    index = LexicalIndex(store)
+    for start in range(0, len(corpus), batch):
+        store.add_many([NewMemory(text=t, id=f"{start}-{n}") for n, t in enumerate(corpus[start : start + batch])])
+    words = Words()
+    terms, draw = words.terms(corpus), random.Random(9)
+    for _ in range(15):
+        query = " ".join(draw.sample(RARE, 2) + draw.sample(COMMON, 2))
+        found, scores = index.search("default", query, 10)
+        true = written_out(terms, words.terms([query])[0], 10)
+        assert len(set(found.tolist()) & set(true)) >= min(10, len(true)) - 1
+        assert found[0] == true[0]
+        assert (scores > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("The function parseHTMLPage reads it", "html"),
+        ("The function parseHTMLPage reads it", "parseHTMLPage"),
+        ("set max_token_count to 5", "token"),
+        ("set max_token_count to 5", "maxTokenCount count"),
+        ("the walkers were walking", "walk"),
+        ("東京都の天気は晴れです", "天気"),
+        ("Le café était fermé", "cafe etait"),
+        ("ติดตั้งโปรแกรม", "โปรแกรม"),
+        ("who will do this", "who will"),
+        ("error E1234 at start", "e1234"),
+    ],
+    ids=str,
+)
+def test_finds(tmp_path: Path, text: str, query: str) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add_many([NewMemory(text=text), NewMemory(text="something else entirely")])
+    assert LexicalIndex(store).search("default", query, 5)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("query", ['"', "a AND (b", "NEAR(x", "*", "col:x", "^", "", "\0", "\ud800", "'; --"], ids=repr)
+def test_syntax_is_only_text(tmp_path: Path, query: str) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add(NewMemory(text="plain words"))
+    assert len(LexicalIndex(store).search("default", query, 5)[0]) == 0
+
+
+def test_namespaces_writes_and_erasure(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.db")
+    index = LexicalIndex(store)
+    first = store.add(NewMemory(text="the zebra sleeps", namespace="a"))
+    second = store.add(NewMemory(text="the zebra eats grass", namespace="b"))
+    assert index.search("a", "zebra", 5)[0].tolist() == [first.num]
+    assert index.search("b", "zebra", 5)[0].tolist() == [second.num]
+    assert forget(store, ids=[first.id], derived=[index]).complete
+    assert len(index.search("a", "zebra", 5)[0]) == 0
+    assert "zebra" not in {term for parts in index._segments[1] for term in parts.vocabulary}
+
+
+def test_equal_scores_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add_many([NewMemory(text="same words here", id=f"id-{number}") for number in range(40)])
+    index = LexicalIndex(store)
+    assert index.search("default", "same words", 10)[0].tolist() == list(range(1, 11))
+    with pytest.raises(InvalidMemory):
+        index.search("default", "same", 0)
+
+
+def test_a_restart_reads_the_file_and_answers_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add_many([NewMemory(text=text, id=str(number)) for number, text in enumerate(texts(2000))])
+    index = LexicalIndex(store, tmp_path / "index")
+    asked = [f"{RARE[n]} {COMMON[n % 5]}" for n in range(20)]
+    before = [index.search("default", query, 10) for query in asked]
+    other = LexicalIndex(store, tmp_path / "index")
+    assert not other.files(), "one program at a time writes the file"
+    other.close()
+    index.close()
+    store.add(NewMemory(text="zebra"))
+    opened = LexicalIndex(store, tmp_path / "index")
+    assert opened._segments[1][0].vocabulary == index._segments[1][0].vocabulary
+    assert opened.search("default", "zebra", 1)[0].tolist() == [2001]
+    rebuilt = LexicalIndex(store)
+    for query, (nums, _) in zip(asked, before, strict=True):
+        assert opened.search("default", query, 10)[0].tolist() == nums.tolist()
+        assert rebuilt.search("default", query, 10)[0].tolist() == nums.tolist()
+    opened.close()
+    opened.files()[0].write_bytes(b"PK torn")
+    again = LexicalIndex(store, tmp_path / "index")
+    assert again.search("default", "zebra", 1)[0].tolist() == [2001]

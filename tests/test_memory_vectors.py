@@ -1,0 +1,199 @@
+"""The vector index against plain comparison with every row, over real stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+import pytest
+
+from memory_store.embed import Vectors
+from memory_store.erase import forget
+from memory_store.errors import InvalidMemory
+from memory_store.records import NewMemory
+from memory_store.store import Store
+from memory_store.vectors import Tier, VectorIndex
+
+WIDTH = 64
+FLAT = 2048
+
+
+class Numbered:
+    """The text is a number; rows of the same hundred are alike."""
+
+    digest = "numbered"
+    width = WIDTH
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(1)
+        self._middles = random.standard_normal((100, WIDTH)).astype(np.float32)
+        self._own = random.standard_normal((20_000, WIDTH)).astype(np.float32)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        numbers = [int(text) for text in texts]
+        rows = self._middles[[number % 100 for number in numbers]] + 0.8 * self._own[numbers]
+        unit: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+
+EMBEDDER = Numbered()
+
+
+def filled(path: Path, rows: range, namespace: str = "default") -> Store:
+    store = Store(path, embedder=EMBEDDER)
+    add(store, rows, namespace)
+    return store
+
+
+def add(store: Store, rows: range, namespace: str = "default", batch: int = 500) -> None:
+    for start in range(rows.start, rows.stop, batch):
+        part = rows[start - rows.start : start - rows.start + batch]
+        store.add_many([NewMemory(text=str(number), namespace=namespace) for number in part])
+
+
+def truth(rows: range, query: Vectors, k: int) -> list[int]:
+    table = EMBEDDER.embed([str(number) for number in rows]).astype(np.float16).astype(np.float32)
+    return (np.argsort(-(table @ query), kind="stable")[:k] + 1).tolist()
+
+
+QUERIES = EMBEDDER.embed([str(number) for number in range(19_900, 19_960)])
+
+
+@pytest.mark.parametrize(
+    ("tier", "rows", "least"),
+    [("int8", 1500, 0.999), ("int8", 5000, 0.97), ("binary", 1500, 0.98), ("binary", 5000, 0.95)],
+    ids=["flat", "pages", "binary-flat", "binary-pages"],
+)
+def test_finds_what_a_full_comparison_finds(tmp_path: Path, tier: Tier, rows: int, least: float) -> None:
+    store = filled(tmp_path / "m.db", range(rows))
+    index = VectorIndex(store, tmp_path / "index", tier=tier, flat_rows=FLAT)
+    index.wait()
+    found = exact = 0
+    for query in QUERIES:
+        true = set(truth(range(rows), query, 10))
+        found += len(true & set(index.search("default", query, 10)[0].tolist()))
+        exact += len(true & set(index.search("default", query, 10, exact=True)[0].tolist()))
+    assert exact == 10 * len(QUERIES)
+    assert found >= least * 10 * len(QUERIES)
+
+
+def test_a_write_is_found_by_the_next_search(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(10))
+    index = VectorIndex(store)
+    added = store.add(NewMemory(text="777"))
+    nums, scores = index.search("default", EMBEDDER.embed(["777"])[0], 1)
+    assert nums.tolist() == [added.num]
+    assert scores[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_write_of_another_program_is_found(tmp_path: Path) -> None:
+    store, other = filled(tmp_path / "m.db", range(10)), Store(tmp_path / "m.db", embedder=EMBEDDER)
+    index = VectorIndex(store, tmp_path / "index")
+    second = VectorIndex(other, tmp_path / "index")
+    added = other.add(NewMemory(text="777"))
+    for each in (index, second):
+        assert each.search("default", EMBEDDER.embed(["777"])[0], 1)[0].tolist() == [added.num]
+
+
+def test_namespaces_do_not_mix(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(100), "a")
+    add(store, range(100, 200), "b")
+    index = VectorIndex(store)
+    assert set(index.search("a", QUERIES[0], 500)[0].tolist()) == set(range(1, 101))
+    assert set(index.search("b", QUERIES[0], 500)[0].tolist()) == set(range(101, 201))
+    assert len(index.search("none", QUERIES[0], 5)[0]) == 0
+
+
+def test_equal_rows_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.db", embedder=EMBEDDER)
+    store.add_many([NewMemory(text="5", id=f"id-{number}") for number in range(50)])
+    nums, _ = VectorIndex(store).search("default", EMBEDDER.embed(["5"])[0], 50)
+    assert nums.tolist() == list(range(1, 51))
+
+
+@pytest.mark.parametrize("batch", [1000, 37], ids=str)
+def test_restart_and_rebuild_answer_the_same(tmp_path: Path, batch: int) -> None:
+    store = Store(tmp_path / "m.db", embedder=EMBEDDER)
+    index = VectorIndex(store, tmp_path / "index", flat_rows=FLAT)
+    add(store, range(6000), batch=batch)
+    index.wait()
+    before = [index.search("default", query, 10) for query in QUERIES]
+    index.close()
+    opened = VectorIndex(store, tmp_path / "index", flat_rows=FLAT)
+    rebuilt = VectorIndex(store, None, flat_rows=FLAT)
+    rebuilt.wait()
+    for other in (opened, rebuilt):
+        for query, (nums, scores) in zip(QUERIES, before, strict=True):
+            found = other.search("default", query, 10)
+            assert found[0].tolist() == nums.tolist()
+            assert found[1].tolist() == scores.tolist()
+
+
+def test_what_a_killed_build_leaves_is_no_harm(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(1500))
+    index = VectorIndex(store, tmp_path / "index")
+    index.close()
+    with (tmp_path / "index" / "codes.pages").open("r+b") as file:
+        file.seek(0, 2)
+        file.write(b"rest of a build" * 1000)
+    add(store, range(1500, 1600))
+    opened = VectorIndex(store, tmp_path / "index")
+    assert opened.search("default", QUERIES[0], 10, exact=True)[0].tolist() == truth(range(1600), QUERIES[0], 10)
+    opened.close()
+    (tmp_path / "index" / "directory.npz").write_bytes(b"PK torn")
+    opened = VectorIndex(store, tmp_path / "index")
+    assert opened.search("default", QUERIES[0], 10, exact=True)[0].tolist() == truth(range(1600), QUERIES[0], 10)
+
+
+@pytest.mark.parametrize("tier", ["int8", "binary"])
+def test_nothing_is_left_of_forgotten_vectors(tmp_path: Path, tier: Tier) -> None:
+    store = filled(tmp_path / "m.db", range(5000))
+    index = VectorIndex(store, tmp_path / "index", tier=tier, flat_rows=FLAT)
+    index.wait()
+    gone = list(range(100, 1500, 14))
+    traces = index.traces(gone)
+    receipt = forget(store, ids=[memory.id for memory in store.get_many(gone)], derived=[index])
+    assert receipt.complete
+    assert len(traces) >= 95
+    held = (tmp_path / "index" / "codes.pages").read_bytes()
+    assert not [trace for trace in traces if trace in held]
+    left = set(index.search("default", QUERIES[0], 6000, exact=True)[0].tolist())
+    assert left == set(range(1, 5001)) - set(gone)
+
+
+def test_searches_go_on_while_rows_are_added_and_clustered(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(1000))
+    index = VectorIndex(store, tmp_path / "index", flat_rows=FLAT)
+    done, wrong = Event(), []
+
+    def ask() -> None:
+        while not done.is_set():
+            nums, scores = index.search("default", QUERIES[0], 10)
+            if len(set(nums.tolist())) != 10 or (np.diff(scores) > 0).any():
+                wrong.append(nums)
+
+    readers = [Thread(target=ask) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    add(store, range(1000, 9000), batch=100)
+    index.wait()
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    shelf = index._shelves[1]
+    assert shelf.trained == 8192
+    assert shelf.rows == 9000
+
+
+@pytest.mark.parametrize(
+    ("vector", "k"),
+    [(QUERIES[0][:10], 5), (QUERIES[0], 0), (np.full(WIDTH, np.nan, np.float32), 5)],
+    ids=["width", "none", "nan"],
+)
+def test_impossible_questions_are_refused(tmp_path: Path, vector: Vectors, k: int) -> None:
+    index = VectorIndex(filled(tmp_path / "m.db", range(5)))
+    with pytest.raises(InvalidMemory):
+        index.search("default", vector, k)
