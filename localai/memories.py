@@ -18,6 +18,7 @@ from memory_store.records import Added, Author, Memory, NewMemory
 if TYPE_CHECKING:
     from memory_store.erase import Receipt
     from memory_store.export import Record
+    from memory_store.feedback import Feedback
     from memory_store.recall import Hit, Question, Recall
     from memory_store.rows import Filter
     from memory_store.store import Store
@@ -29,6 +30,7 @@ class _Open:
     store: Store
     trust: Trust
     recall: Recall
+    feedback: Feedback
 
 
 class Memories:
@@ -59,6 +61,10 @@ class Memories:
 
     def search(self, question: Question) -> tuple[Hit, ...]:
         return self._parts().recall.search(question)
+
+    @property
+    def feedback(self) -> Feedback:
+        return self._parts().feedback
 
     def trust_in(self, memories: Sequence[Memory]) -> tuple[float, ...]:
         return self._parts().trust.weights(memories)
@@ -113,11 +119,13 @@ class Memories:
     def _parts(self) -> _Open:
         with self._lock:
             if self._open is None:
+                from memory_store.feedback import Feedback
                 from memory_store.recall import Recall
                 from memory_store.store import Store
                 from memory_store.trust import Trust
 
                 store = Store(self.path)
                 trust = Trust(store)
-                self._open = _Open(store, trust, Recall(store, trust))
+                recall = Recall(store, trust)
+                self._open = _Open(store, trust, recall, Feedback(store, recall))
             return self._open

@@ -19,8 +19,8 @@ from memory_store.store import Store
 
 How = Literal["kept", "cited", "pinned"]
 
-EVERY = 10
-"""New events after which it is learned anew."""
+EVERY, SELDOM, MANY = 10, 50, 200
+"""New events after which it is learned anew: at first, and from so many events on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,8 @@ class Feedback:
         events = self._store.write(
             lambda connection: learned.insert(connection, how, self._store.clock(), nums, rows, flags)
         )
-        report = self.learn() if events >= preference.FEWEST and events % EVERY == 0 else None
+        due = events >= preference.FEWEST and events % (EVERY if events <= MANY else SELDOM) == 0
+        report = self.learn() if due else None
         ignored = tuple(memory_id for memory_id in dict.fromkeys(kept) if memory_id not in found)
         used = bool(self.state()["used"])
         return Noted(kept=len(chosen), shown=len(seen), ignored=ignored, events=events, used=used, report=report)

@@ -194,7 +194,7 @@ def hit_json(hit: Hit) -> dict[str, Any]:
         "trust": round(hit.trust, 4),
         "time": hit.memory.time,
         "why": hit.why.sentence(),
-        "parts": {name: round(why[name], 4) for name in ("words", "vector", "turns", "cosine", "relevance")},
+        "parts": {name: round(why[name], 4) for name in ("words", "vector", "turns", "cosine", "relevance", "learned")},
         **{name: getattr(hit.memory, name) for name in ("namespace", "state", "taint", "place", "episode", "position")},
     }
 
