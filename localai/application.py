@@ -19,6 +19,7 @@ from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
 from localai.errors import BadRequest, LocalaiError, NotFound, from_memory
+from localai.forgetting import Forgetting
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
 from localai.turn import Parts
@@ -75,7 +76,7 @@ def build(
     app.include_router(conversations.routes(parts, kept))
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_feedback.routes(parts.memories))
-    app.include_router(memory.routes(parts.memories, kept))
+    app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers)))
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(MemoryStoreError, _memory)
     app.add_exception_handler(RequestValidationError, _invalid)

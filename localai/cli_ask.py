@@ -158,6 +158,8 @@ class _Answer:
             stopped = ((self._last.get("usage") or {}).get("energy") or {}).get("stopped")
             if stopped:
                 say(f"({stopped})")
+            elif "answer_cache" in self._last:
+                say(f"({self._last['reason']})")
             elif self._finish == "length":
                 say("(cut at the token limit)")
 
@@ -173,6 +175,7 @@ class _Answer:
             "usage": {name: usage.get(name) for name in _USAGE},
             "timings": {**shown, "cached": {"live": 0, "ram": 0, "ssd": 0, **(timings.get("cached") or {})}},
             "memories": self._last.get("memories") or [],
+            **({"answer_cache": self._last["answer_cache"]} if "answer_cache" in self._last else {}),
         }
 
 

@@ -5,7 +5,7 @@ Requests enter, memories, hits and receipts leave. Every method blocks: call the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -53,6 +53,15 @@ class Memories:
         """True where nothing was ever remembered; costs nothing then."""
         return self._open is None and not self.path.exists()
 
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever anything does from which recall is made; (0, 0) where nothing was ever remembered."""
+        if self.empty:
+            return 0, 0
+        from memory_store import learned, log
+
+        with self.store.reading() as connection:
+            return log.last_seq(connection), learned.version(connection)
+
     def remember(self, new: NewMemory) -> Added:
         """Through the write gate, against what is known already. Raises WriteRefused, InvalidMemory."""
         parts = self._parts()
@@ -78,8 +87,13 @@ class Memories:
 
         return bring_in(self.store, batch)
 
-    def forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[Receipt, list[str]]:
-        """The receipt, and the texts that are gone: whoever quotes them elsewhere can be found by these."""
+    def forget(
+        self, ids: Sequence[str], query: str | None, chosen: Filter | None, before: Callable[[], None] = lambda: None
+    ) -> tuple[Receipt, list[str]]:
+        """The receipt, and the texts that are gone: whoever quotes them elsewhere can be found by these.
+
+        `before` is called when it is certain what goes, before it goes and before any file is searched for it.
+        """
         from memory_store.erase import forget
         from memory_store.plain_search import containing
 
@@ -91,6 +105,7 @@ class Memories:
         if not asked and chosen is None and query is None:
             raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
         gone = self._texts(list(asked), chosen)
+        before()
         receipt = forget(store, ids=list(asked), chosen=chosen, also=self._elsewhere())
         erased = set(receipt.ids) | set(receipt.cascaded)
         self.frozen = {key: block for key, block in self.frozen.items() if not erased & set(block[1])}
@@ -113,8 +128,8 @@ class Memories:
     def _elsewhere(self) -> list[Path]:
         """Files of the home that might hold words of a request."""
         home = self.config.home
-        ledger = [home / f"ledger.db{end}" for end in ("", "-wal")]
-        return [path for path in (*ledger, *self.config.logs.glob("*.log*")) if path.is_file()]
+        ours = [home / f"{name}.db{end}" for name in ("ledger", "answers") for end in ("", "-wal")]
+        return [path for path in (*ours, *self.config.logs.glob("*.log*")) if path.is_file()]
 
     def _parts(self) -> _Open:
         with self._lock:

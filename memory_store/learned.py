@@ -58,6 +58,11 @@ class Learned:
             return self._model
 
 
+def version(connection: Connection) -> int:
+    """Of what ranks now; 0 where nothing was learned."""
+    return int(connection.execute("SELECT coalesce(max(version), 0) FROM ranker").fetchone()[0])
+
+
 def state(connection: Connection) -> dict[str, object]:
     """How many events there are, and what the last learning came to."""
     events = int(connection.execute("SELECT count(*) FROM feedback").fetchone()[0])

@@ -196,6 +196,30 @@ _DIFFERENT = {
         Which is safe: bleach and vinegar? | Which is safe: bleach and water?
         Is Pluto a planet? | Is Pluto a dog?
         """,
+    "found while it was built": """
+        What is a joke? | Tell me a joke
+        What is a poem? | Give me a poem
+        What is matter? | What is the matter?
+        What is a point? | What is the point?
+        Which bird sings? | What do birds sing?
+        Who left? | Who is left?
+        How do you say thanks in Dutch? | How do you say please in Dutch?
+        How do you say thanks? | How do you say please?
+        Hello in Japanese? | Please in Japanese?
+        What is (3 + 4) * 2? | What is 3 + (4 * 2)?
+        What is .5 + 1? | What is 5 + 1?
+        What is 5! in maths? | What is 5 in maths?
+        What is 5!? | What is 5?
+        What is .NET? | What is net?
+        What does 😀 mean? | What does 😂 mean?
+        Let us eat, grandma: what does it mean? | Let us eat grandma: what does it mean?
+        When was Robert born? | When was Roberts born?
+        Does it help us? | Does it help US?
+        How do I polish shoes? | How do I Polish shoes?
+        How do you work? | How do I work?
+        What is a-b? | What is a+b?
+        Are fish oily? | Do fish oily?
+        """,
 }
 
 _SAME = """
