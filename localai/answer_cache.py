@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -159,11 +159,16 @@ class Page:
         self._draft = draft
         self.found = found
 
-    def replay(self, clock: Clock) -> Iterator[TurnEvent]:
-        """The events of the answer that was found, which say where it comes from; none where there is none."""
-        if self.found is None:
-            return
-        kept, likeness = self.found
+    def replay(self, clock: Clock, note: Callable[[TurnEvent], None]) -> Iterator[TurnEvent]:
+        """The events of the answer that was found, which say where it comes from; none where there is none.
+
+        `note` sees each of them before it goes out.
+        """
+        for event in self._events(clock, *self.found) if self.found else ():
+            note(event)
+            yield event
+
+    def _events(self, clock: Clock, kept: Kept, likeness: float) -> Iterator[TurnEvent]:
         choice, age = self._choice, max(0.0, time.time() - kept.made)
         cached = FromCache(round(likeness, 4), round(age, 1), kept.category)
         reason = f"answered from the cache: a question that asks the same was answered {age:.0f} s ago"

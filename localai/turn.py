@@ -46,8 +46,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
         entry.routed(choice)
         page = await asyncio.to_thread(parts.answers.open, request, choice)
-        for event in page.replay(clock):
-            entry.saw(event)
+        for event in page.replay(clock, entry.saw):
             yield event
         if page.found:
             return
