@@ -17,6 +17,7 @@ from memory_store.dbfile import Connection
 from memory_store.embed import Vectors, checked
 from memory_store.errors import InvalidMemory
 from memory_store.features import Candidate
+from memory_store.graph import Graph
 from memory_store.learned import Learned
 from memory_store.plain_search import Numbers, PlainVectors, PlainWords, Scores, VectorSearch, WordSearch
 from memory_store.rank import Parts, Turn, Weights
@@ -27,6 +28,8 @@ from memory_store.trust import Trust
 POOL = 100
 WIDEST = 20_000
 LENDERS = 20
+SEEDS = 5
+"""So many of the best lead to other memories by what they name."""
 BATCH = 32
 LEARNED_DEPTH = 20
 """So many of the best are put into a learned order at least; what lies below them cannot come up."""
@@ -65,11 +68,13 @@ class Why:
     turns: float
     cosine: float
     relevance: float
+    graph: float = 0.0
     learned: float = 1.0
     notes: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         parts = [("words", self.words), ("meaning", self.vector), ("neighbouring turns", self.turns)]
+        parts.append(("shared names", self.graph))
         told = ", ".join(f"{name} {value:.2f}" for name, value in parts if value > 0.005)
         taste = (f"x {self.learned:.2f} by what you kept before",) if abs(self.learned - 1) > 0.005 else ()
         return "; ".join((told or "faint likeness", *taste, *self.notes))
@@ -96,13 +101,16 @@ class Recall:
         words: WordSearch | None = None,
         vectors: VectorSearch | None = None,
         weights: Weights | None = None,
+        graph: Graph | None = None,
     ) -> None:
+        """`graph` is asked where `weights.graph` is not 0; None makes one then."""
         self._store = store
         self._trust = Trust(store) if trust is None else trust
         self._words: WordSearch = PlainWords(store) if words is None else words
         self._vectors: VectorSearch = PlainVectors(store) if vectors is None else vectors
         self._weights = Weights() if weights is None else weights
         self._learned = Learned(store.salt)
+        self._graph = Graph(store) if graph is None and self._weights.graph else graph
 
     def search(self, question: Question, *, learned: bool = True) -> tuple[Hit, ...]:
         """At most `k` hits, best first. Raises InvalidMemory for a question that cannot be asked.
@@ -152,7 +160,16 @@ class Recall:
             parts = rank.fuse(words, likeness, self._weights)
             if self._weights.turns:
                 parts = rank.lend(parts, _turns(connection, question.namespace, rank.order(parts)), self._weights)
-        return parts, full
+        return self._linked(question.namespace, parts), full
+
+    def _linked(self, namespace: str, parts: dict[int, Parts]) -> dict[int, Parts]:
+        """With the memories that name what the best of these name, where that is weighed at all."""
+        if self._graph is None or not self._weights.graph:
+            return parts
+        self._graph.follow()
+        seeds = {num: parts[num].score for num in rank.order(parts)[:SEEDS]}
+        links = self._graph.links(namespace, seeds)
+        return rank.link(parts, ((link.num, link.weight, link.names) for link in links), self._weights)
 
     def _complete(
         self,
@@ -254,10 +271,13 @@ def _hit(memory: Memory, parts: Parts, trust: float) -> Hit:
         notes.append(f"from {'the ' if memory.taint == 'web' else 'a '}{memory.taint}")
     if trust < 1:
         notes.append(f"trust {trust:.2f}")
+    if parts.names:
+        notes.append(f"names {', '.join(parts.names[:3])} as other hits do")
     why = Why(
         words=parts.words,
         vector=parts.vector,
         turns=parts.turns,
+        graph=parts.graph,
         cosine=parts.cosine,
         relevance=parts.score,
         notes=tuple(notes),

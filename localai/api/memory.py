@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from memory_store.recall import Hit
     from memory_store.rows import Filter
 
+_PARTS = ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
+
 Name = Annotated[str, Field(max_length=4096)]
 Moment = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -191,7 +193,10 @@ def hit_json(hit: Hit) -> dict[str, Any]:
         "trust": round(hit.trust, 4),
         "time": hit.memory.time,
         "why": hit.why.sentence(),
-        "parts": {name: round(why[name], 4) for name in ("words", "vector", "turns", "cosine", "relevance", "learned")},
+        "parts": {
+            name: round(why[name], 4)
+            for name in ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
+        },
         **{name: getattr(hit.memory, name) for name in ("namespace", "state", "taint", "place", "episode", "position")},
     }
 
