@@ -64,7 +64,7 @@ def ask(
     system = config.system if system is None else system
     messages = [{"role": "system", "content": system}] if system else []
     body: dict[str, Any] = {
-        "model": _model(model),
+        "model": model_name(model),
         "messages": [*messages, {"role": "user", "content": text}],
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -110,7 +110,7 @@ def _read(path: Path) -> str:
         raise BadRequest(f"{path} is not a text file", "send text in UTF-8") from error
 
 
-def _model(name: str) -> str:
+def model_name(name: str) -> str:
     """Files and folders are named by their absolute paths, because the daemon runs in another folder."""
     path = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and path.is_dir():

@@ -57,7 +57,7 @@ async def recollect(
     budget = min(memories.config.memory_tokens, engine.info.n_ctx // 4)
     budget = min(budget, engine.info.n_ctx - ROOM_FOR_ANSWER - await _tokens(messages, engine))
     shown = await _fitting(hits, budget, engine)
-    block = _OPENING + "".join(map(_note, shown)) + "\n" if shown else ""
+    block = _OPENING + "".join(map(note, shown)) + "\n" if shown else ""
     messages[-1] = replace(asked, content=block + asked.content)
     _freeze(memories, keys[len(messages) - 1], block, shown)
     used = tuple(UsedMemory(hit.memory.id, source_of(hit), hit.trust) for hit in shown)
@@ -106,7 +106,7 @@ async def _fitting(hits: Sequence[Hit], budget: int, engine: EngineHandle) -> li
     shown: list[Hit] = []
     left = budget - await _tokens([Message("user", _OPENING)], engine) if hits else 0
     for hit in hits:
-        size = await _tokens([Message("user", _note(hit))], engine) if left > 0 else 0
+        size = await _tokens([Message("user", note(hit))], engine) if left > 0 else 0
         if 0 < size <= left:
             shown.append(hit)
             left -= size
@@ -120,7 +120,8 @@ async def _tokens(messages: Sequence[Message], engine: EngineHandle) -> int:
         raise from_backend(error) from error
 
 
-def _note(hit: Hit) -> str:
+def note(hit: Hit) -> str:
+    """A memory as a model is shown it: fenced, with its source, its date and how far it is trusted."""
     memory = hit.memory
     day = datetime.fromtimestamp(min(max(memory.time, 0.0), 2**36), UTC).date().isoformat()
     state = "" if memory.state == "kept" else f' state="{memory.state}"'
