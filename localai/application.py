@@ -14,11 +14,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from localai import __version__
-from localai.api import admin, conversations, memory, memory_files, openai
+from localai.api import admin, conversations, memory, memory_ask, memory_feedback, memory_files, openai
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
 from localai.errors import BadRequest, LocalaiError, NotFound, from_memory
+from localai.forgetting import Forgetting
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
 from localai.turn import Parts
@@ -74,7 +75,9 @@ def build(
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(conversations.routes(parts, kept))
     app.include_router(memory_files.routes(watched))
-    app.include_router(memory.routes(parts.memories, kept))
+    app.include_router(memory_ask.routes(parts))
+    app.include_router(memory_feedback.routes(parts.memories))
+    app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers)))
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(MemoryStoreError, _memory)
     app.add_exception_handler(RequestValidationError, _invalid)

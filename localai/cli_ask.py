@@ -64,7 +64,7 @@ def ask(
     system = config.system if system is None else system
     messages = [{"role": "system", "content": system}] if system else []
     body: dict[str, Any] = {
-        "model": _model(model),
+        "model": model_name(model),
         "messages": [*messages, {"role": "user", "content": text}],
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -110,7 +110,7 @@ def _read(path: Path) -> str:
         raise BadRequest(f"{path} is not a text file", "send text in UTF-8") from error
 
 
-def _model(name: str) -> str:
+def model_name(name: str) -> str:
     """Files and folders are named by their absolute paths, because the daemon runs in another folder."""
     path = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and path.is_dir():
@@ -158,6 +158,8 @@ class _Answer:
             stopped = ((self._last.get("usage") or {}).get("energy") or {}).get("stopped")
             if stopped:
                 say(f"({stopped})")
+            elif "answer_cache" in self._last:
+                say(f"({self._last['reason']})")
             elif self._finish == "length":
                 say("(cut at the token limit)")
 
@@ -173,6 +175,7 @@ class _Answer:
             "usage": {name: usage.get(name) for name in _USAGE},
             "timings": {**shown, "cached": {"live": 0, "ram": 0, "ssd": 0, **(timings.get("cached") or {})}},
             "memories": self._last.get("memories") or [],
+            **({"answer_cache": self._last["answer_cache"]} if "answer_cache" in self._last else {}),
         }
 
 

@@ -18,14 +18,14 @@ from localai.config import load
 from localai.errors import BadRequest, from_memory
 from localai.lifecycle import client, ensure_running
 
-_ROUTE = "/localai/memory"
+ROUTE = "/localai/memory"
 _BATCH = 200
 _FILES = 32
 _AT_LENGTH = 600.0
 _KINDS = ("person", "agent", "file", "tool", "web")
 
 
-def _daemon() -> tuple[Client, str]:
+def daemon_and_namespace() -> tuple[Client, str]:
     """A way to the daemon, and the namespace that is set."""
     config = load()
     ensure_running(config)
@@ -90,10 +90,10 @@ def add(
         if sys.stdin is None or sys.stdin.isatty():
             raise BadRequest("there is nothing to remember", 'localai memory add "The spare key is with Ana"')
         text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
-    daemon, usual = _daemon()
+    daemon, usual = daemon_and_namespace()
     body = {"text": text, "namespace": namespace or usual, "source": _source(source), "tags": tags, "time": time_}
     body |= {"valid_from": valid_from, "valid_to": valid_to}
-    added = daemon.post(_ROUTE, {name: value for name, value in body.items() if value is not None})
+    added = daemon.post(ROUTE, {name: value for name, value in body.items() if value is not None})
     show(added, as_json, _added_text)
 
 
@@ -107,11 +107,11 @@ def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) ->
             found += files(path.absolute()) if path.is_dir() else [path.absolute()]
     except MemoryStoreError as error:
         raise from_memory(error) from error
-    daemon, usual = _daemon()
+    daemon, usual = daemon_and_namespace()
     done: list[Any] = []
     for start in range(0, len(found), _FILES):
         body = {"paths": [str(path) for path in found[start : start + _FILES]], "namespace": namespace or usual}
-        done += daemon.post(f"{_ROUTE}/files", body, timeout=_AT_LENGTH)["files"]
+        done += daemon.post(f"{ROUTE}/files", body, timeout=_AT_LENGTH)["files"]
         progress_line(f"{len(done)} of {len(found)} files")
     progress_line("")
     for each in done:
@@ -131,12 +131,12 @@ def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) ->
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def watch(folder: Path | None, namespace: str | None, stop: bool, as_json: bool) -> None:
     """Follow FOLDER: its documents are remembered, and forgotten when they go. Without FOLDER, list."""
-    daemon, usual = _daemon()
+    daemon, usual = daemon_and_namespace()
     if folder is None:
-        found = daemon.get(f"{_ROUTE}/watch")
+        found = daemon.get(f"{ROUTE}/watch")
     else:
         body = {"folder": str(folder.resolve()), "namespace": namespace or usual}
-        found = daemon.post(f"{_ROUTE}/{'unwatch' if stop else 'watch'}", body)
+        found = daemon.post(f"{ROUTE}/{'unwatch' if stop else 'watch'}", body)
     show(found, as_json, lambda f: "\n".join(map(_watched_text, f["watched"])) or "no folder is watched")
 
 
@@ -162,9 +162,9 @@ def _added_text(added: Any) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def search(query: str, namespace: str | None, as_json: bool, **asked: Any) -> None:
     """Find what answers QUERY, best first."""
-    daemon, usual = _daemon()
+    daemon, usual = daemon_and_namespace()
     body = {"query": query, "namespace": namespace or usual, **asked}
-    found = daemon.post(f"{_ROUTE}/search", {name: value for name, value in body.items() if value is not None})
+    found = daemon.post(f"{ROUTE}/search", {name: value for name, value in body.items() if value is not None})
     show(found, as_json, lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found")
 
 
@@ -194,8 +194,8 @@ def _short(text: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_(as_json: bool, **asked: Any) -> None:
     """List memories, the last written first."""
-    daemon, _ = _daemon()
-    found = daemon.get(f"{_ROUTE}?{urlencode({n: v for n, v in asked.items() if v is not None})}")
+    daemon, _ = daemon_and_namespace()
+    found = daemon.get(f"{ROUTE}?{urlencode({n: v for n, v in asked.items() if v is not None})}")
     show(found, as_json, lambda found: "\n".join(map(_line, found["memories"])) or "nothing is remembered")
 
 
@@ -209,8 +209,8 @@ def _line(found: Any) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show_(memory_id: str, as_json: bool) -> None:
     """Show one memory with all that is known of it."""
-    daemon, _ = _daemon()
-    found = daemon.get(f"{_ROUTE}/{quote(memory_id, safe='')}")
+    daemon, _ = daemon_and_namespace()
+    found = daemon.get(f"{ROUTE}/{quote(memory_id, safe='')}")
     rest = ("source", "trust", "taint", "state", "namespace", "time", "place", "episode", "position", "tags")
     show(
         found, as_json, lambda f: f["text"] + "\n\n" + "\n".join(f"{n}: {f[n]}" for n in rest if f[n] not in (None, []))
@@ -223,8 +223,8 @@ def show_(memory_id: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def judge(memory_id: str, verdict: str, as_json: bool) -> None:
     """Say that a memory is right or wrong; its source gains or loses trust."""
-    daemon, _ = _daemon()
-    done = daemon.post(f"{_ROUTE}/{quote(memory_id, safe='')}/judge", {"verdict": verdict})
+    daemon, _ = daemon_and_namespace()
+    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/judge", {"verdict": verdict})
     show(done, as_json, lambda done: "counted" if done["counted"] else "not counted")
 
 
@@ -246,8 +246,8 @@ def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, *
         raise BadRequest("it is not said what to forget", "give ids, --query, --source, --namespace, --tag or a time")
     if not yes and not as_json:
         click.confirm("Forget this for good?", abort=True, err=True)
-    daemon, _ = _daemon()
-    show(daemon.post(f"{_ROUTE}/forget", body, timeout=_AT_LENGTH), as_json, _receipt_text)
+    daemon, _ = daemon_and_namespace()
+    show(daemon.post(f"{ROUTE}/forget", body, timeout=_AT_LENGTH), as_json, _receipt_text)
 
 
 def _receipt_text(receipt: Any) -> str:
@@ -270,7 +270,7 @@ def export(path: Path, form: str | None, namespace: str | None, as_json: bool) -
     from localai.atomic import replace_file
     from memory_store.export import Record, record_of, to_jsonl, to_markdown
 
-    daemon, _ = _daemon()
+    daemon, _ = daemon_and_namespace()
     form = form or ("markdown" if path.suffix.lower() in (".md", ".markdown") else "jsonl")
     count = 0
 
@@ -279,7 +279,7 @@ def export(path: Path, form: str | None, namespace: str | None, as_json: bool) -
         after: int | None = 0
         while after is not None:
             chosen = {"namespace": namespace} if namespace else {}
-            page = daemon.get(f"{_ROUTE}/export?{urlencode({'after': after, 'limit': _BATCH, **chosen})}")
+            page = daemon.get(f"{ROUTE}/export?{urlencode({'after': after, 'limit': _BATCH, **chosen})}")
             for value in page["records"]:
                 count += 1
                 yield record_of(value, f"memory {count}")
@@ -309,12 +309,12 @@ def import_(path: Path, as_json: bool) -> None:
         found = list(from_markdown(text) if markdown else from_jsonl(text.split("\n")))
     except MemoryStoreError as error:
         raise from_memory(error) from error
-    daemon, _ = _daemon()
+    daemon, _ = daemon_and_namespace()
     created = 0
     for start in range(0, len(found), _BATCH):
         part = [msgspec.to_builtins(record) for record in found[start : start + _BATCH]]
         body = {"records": part, "first": start + 1}
-        created += daemon.post(f"{_ROUTE}/import", body, timeout=_AT_LENGTH)["created"]
+        created += daemon.post(f"{ROUTE}/import", body, timeout=_AT_LENGTH)["created"]
         progress_line(f"{min(start + _BATCH, len(found))} of {len(found)} memories")
     progress_line("")
     result = {"read": len(found), "created": created}
@@ -336,8 +336,8 @@ def _read(path: Path) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(repair: bool, as_json: bool) -> None:
     """Is every memory whole and findable?"""
-    daemon, _ = _daemon()
-    found = daemon.post(f"{_ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=_AT_LENGTH)
+    daemon, _ = daemon_and_namespace()
+    found = daemon.post(f"{ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=_AT_LENGTH)
     show(found, as_json, _doctor_text)
     if not found["healthy"]:
         sys.exit(1)
@@ -354,8 +354,8 @@ def _doctor_text(found: Any) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def stats(as_json: bool) -> None:
     """How much is remembered, where, and by whom."""
-    daemon, _ = _daemon()
-    show(daemon.get(f"{_ROUTE}/stats"), as_json, _stats_text)
+    daemon, _ = daemon_and_namespace()
+    show(daemon.get(f"{ROUTE}/stats"), as_json, _stats_text)
 
 
 def _stats_text(found: Any) -> str:

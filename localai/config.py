@@ -82,6 +82,11 @@ class Config:
     """Namespace of the memory that `localai ask` and the chat recall from; where empty, they recall nothing."""
     memory_tokens: int = 512
     """Most tokens of recalled memories in one turn, and never more than a quarter of the context."""
+    answer_cache: str = "off"
+    """off, greedy or always: answer a question that asks what was asked before from the answer given then; greedy does
+    so at temperature 0 alone. It says so each time."""
+    answer_cache_entries: int = 2000
+    """Most answers that are kept for that."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
     allowed_hosts: tuple[str, ...] = ()
@@ -185,6 +190,7 @@ def _check(config: Config) -> Config:
         "log_level": ("debug", "info", "warning", "error"),
         "policy": ("balanced", "fastest", "frugal"),
         "on_battery": ("same", "frugal"),
+        "answer_cache": ("off", "greedy", "always"),
     }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
@@ -198,6 +204,7 @@ def _check(config: Config) -> Config:
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
         "memory_tokens": (0, 2**20),
+        "answer_cache_entries": (1, 20_000),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range
         "cpu_watts": (0.0, 1000.0),
         "power_cap": (0.0, 1e5),

@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from backends.handle import EngineHandle
+from localai.answer_cache import Answers
 from localai.application import build
 from localai.calibrate import Calibrator
 from localai.calibration_store import CalibrationStore
@@ -116,7 +117,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     metering = _metering(config, meter, draws, ledger, pool)
     memories = Memories(config)
     watched = WatchedFolders(memories)
-    parts = Parts(config, library, pool, ledger, market, metering, memories)
+    answers = Answers(config, memories)
+    parts = Parts(config, library, pool, ledger, market, metering, memories, answers)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
     catalog.start()
@@ -134,6 +136,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await asyncio.to_thread(spans.close)
         await asyncio.to_thread(watched.close)
         await asyncio.to_thread(memories.close)
+        await asyncio.to_thread(answers.close)
         kept.close()
         _log.info("stopped")
 

@@ -20,7 +20,7 @@ from localai.choice import Choice
 from localai.energy.figures import Energy
 from localai.energy.report import By, query
 from localai.errors import LocalaiError
-from localai.messages import ChoiceDone, Summary, TurnEvent, TurnRequest
+from localai.messages import ChoiceDone, Started, Summary, TurnEvent, TurnRequest
 from localai.metrics import Metrics
 from localai.sqlite_file import open_file, translated
 
@@ -118,7 +118,9 @@ class Entry:
         }
 
     def saw(self, event: TurnEvent) -> None:
-        if isinstance(event, ChoiceDone):
+        if isinstance(event, Started) and event.cached is not None:
+            self.row |= {"reason": event.reason}
+        elif isinstance(event, ChoiceDone):
             self.row["finish"] = event.reason
         elif isinstance(event, Summary):
             t = event.timings

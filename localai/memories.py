@@ -5,7 +5,7 @@ Requests enter, memories, hits and receipts leave. Every method blocks: call the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -19,6 +19,7 @@ from memory_store.records import Added, Author, Memory, NewMemory
 if TYPE_CHECKING:
     from memory_store.erase import Receipt
     from memory_store.export import Record
+    from memory_store.feedback import Feedback
     from memory_store.lexical import LexicalIndex
     from memory_store.recall import Hit, Question, Recall
     from memory_store.rows import Filter
@@ -34,6 +35,7 @@ class _Open:
     store: Store
     trust: Trust
     recall: Recall
+    feedback: Feedback
     words: LexicalIndex
     vectors: VectorIndex
 
@@ -63,6 +65,15 @@ class Memories:
         """True where nothing was ever remembered; costs nothing then."""
         return self._open is None and not self.path.exists()
 
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever anything does from which recall is made; (0, 0) where nothing was ever remembered."""
+        if self.empty:
+            return 0, 0
+        from memory_store import learned, log
+
+        with self.store.reading() as connection:
+            return log.last_seq(connection), learned.version(connection)
+
     def remember(self, new: NewMemory) -> Added:
         """Through the write gate, against what is known already. Raises WriteRefused, InvalidMemory."""
         parts = self._parts()
@@ -79,6 +90,10 @@ class Memories:
         with self.store.reading() as connection:
             return {found.id: found for found in rows.many(connection, rows.numbers_of_ids(connection, ids))}
 
+    @property
+    def feedback(self) -> Feedback:
+        return self._parts().feedback
+
     def trust_in(self, memories: Sequence[Memory]) -> tuple[float, ...]:
         return self._parts().trust.weights(memories)
 
@@ -91,8 +106,13 @@ class Memories:
 
         return bring_in(self.store, batch)
 
-    def forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[Receipt, list[str]]:
-        """The receipt, and the texts that are gone: whoever quotes them elsewhere can be found by these."""
+    def forget(
+        self, ids: Sequence[str], query: str | None, chosen: Filter | None, before: Callable[[], None] = lambda: None
+    ) -> tuple[Receipt, list[str]]:
+        """The receipt, and the texts that are gone: whoever quotes them elsewhere can be found by these.
+
+        `before` is called when it is certain what goes, before it goes and before any file is searched for it.
+        """
         from memory_store.erase import forget
         from memory_store.plain_search import containing
 
@@ -105,6 +125,7 @@ class Memories:
         if not asked and chosen is None and query is None:
             raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
         gone = self._texts(list(asked), chosen)
+        before()
         derived = (parts.vectors, parts.words)
         receipt = forget(store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere())
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
@@ -128,8 +149,8 @@ class Memories:
     def _elsewhere(self) -> list[Path]:
         """Files of the home that might hold words of a request."""
         home = self.config.home
-        ledger = [home / f"ledger.db{end}" for end in ("", "-wal")]
-        return [path for path in (*ledger, *self.config.logs.glob("*.log*")) if path.is_file()]
+        ours = [home / f"{name}.db{end}" for name in ("ledger", "answers") for end in ("", "-wal")]
+        return [path for path in (*ours, *self.config.logs.glob("*.log*")) if path.is_file()]
 
     def _parts(self) -> _Open:
         with self._lock:
@@ -139,6 +160,7 @@ class Memories:
 
 
 def _opened(path: Path) -> _Open:
+    from memory_store.feedback import Feedback
     from memory_store.lexical import LexicalIndex
     from memory_store.recall import Recall
     from memory_store.store import Store
@@ -149,4 +171,5 @@ def _opened(path: Path) -> _Open:
     # What is encrypted on disk must not lie beside itself in the plain.
     folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
     words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder), Trust(store)
-    return _Open(store, trust, Recall(store, trust, words=words, vectors=vectors), words, vectors)
+    recall = Recall(store, trust, words=words, vectors=vectors)
+    return _Open(store, trust, recall, Feedback(store, recall), words, vectors)

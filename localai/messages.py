@@ -157,14 +157,24 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True)
+class FromCache:
+    """No engine ran: the answer is that of an earlier question, so alike (cosine) and so many seconds old."""
+
+    likeness: float
+    age_s: float
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
-    """The engine that serves is known. `request` is the request's id."""
+    """The engine that serves is known. `request` is the request's id. `cached` says that an earlier answer serves."""
 
     model: str
     backend: str
     reason: str
     n_ctx: int
     request: str = ""
+    cached: FromCache | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ async def recollect(
     budget = min(budget, engine.info.n_ctx - ROOM_FOR_ANSWER - await _tokens(messages, engine))
     shown = await _fitting(hits, budget, engine)
     given = [Shown(hit.memory.id, hit.trust, hit.memory.state) for hit in shown]
-    block = _block([_note(hit.memory, note) for hit, note in zip(shown, given, strict=True)])
+    block = _block(list(map(note, shown)))
     messages[-1] = replace(asked, content=block + asked.content)
     await asyncio.to_thread(memories.frozen.put, keys[-1], given)
     used = tuple(UsedMemory(hit.memory.id, source_of(hit), hit.trust) for hit in shown)
@@ -91,7 +91,7 @@ def _frozen(keys: Sequence[bytes], memories: Memories) -> dict[bytes, str]:
     except MemoryStoreError as error:
         raise from_memory(error) from error
     return {
-        key: _block([_note(known[note.id], note) for note in notes if note.id in known]) for key, notes in found.items()
+        key: _block([_note(known[each.id], each) for each in notes if each.id in known]) for key, notes in found.items()
     }
 
 
@@ -127,8 +127,7 @@ async def _fitting(hits: Sequence[Hit], budget: int, engine: EngineHandle) -> li
     shown: list[Hit] = []
     left = budget - await _tokens([Message("user", _OPENING)], engine) if hits else 0
     for hit in hits:
-        note = _note(hit.memory, Shown(hit.memory.id, hit.trust, hit.memory.state))
-        size = await _tokens([Message("user", note)], engine) if left > 0 else 0
+        size = await _tokens([Message("user", note(hit))], engine) if left > 0 else 0
         if 0 < size <= left:
             shown.append(hit)
             left -= size
@@ -140,6 +139,11 @@ async def _tokens(messages: Sequence[Message], engine: EngineHandle) -> int:
         return sum([len(await engine.tokenize(m.content, special=False, add_bos=False)) + 4 for m in messages])
     except BackendError as error:
         raise from_backend(error) from error
+
+
+def note(hit: Hit) -> str:
+    """A memory as a model is shown it: fenced, with its source, its date and how far it is trusted."""
+    return _note(hit.memory, Shown(hit.memory.id, hit.trust, hit.memory.state))
 
 
 def _note(memory: Memory, shown: Shown) -> str:

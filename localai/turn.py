@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from localai.answer_cache import Answers
 from localai.config import Config
 from localai.context import render
 from localai.decoding import Clock, decode
@@ -32,6 +33,7 @@ class Parts:
     market: Market
     metering: Metering
     memories: Memories
+    answers: Answers
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
@@ -43,19 +45,23 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
         config, saving = parts.metering.eased(parts.config)
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
         entry.routed(choice)
+        page = await asyncio.to_thread(parts.answers.open, request, choice)
+        for event in page.replay(clock, entry.saw):
+            yield event
+        if page.found:
+            return
         async with parts.pool.lease(choice, request.keep_alive) as lease:
             async with aclosing(lease.load()) as stages:
                 async for waiting in stages:
                     yield waiting
             clock.load_s = lease.load_s
-            info = lease.engine.info
-            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id)
+            yield Started(choice.id, choice.backend, lease.reason, lease.engine.info.n_ctx, request.id)
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
             prompt = await render(request, lease.engine, choice)
-            limit, rates = request.max_joules, choice.rates
-            with parts.metering.job(prompt.job.id, choice.key, limit, entry.took, rates) as spending:
-                async with aclosing(decode(prompt, lease.engine, clock, spending, echo=request.echo)) as events:
-                    async for event in events:
+            with parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took, choice.rates) as spent:
+                events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
+                async with aclosing(page.keep(events, used)) as answered:
+                    async for event in answered:
                         entry.saw(event)
                         yield event

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from memory_store import log, rows, scrub
+from memory_store import learned, log, rows, scrub
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, StoreBusy
 from memory_store.records import Memory
@@ -173,7 +173,7 @@ def _remove(
 ) -> dict[str, int]:
     forget_names()
     scrub.begin(connection)
-    removed = {"memory": 0, "vector": 0, "evidence": 0, "source": 0}
+    removed = {"memory": 0, "vector": 0, "evidence": 0, "source": 0, "feedback": learned.erase(connection, nums)}
     ids = [embedder.id for embedder in embedders(connection)]
     for num in nums:
         row = connection.execute("SELECT text FROM memory WHERE num = ?", (num,)).fetchone()

@@ -38,6 +38,10 @@ class WriteRefused(MemoryStoreError):
     """The source has lost too much trust to write."""
 
 
+class PackageMissing(MemoryStoreError):
+    """A package that this alone needs is not installed."""
+
+
 class EmbedderFault(MemoryStoreError):
     """An embedding model gave another shape than it promised, or numbers that are not finite."""
 

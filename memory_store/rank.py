@@ -11,20 +11,28 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """`words`: the share of the words' score, the rest is the vectors'. `turns`: what both neighbours add at most."""
+    """`words`: the share of the words' score, the rest is the vectors'. `turns`: what both neighbours add at most.
+
+    `graph`: what memories that name the same add at most; 0, because on real texts it was measured to help nobody.
+    """
 
     words: float = 0.7
     turns: float = 0.4
+    graph: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What made a score: words and vectors from 0 to 1 each, and what neighbouring turns lent; `cosine` as it is."""
+    """What made a score: words and vectors from 0 to 1 each, and what neighbouring turns and memories that name the
+    same lent; `cosine` as it is, `names` those that are shared.
+    """
 
     words: float
     vector: float
     cosine: float = 0.0
     turns: float = 0.0
+    graph: float = 0.0
+    names: tuple[str, ...] = ()
     score: float = 0.0
 
 
@@ -67,6 +75,23 @@ def lend(parts: Mapping[int, Parts], turns: Iterable[Turn], weights: Weights) ->
         lent *= weights.turns / 2
         own = parts.get(num, Parts(words=0.0, vector=0.0))
         found[num] = replace(own, turns=lent, score=own.score + lent)
+    return found
+
+
+def link(
+    parts: Mapping[int, Parts], links: Iterable[tuple[int, float, tuple[str, ...]]], weights: Weights
+) -> dict[int, Parts]:
+    """Add what memories are worth for naming what the best of them name: (number, weight, names) each.
+
+    The strongest link adds `weights.graph`; a memory found by its links alone has that only.
+    """
+    given = list(links)
+    top = max((weight for _, weight, _ in given), default=0.0)
+    found = dict(parts)
+    for num, weight, names in given:
+        lent = weights.graph * weight / top if top > 0 else 0.0
+        own = parts.get(num, Parts(words=0.0, vector=0.0))
+        found[num] = replace(own, graph=lent, names=names, score=own.score + lent)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from memory_store import rank, vector_rows
 from memory_store.dbfile import Connection
 from memory_store.embed import Vectors, checked
 from memory_store.errors import InvalidMemory
+from memory_store.features import Candidate
+from memory_store.graph import Graph
+from memory_store.learned import Learned
 from memory_store.plain_search import Numbers, PlainVectors, PlainWords, Scores, VectorSearch, WordSearch
 from memory_store.rank import Parts, Turn, Weights
 from memory_store.records import DEFAULT_NAMESPACE, Memory
@@ -25,7 +28,11 @@ from memory_store.trust import Trust
 POOL = 100
 WIDEST = 20_000
 LENDERS = 20
+SEEDS = 5
+"""So many of the best lead to other memories by what they name."""
 BATCH = 32
+LEARNED_DEPTH = 20
+"""So many of the best are put into a learned order at least; what lies below them cannot come up."""
 MOST_HITS = 1000
 # A question of many pages is read by its beginning: beyond this words drown each other.
 MOST_QUERY = 8192
@@ -52,7 +59,8 @@ class Question:
 class Why:
     """The reason of a hit: words and vector from 0 to 1, what neighbouring turns lent, and their weighed sum.
 
-    `cosine` is the likeness itself, which says whether the best of few is any good.
+    `cosine` is the likeness itself, which says whether the best of few is any good. `learned` is what the score was
+    multiplied by, from what was kept before.
     """
 
     words: float
@@ -60,17 +68,21 @@ class Why:
     turns: float
     cosine: float
     relevance: float
+    graph: float = 0.0
+    learned: float = 1.0
     notes: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         parts = [("words", self.words), ("meaning", self.vector), ("neighbouring turns", self.turns)]
+        parts.append(("shared names", self.graph))
         told = ", ".join(f"{name} {value:.2f}" for name, value in parts if value > 0.005)
-        return "; ".join((told or "faint likeness", *self.notes))
+        taste = (f"x {self.learned:.2f} by what you kept before",) if abs(self.learned - 1) > 0.005 else ()
+        return "; ".join((told or "faint likeness", *taste, *self.notes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """`score` = relevance x trust, 0 to about 1.4. `trust` is 0 to 1 and can only demote."""
+    """`score` = relevance x trust x what was learned, 0 to about 1.4 before that. `trust` is 0 to 1, and demotes."""
 
     memory: Memory
     score: float
@@ -89,16 +101,34 @@ class Recall:
         words: WordSearch | None = None,
         vectors: VectorSearch | None = None,
         weights: Weights | None = None,
+        graph: Graph | None = None,
     ) -> None:
+        """`graph` is asked where `weights.graph` is not 0; None makes one then."""
         self._store = store
         self._trust = Trust(store) if trust is None else trust
         self._words: WordSearch = PlainWords(store) if words is None else words
         self._vectors: VectorSearch = PlainVectors(store) if vectors is None else vectors
         self._weights = Weights() if weights is None else weights
+        self._learned = Learned(store.salt)
+        self._graph = Graph(store) if graph is None and self._weights.graph else graph
 
-    def search(self, question: Question) -> tuple[Hit, ...]:
-        """At most `k` hits, best first. Raises InvalidMemory for a question that cannot be asked."""
+    def search(self, question: Question, *, learned: bool = True) -> tuple[Hit, ...]:
+        """At most `k` hits, best first. Raises InvalidMemory for a question that cannot be asked.
+
+        `learned` False leaves out what was learned from feedback.
+        """
         _check(question)
+        with self._store.reading() as connection:
+            if not learned or self._learned.model(connection) is None:
+                return self._search(question)
+        hits = self._search(replace(question, k=min(MOST_HITS, max(LEARNED_DEPTH, question.k))))
+        with self._store.reading() as connection:
+            factors = self._learned.factors(connection, question.text, [candidate(hit) for hit in hits])
+        pairs = zip(hits, factors, strict=True)
+        ranked = [replace(hit, score=hit.score * by, why=replace(hit.why, learned=by)) for hit, by in pairs]
+        return tuple(sorted(ranked, key=_place)[: question.k])
+
+    def _search(self, question: Question) -> tuple[Hit, ...]:
         pool = max(POOL, 2 * question.k)
         while True:
             parts, full = self._candidates(question, pool)
@@ -130,7 +160,16 @@ class Recall:
             parts = rank.fuse(words, likeness, self._weights)
             if self._weights.turns:
                 parts = rank.lend(parts, _turns(connection, question.namespace, rank.order(parts)), self._weights)
-        return parts, full
+        return self._linked(question.namespace, parts), full
+
+    def _linked(self, namespace: str, parts: dict[int, Parts]) -> dict[int, Parts]:
+        """With the memories that name what the best of these name, where that is weighed at all."""
+        if self._graph is None or not self._weights.graph:
+            return parts
+        self._graph.follow()
+        seeds = {num: parts[num].score for num in rank.order(parts)[:SEEDS]}
+        links = self._graph.links(namespace, seeds)
+        return rank.link(parts, ((link.num, link.weight, link.names) for link in links), self._weights)
 
     def _complete(
         self,
@@ -163,6 +202,13 @@ class Recall:
                 if trust > 0:
                     hits.append(_hit(memory, parts[memory.num], trust))
         return tuple(sorted(hits, key=_place)[: question.k])
+
+
+def candidate(hit: Hit) -> Candidate:
+    """A hit as it is learned from: with the score that it had before anything was learned."""
+    why = hit.why
+    parts = Parts(words=why.words, vector=why.vector, cosine=why.cosine, turns=why.turns, score=why.relevance)
+    return Candidate(hit.memory, why.relevance * hit.trust, parts)
 
 
 def _check(question: Question) -> None:
@@ -225,10 +271,13 @@ def _hit(memory: Memory, parts: Parts, trust: float) -> Hit:
         notes.append(f"from {'the ' if memory.taint == 'web' else 'a '}{memory.taint}")
     if trust < 1:
         notes.append(f"trust {trust:.2f}")
+    if parts.names:
+        notes.append(f"names {', '.join(parts.names[:3])} as other hits do")
     why = Why(
         words=parts.words,
         vector=parts.vector,
         turns=parts.turns,
+        graph=parts.graph,
         cosine=parts.cosine,
         relevance=parts.score,
         notes=tuple(notes),

@@ -94,5 +94,37 @@ def m002_evidence(db: Database) -> None:
     )
 
 
+def m003_feedback(db: Database) -> None:
+    db.executescript(
+        """
+        -- Numbers alone: neither the question nor a text. dense: the unlearned score and the features, as float64.
+        CREATE TABLE feedback (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            time REAL NOT NULL,
+            how TEXT NOT NULL,
+            version INTEGER NOT NULL
+        );
+        CREATE TABLE feedback_hit (
+            event INTEGER NOT NULL REFERENCES feedback(id) DEFERRABLE INITIALLY DEFERRED,
+            place INTEGER NOT NULL,
+            num INTEGER NOT NULL,
+            kept INTEGER NOT NULL,
+            bounded INTEGER NOT NULL,
+            dense BLOB NOT NULL,
+            keys BLOB NOT NULL,
+            PRIMARY KEY (event, place)
+        ) WITHOUT ROWID;
+        CREATE INDEX feedback_hit_num ON feedback_hit(num);
+        CREATE TABLE ranker (
+            version INTEGER PRIMARY KEY AUTOINCREMENT,
+            time REAL NOT NULL,
+            used INTEGER NOT NULL,
+            features INTEGER NOT NULL,
+            body BLOB NOT NULL
+        );
+        """
+    )
+
+
 # Append only: a released step is never edited, because files in the field have it already.
-STEPS: tuple[Step, ...] = (m001_memory, m002_evidence)
+STEPS: tuple[Step, ...] = (m001_memory, m002_evidence, m003_feedback)

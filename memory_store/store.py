@@ -65,6 +65,11 @@ class Store:
             self._salt: bytes = self._writer.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
         self._own = self.write(lambda connection: rows.register_embedder(connection, self.embedder))
 
+    @property
+    def salt(self) -> bytes:
+        """Random bytes of this file: what is hashed with them can be compared nowhere else."""
+        return self._salt
+
     def close(self) -> None:
         """Close all connections. Nothing may be running."""
         with self._idle_lock:

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from localai.api.wire import JsonRoute, json_response
-from localai.conversations import Conversations
 from localai.errors import BadRequest
+from localai.forgetting import Forgetting
 from localai.memories import Memories
 from memory_store.records import DEFAULT_NAMESPACE, OWNER, Author, Memory, NewMemory
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from memory_store.recall import Hit
     from memory_store.rows import Filter
 
-_LEAST_QUOTE = 12
-"""Characters of a forgotten text below which a conversation that has them quotes nothing."""
+_PARTS = ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
 
 Name = Annotated[str, Field(max_length=4096)]
 Moment = Annotated[float, Field(allow_inf_nan=False)]
@@ -88,10 +87,10 @@ class ImportBody(_Body):
     first: int = 1
 
 
-def routes(memories: Memories, kept: Conversations) -> APIRouter:
+def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
     """The routes under /localai/memory."""
     router = APIRouter(prefix="/localai/memory", tags=["memory"], route_class=JsonRoute)
-    _whole_store(router, memories, kept)
+    _whole_store(router, memories, forgetting)
 
     @router.post("")
     async def add(body: AddBody) -> Response:
@@ -137,7 +136,7 @@ def routes(memories: Memories, kept: Conversations) -> APIRouter:
     return router
 
 
-def _whole_store(router: APIRouter, memories: Memories, kept: Conversations) -> None:
+def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting) -> None:
     """What is about more than one memory; before `/{memory_id}`, which takes any word."""
 
     @router.get("/stats")
@@ -163,7 +162,7 @@ def _whole_store(router: APIRouter, memories: Memories, kept: Conversations) -> 
     @router.post("/forget")
     async def forget(body: ForgetBody) -> Response:
         """Erase, and search the raw files for what is left."""
-        return json_response(await asyncio.to_thread(_forget, memories, kept, body))
+        return json_response(await forgetting.forget(body.ids, body.query, _filter(body)))
 
 
 def author_of(body: SourceBody | None) -> Author:
@@ -194,7 +193,10 @@ def hit_json(hit: Hit) -> dict[str, Any]:
         "trust": round(hit.trust, 4),
         "time": hit.memory.time,
         "why": hit.why.sentence(),
-        "parts": {name: round(why[name], 4) for name in ("words", "vector", "turns", "cosine", "relevance")},
+        "parts": {
+            name: round(why[name], 4)
+            for name in ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
+        },
         **{name: getattr(hit.memory, name) for name in ("namespace", "state", "taint", "place", "episode", "position")},
     }
 
@@ -241,12 +243,6 @@ def _import(memories: Memories, body: ImportBody) -> int:
     from memory_store.export import record_of
 
     return memories.bring_in([record_of(value, f"memory {body.first + n}") for n, value in enumerate(body.records)])
-
-
-def _forget(memories: Memories, kept: Conversations, body: ForgetBody) -> dict[str, Any]:
-    receipt, gone = memories.forget(body.ids, body.query, _filter(body))
-    quotes = kept.quoting([text for text in gone if len(text) >= _LEAST_QUOTE])
-    return {**asdict(receipt), "complete": receipt.complete, "conversations": list(quotes)}
 
 
 def _filter(body: ForgetBody) -> Filter | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from backends.contract import TokenLogprob
@@ -162,7 +163,8 @@ def _head(prefix: str, kind: str, started: Started) -> dict[str, Any]:
 
 
 def _routing(started: Started) -> dict[str, Any]:
-    return {"backend": started.backend, "reason": started.reason, "n_ctx": started.n_ctx}
+    cached = {"answer_cache": asdict(started.cached)} if started.cached else {}
+    return {"backend": started.backend, "reason": started.reason, "n_ctx": started.n_ctx, **cached}
 
 
 def memories(event: Recalled) -> list[dict[str, Any]]:

@@ -1,0 +1,45 @@
+"""Feedback on what the memory found, over HTTP on the Unix socket: what was kept, and what was learned from it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from localai.api.memory import Name, SearchBody
+from localai.api.wire import JsonRoute, json_response
+from localai.memories import Memories
+
+
+class FeedbackBody(SearchBody):
+    kept: tuple[Name, ...]
+    shown: tuple[Name, ...] | None = None
+    how: Literal["kept", "cited", "pinned"] = "kept"
+
+
+def routes(memories: Memories) -> APIRouter:
+    """The routes under /localai/memory/feedback."""
+    router = APIRouter(prefix="/localai/memory/feedback", tags=["memory"], route_class=JsonRoute)
+
+    @router.post("")
+    async def record(body: FeedbackBody) -> Response:
+        """Note which hits of a search were kept; `used` says whether a learned ranking is in use after that."""
+        return json_response(await asyncio.to_thread(_record, memories, body))
+
+    @router.get("")
+    async def state() -> Response:
+        """How many events there are, and what was learned from them."""
+        return json_response(await asyncio.to_thread(lambda: memories.feedback.state()))
+
+    return router
+
+
+def _record(memories: Memories, body: FeedbackBody) -> dict[str, Any]:
+    from memory_store.recall import Question
+
+    fields = body.model_dump(exclude={"kept", "shown", "how"})
+    question = Question(text=fields.pop("query"), **fields)
+    return asdict(memories.feedback.record(question, body.kept, shown=body.shown, how=body.how))

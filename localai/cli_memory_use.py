@@ -1,0 +1,106 @@
+"""`localai memory ask` and `feedback`: one question over many documents, and which memories were worth it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from localai.cli import progress_line, say, show
+from localai.cli_ask import model_name
+from localai.cli_memory import ROUTE, daemon_and_namespace, memory
+from localai.errors import BadRequest
+
+
+@memory.command()
+@click.argument("query", required=False)
+@click.option("--kept", multiple=True, help="Id of a hit that was worth it; as often as you like.")
+@click.option("--shown", multiple=True, help="Ids of the hits that were seen, where not all of them were.")
+@click.option("--how", type=click.Choice(["kept", "cited", "pinned"]), default="kept", show_default=True)
+@click.option("-k", default=10, show_default=True, help="Most hits that QUERY showed.")
+@click.option("-n", "--namespace", default=None, help="In this namespace.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def feedback(
+    query: str | None,
+    kept: tuple[str, ...],
+    shown: tuple[str, ...],
+    how: str,
+    k: int,
+    namespace: str | None,
+    as_json: bool,
+) -> None:
+    """Say which hits of QUERY were kept; ranking learns from it. Without QUERY, tell what was learned."""
+    daemon, usual = daemon_and_namespace()
+    if query is None:
+        show(daemon.get(f"{ROUTE}/feedback"), as_json, _state_text)
+        return
+    if not kept:
+        raise BadRequest("it is not said which hits were kept", "give their ids with --kept")
+    body: dict[str, Any] = {"query": query, "kept": kept, "how": how, "k": k, "namespace": namespace or usual}
+    done = daemon.post(f"{ROUTE}/feedback", body | ({"shown": shown} if shown else {}), timeout=60.0)
+    show(done, as_json, lambda d: f"noted: {d['kept']} of {d['shown']} hits; {d['events']} events")
+
+
+def _state_text(found: Any) -> str:
+    report = found["report"]
+    if report is None:
+        return f"{found['events']} events; nothing is learned yet"
+    use = "in use" if found["used"] else "not in use, because it is not proved better"
+    figures = f"nDCG@5 {report['before']:.3f} without, {report['after']:.3f} with, on events it had not seen"
+    return f"{found['events']} events; a learned ranking is {use} ({figures})"
+
+
+@memory.command()
+@click.argument("query")
+@click.option("-m", "--model", default="", help="Model id, alias or GGUF file.")
+@click.option("-n", "--namespace", default=None, help="In this namespace.")
+@click.option("--passages", type=click.IntRange(1, 1000), default=40, show_default=True, help="Most memories to read.")
+@click.option(
+    "--max-joules", type=click.FloatRange(0, min_open=True), default=None, help="Answer before this is spent."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def ask(
+    query: str,
+    model: str,
+    namespace: str | None,
+    passages: int,
+    max_joules: float | None,
+    max_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Read all that fits QUERY, batch by batch, and answer from what was found."""
+    daemon, usual = daemon_and_namespace()
+    body: dict[str, Any] = {"query": query, "model": model_name(model), "memory": namespace or usual, "stream": True}
+    body |= {"passages": passages, "max_joules": max_joules, "max_tokens": max_tokens}
+    text = ""
+    told: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    with daemon.stream(f"{ROUTE}/ask", {name: value for name, value in body.items() if value is not None}) as events:
+        for event in events:
+            if event.data is None:
+                progress_line(event.comment or "")
+            elif event.data.get("type") == "ask":
+                told = event.data
+            else:
+                for choice in event.data["choices"]:
+                    text += choice["delta"].get("content") or ""
+                last = event.data if event.data.get("usage") else last
+    progress_line("")
+    _print_answer(text, told, last, as_json)
+
+
+def _print_answer(text: str, told: Any, last: Any, as_json: bool) -> None:
+    shown = {name: last.get(name) for name in ("model", "backend", "reason", "usage", "timings", "memories")}
+    if as_json:
+        asked = {name: value for name, value in told.items() if name != "type"}
+        click.echo(json.dumps({"text": text, **shown, "ask": asked}, ensure_ascii=False))
+        return
+    click.echo(text)
+    joules = "" if told.get("joules") is None else f" for {told['joules']:.3g} J"
+    say(f"({told.get('read', 0)} of {told.get('batches', 0)} batches read{joules})")
+    if told.get("stopped"):
+        say(f"({told['stopped']})")
+    for used in shown["memories"] or []:
+        say(f"  {used['id']}  {used['source']}")
