@@ -132,12 +132,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         draws.close()
         await kv_cache.close()
         catalog.stop()
-        await asyncio.to_thread(ledger.close)
-        await asyncio.to_thread(spans.close)
-        await asyncio.to_thread(watched.close)
-        await asyncio.to_thread(memories.close)
-        await asyncio.to_thread(answers.close)
-        kept.close()
+        for each in (ledger, spans, watched, memories, answers, kept):
+            await asyncio.to_thread(each.close)
         _log.info("stopped")
 
 
