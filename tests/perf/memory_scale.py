@@ -117,7 +117,9 @@ def main() -> None:
             times(name, lambda q, one=one: one.recall.search(Question(text=q, namespace="small")), asked)  # type: ignore[misc]
         times("words, 10 hits", lambda q: whole.words.search("default", q, 10), asked)
         times("vectors, 10 hits", lambda q: whole.vectors.search("default", embedder.embed([q])[0], 10), asked)
-        times("recall", lambda q: whole.recall.search(Question(text=q)), asked)
+        times("recall, whole sentences", lambda q: whole.recall.search(Question(text=q)), asked)
+        short = [" ".join(question.split()[:8]) for question in asked]
+        times("recall, eight words", lambda q: whole.recall.search(Question(text=q)), short)
         print(f"process: {resident():.0f} MB")
         writes(whole, more[:WRITES])
         searches_beside_writes(whole, more[WRITES:], asked)
