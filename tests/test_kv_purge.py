@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +112,22 @@ def daemon() -> Iterator[Daemon]:
         yield started
 
 
-def chat(daemon: Daemon, text: str, **fields: Any) -> Any:
-    answer = daemon.chat(text, unix=True, max_tokens=8, **fields)
+def model_of(daemon: Daemon, engine: str) -> str:
+    return "starter" if engine == "starter" else daemon.echo("kv.echo", 0)
+
+
+def chat(daemon: Daemon, engine: str, text: str, **fields: Any) -> Any:
+    answer = daemon.chat(text, unix=True, model=model_of(daemon, engine), **fields)
     assert answer.status == 200, answer.content
     return answer.json
 
 
-def spelt(daemon: Daemon) -> list[bytes]:
-    vocabulary = open_tokenizer(STARTER)
+def spelt(daemon: Daemon, engine: str) -> list[bytes]:
+    """What the blocks on the SSD say."""
+    piece = open_tokenizer(STARTER).raw_piece if engine == "starter" else spell
     index = Index(daemon.home / "cache" / "kv")
     try:
-        return [b"".join(vocabulary.raw_piece(token) for token in row.tokens) for row in index.rows()]
+        return [b"".join(map(piece, row.tokens)) for row in index.rows()]
     finally:
         index.close()
 
@@ -132,36 +136,30 @@ def has(blocks: list[bytes], text: bytes) -> bool:
     return any(text in block for block in blocks)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def test_a_forgotten_memory_is_in_no_block(daemon: Daemon) -> None:
+@pytest.mark.parametrize("engine", ["echo", "starter"])
+def test_a_forgotten_memory_is_in_no_block(daemon: Daemon, engine: str) -> None:
     add = {"text": "The vault code of Ona Ferreira is 88213", "namespace": "vault"}
     added = daemon.ask("POST", "/localai/memory", add, unix=True).json
-    assert chat(daemon, "What is the vault code of Ona Ferreira?", memory="vault")["memories"]
-    chat(daemon, "Name a colour of the rainbow that is not often seen.")
-    wait_until(lambda: has(spelt(daemon), b"88213") and has(spelt(daemon), b"rainbow"))
+    other = "Name a colour of the rainbow that is not often seen."
+    assert chat(daemon, engine, "What is the vault code of Ona Ferreira?", memory="vault")["memories"]
+    chat(daemon, engine, other)
+    wait_for(lambda: has(spelt(daemon, engine), b"88213") and has(spelt(daemon, engine), b"rainbow"), 60)
     receipt = daemon.ask("POST", "/localai/memory/forget", {"ids": [added["id"]]}, unix=True).json
     assert receipt["complete"], receipt
     assert receipt["elsewhere"]["kv"]["blocks"] >= 1
-    assert not has(spelt(daemon), b"88213")
-    assert has(spelt(daemon), b"rainbow"), "what does not quote it stays"
-    again = chat(daemon, "Name a colour of the rainbow that is not often seen.")
-    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    assert not has(spelt(daemon, engine), b"88213")
+    assert has(spelt(daemon, engine), b"rainbow"), "what does not quote it stays"
+    assert chat(daemon, engine, other)["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 
 
 def test_blocks_of_models_that_are_not_loaded_go_all(daemon: Daemon) -> None:
     added = daemon.ask("POST", "/localai/memory", {"text": "The boat key hangs in the shed"}, unix=True).json
-    chat(daemon, "Where does the key of the boat hang?", memory="default")
-    wait_until(lambda: has(spelt(daemon), b"boat key"))
+    chat(daemon, "echo", "Where does the key of the boat hang?", memory="default")
+    wait_for(lambda: has(spelt(daemon, "echo"), b"boat key"), 60)
     daemon.end()
     daemon.start()
     receipt = daemon.ask("POST", "/localai/memory/forget", {"ids": [added["id"]]}, unix=True).json
     assert receipt["elsewhere"]["kv"]["unread"] >= 1
-    assert spelt(daemon) == []
-    tokens = array("I", open_tokenizer(STARTER).encode("boat key hangs", special=False, add_bos=False)).tobytes()
+    assert spelt(daemon, "echo") == []
+    tokens = array("I", list(b"boat key hangs")).tobytes()
     assert not any(tokens in path.read_bytes() for path in (daemon.home / "cache" / "kv").glob("index.db*"))
