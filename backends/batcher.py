@@ -25,6 +25,7 @@ from backends.contract import (
 )
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError
+from backends.kv.quotes import Quotes
 from backends.kv.store import Store
 from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks, plan_prefill, urgency
 from backends.prefix import Held
@@ -108,6 +109,14 @@ class Batcher:
     def tend(self) -> bool:
         """Copy a little of what the cells hold to where it outlives them; False where there is nothing to copy."""
         return self._cells.tend(hurry=any(not s.prefilling for s in self._running))
+
+    def spell(self, token: int) -> bytes:
+        """The bytes of a token, as they stand in a prompt."""
+        return self._engine.tokenizer.raw_piece(token)
+
+    def purge(self, quotes: Quotes) -> int:
+        """See `Cells.purge`."""
+        return self._cells.purge(quotes)
 
     # -- ending early
 

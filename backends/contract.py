@@ -361,11 +361,27 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     hint: str
 
 
+class Purge(msgspec.Struct, frozen=True, tag=True):
+    """Forget all KV whose text has one of `pieces`, in every tier, with all that continues it; no piece: all KV."""
+
+    id: int
+    pieces: list[bytes]
+
+
+class Purged(msgspec.Struct, frozen=True, tag=True):
+    """That is done: so many blocks and sequences in the cells are gone. `roots` are those that were looked through."""
+
+    id: int
+    roots: list[bytes]
+    blocks: int
+    sequences: int
+
+
 class Pace(msgspec.Struct, frozen=True, tag=True):
     """From now on rest after each engine step, for `rest` times as long as it took."""
 
     rest: float
 
 
-ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace
-FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport
+ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace | Purge
+FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport | Purged

@@ -33,6 +33,8 @@ from backends.contract import (
     LoadFailed,
     Output,
     Pace,
+    Purge,
+    Purged,
     Ready,
     Rejected,
     Stage,
@@ -95,7 +97,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._decoder = child_decoder()
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
         self._answering: set[int] = set()
-        self._asked: dict[int, asyncio.Future[list[int] | str]] = {}
+        self._asked: dict[int, asyncio.Future[list[int] | str | Purged]] = {}
         loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
@@ -226,10 +228,16 @@ class EngineHandle(asyncio.SubprocessProtocol):
         """End a job at the child's next step; what it has made stays, and its events still come."""
         self._send(Cancel(job))
 
-    async def _ask(self, make: Callable[[int], ToChild]) -> list[int] | str:
+    async def purge(self, pieces: list[bytes]) -> Purged:
+        """Let the child forget all KV whose text has one of `pieces`; returns when no tier of its has it any more."""
+        reply = await self._ask(lambda n: Purge(n, pieces))
+        assert isinstance(reply, Purged)
+        return reply
+
+    async def _ask(self, make: Callable[[int], ToChild]) -> list[int] | str | Purged:
         self._check_alive()
         number = new_number()
-        future: asyncio.Future[list[int] | str] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[int] | str | Purged] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
         try:
             self._send(make(number))
@@ -318,6 +326,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
             self._answer(frame.id, frame.tokens)
         elif isinstance(frame, Text):
             self._answer(frame.id, frame.text)
+        elif isinstance(frame, Purged):
+            self._answer(frame.id, frame)
         elif isinstance(frame, Ready):
             self.info, self.rss, self.rates = frame.info, frame.rss, frame.rates
             self._enter("serving")
@@ -343,7 +353,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
                 self._answering.add(event.job)
             queue.put_nowait(event)
 
-    def _answer(self, number: int, value: list[int] | str) -> None:
+    def _answer(self, number: int, value: list[int] | str | Purged) -> None:
         future = self._asked.get(number)
         if future is not None and not future.done():
             future.set_result(value)

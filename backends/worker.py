@@ -33,6 +33,8 @@ from backends.contract import (
     LoadFailed,
     Output,
     Pace,
+    Purge,
+    Purged,
     Ready,
     Stage,
     StepRecord,
@@ -45,6 +47,7 @@ from backends.errors import BackendError, EngineBusy, ModelFileError
 from backends.frames import encode, parent_decoder
 from backends.kv.codecs import codec_for
 from backends.kv.keys import file_digest, root_key
+from backends.kv.quotes import Quotes
 from backends.kv.store import Store
 from backends.proving import prove
 from backends.sequences import Sequence, prepare, rejection
@@ -58,7 +61,7 @@ _LONGEST_REST_S = 1.0
 FLUSH_S = 2.0
 """Seconds for writing what is kept in RAM alone, when the daemon ends."""
 
-Inbound = Sequence | Cancel | Evicted | Pace | None
+Inbound = Sequence | Cancel | Evicted | Pace | Purge | None
 """What the reader hands to the engine's thread; None is the end."""
 
 
@@ -121,7 +124,7 @@ class Reader(threading.Thread):
     def _take(self, frame: ToChild) -> None:
         if isinstance(frame, Job):
             self._take_job(frame)
-        elif isinstance(frame, Cancel | Evicted | Pace):
+        elif isinstance(frame, Cancel | Evicted | Pace | Purge):
             self.inbox.put(frame)
         elif isinstance(frame, Tokenize):
             tokens = self._tokenizer.encode(frame.text, special=frame.special, add_bos=frame.add_bos)
@@ -166,12 +169,26 @@ def serve(batcher: Batcher, inbox: SimpleQueue[Inbound], store: Store | None, ou
                 store.forget(item.keys)
             elif isinstance(item, Pace):
                 rest = item.rest
+            elif isinstance(item, Purge):
+                purge(item, batcher, store, outbox)
             elif item is None:
                 return
         begun = time.monotonic()
         batcher.turn()
         if rest:
             time.sleep(min(_LONGEST_REST_S, rest * (time.monotonic() - begun)))
+
+
+def purge(order: Purge, batcher: Batcher, store: Store | None, outbox: Outbox) -> None:
+    """Forget what quotes, cells first, because a sequence that leaves them is saved; answered when the disk is done."""
+    quotes = Quotes(order.pieces, batcher.spell)
+    sequences = batcher.purge(quotes)
+    blocks = store.purge(quotes) if store is not None else 0
+    done = Purged(order.id, store.roots() if store is not None else [], blocks, sequences)
+    if store is None:
+        outbox.send(done)
+    else:
+        store.when_written(lambda: outbox.send(done))
 
 
 def open_store(engine: Engine, order: Load) -> Store | None:
