@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import msgspec
@@ -18,6 +18,7 @@ from backends.handle import EngineHandle, new_number
 from localai.choice import Choice
 from localai.errors import BadRequest, ContextExceeded, from_backend
 from localai.messages import Message, Tool, TurnRequest
+from localai.presets import Preset
 from localai.quoting import Piece, quote
 from localai.templates import ChatTemplate
 from localai.toolcalls import OutputParser
@@ -49,6 +50,7 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     Raises BadRequest, ContextExceeded, or what the template or engine reports.
     """
     info = engine.info
+    request = _completed(request, choice.preset)
     _refuse_what_is_missing(request, info)
     try:
         content = await (_chat(request, engine, choice.system) if request.kind == "chat" else _plain(request, engine))
@@ -60,6 +62,14 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     sampling = Sampling(**{**choice.sampling, **request.sampling})
     job = msgspec.structs.replace(_job(request, content, sampling), adapters=choice.adapters)
     return Prompt(job, content.text, content.parser)
+
+
+def _completed(request: TurnRequest, preset: Preset) -> TurnRequest:
+    """What the client left open, as the preset has it."""
+    if not (preset.stop or preset.max_tokens):
+        return request
+    limit = preset.max_tokens if request.max_tokens is None else request.max_tokens
+    return replace(request, stop=request.stop or preset.stop, max_tokens=limit)
 
 
 async def _plain(request: TurnRequest, engine: EngineHandle) -> _Content:

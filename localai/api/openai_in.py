@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from backends.contract import Grammar, Priority, Sampling
+from localai.api.caller import Caller
 from localai.errors import BadRequest, Forbidden
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
 from memory_store.records import DEFAULT_NAMESPACE
@@ -27,14 +27,6 @@ ModelName = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """What fits into a frame; the engine knows the sensible range of each parameter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, as far as it says so itself, and whether it came through this user's own socket."""
-
-    app: str
-    trusted: bool
 
 
 class StreamOptions(BaseModel):
@@ -205,7 +197,7 @@ class EmbeddingBody(BaseModel):
 def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
     """Raises BadRequest for what a text model cannot take."""
     messages = tuple(_message(m, i) for i, m in enumerate(body.messages))
-    tools = tuple(_tool(t.function) for t in body.tools or [])
+    tools = tools_of(body.tools)
     return TurnRequest(
         kind="chat",
         messages=messages,
@@ -321,6 +313,11 @@ def _call(body: CallBody) -> ToolCall:
     arguments = body.function.arguments
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     return ToolCall(body.id or "", body.function.name, text or "{}")
+
+
+def tools_of(bodies: list[ToolBody] | None) -> tuple[Tool, ...]:
+    """The functions that a request offers."""
+    return tuple(_tool(body.function) for body in bodies or [])
 
 
 def _tool(body: FunctionBody) -> Tool:
