@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from localai import __version__
 from localai.api import (
     admin,
+    anthropic,
     conversations,
     memory,
     memory_ask,
@@ -82,6 +83,7 @@ def build(
     )
     app.include_router(openai.routes(parts))
     app.include_router(ollama.routes(parts))
+    app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(conversations.routes(parts, kept))
     app.include_router(memory_files.routes(watched))

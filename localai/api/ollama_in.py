@@ -149,7 +149,7 @@ def embed_requests(body: EmbedBody, caller: Caller) -> list[TurnRequest]:
     texts = [given] if isinstance(given, str) else given
     if len(texts) > 2048:
         raise BadRequest(f"`input` has {len(texts)} entries", "send at most 2048 at a time", param="input")
-    common = {"app": caller.app, "trusted": caller.trusted, "keep_alive": seconds(body.keep_alive)}
+    common: dict[str, Any] = {"app": caller.app, "trusted": caller.trusted, "keep_alive": seconds(body.keep_alive)}
     return [
         TurnRequest(kind="embedding", model=library_name(body.model), prompt=text, together=len(texts), **common)
         for text in texts

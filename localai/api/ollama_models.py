@@ -174,7 +174,7 @@ def _system(model: LocalModel) -> str:
 
 def _parameters(model: LocalModel) -> str:
     preset = model.preset
-    recommended: dict[str, Any] = {**model.spec.sampling} if model.spec else {}
+    recommended: dict[str, Any] = {str(k): v for k, v in model.spec.sampling.items()} if model.spec else {}
     values = {**recommended, **(preset.sampling if preset else {})}
     rows = [f"{name} {value:g}" for name, value in values.items()]
     if preset is not None:

@@ -32,10 +32,15 @@ def routes(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
     @router.get("/models")
-    async def models() -> Response:
-        """Models that can be used now, the default one first."""
-        found = await asyncio.to_thread(parts.library.list)
-        return json_response({"object": "list", "data": openai_out.models(found, parts)})
+    async def models(request: Request) -> Response:
+        """Models that can be used now, the default one first; with `anthropic-version`, in that dialect's words too."""
+        found = openai_out.models(await asyncio.to_thread(parts.library.list), parts)
+        listed: dict[str, Any] = {"object": "list", "data": found}
+        if "anthropic-version" in request.headers:
+            listed["data"] = [openai_out.named(row) for row in found]
+            listed |= {"has_more": False, "first_id": found[0]["id"] if found else None}
+            listed["last_id"] = found[-1]["id"] if found else None
+        return json_response(listed)
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from backends.contract import TokenLogprob
@@ -46,6 +47,12 @@ def models(found: Sequence[LocalModel], parts: Parts) -> list[dict[str, Any]]:
         for m in found
         if m.header is not None
     ]
+
+
+def named(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the list with what Anthropic's clients look for."""
+    made = datetime.fromtimestamp(row["created"], UTC).isoformat()
+    return {**row, "type": "model", "display_name": row["id"], "created_at": made}
 
 
 def usage(summary: Summary) -> dict[str, Any]:
