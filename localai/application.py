@@ -24,6 +24,7 @@ from localai.api import (
     memory_files,
     ollama,
     openai,
+    responses,
 )
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
@@ -82,6 +83,7 @@ def build(
         responses=ERRORS,
     )
     app.include_router(openai.routes(parts))
+    app.include_router(responses.routes(parts))
     app.include_router(ollama.routes(parts))
     app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))

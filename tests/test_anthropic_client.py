@@ -11,19 +11,15 @@ import pytest
 from localai.api.anthropic_in import MessagesBody, messages_request
 from localai.api.anthropic_out import MessageStream, message
 from localai.api.caller import Caller
-from localai.messages import ChoiceDone, Delta, Started, Summary, Timings, ToolCallDelta, TurnEvent
 from tests.daemon_fixture import Daemon
+from tests.turn_events import EVENTS, STRICT
 
 anthropic = pytest.importorskip("anthropic", reason="the `anthropic` package is not installed")
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 SHORT: Any = {"model": "claude-haiku-4-5", "max_tokens": 5, "temperature": 0}
-CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}
-WEATHER: Any = {
-    "name": "get_weather",
-    "description": "The weather",
-    "input_schema": {**CITY, "additionalProperties": False},
-}
+WEATHER: Any = {"name": "get_weather", "description": "The weather", "input_schema": STRICT}
+IMAGE: Any = [{"role": "user", "content": [{"type": "image", "source": {}}]}]
 
 
 @pytest.fixture
@@ -76,7 +72,7 @@ def test_a_stop_sequence_is_named(client: Any) -> None:
         ({"model": "absent"}, "absent", "NotFoundError"),
         ({"messages": [{"role": "user", "content": "word " * 9000}]}, "prompt is too long", "BadRequestError"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+            {"messages": IMAGE},
             "text only",
             "BadRequestError",
         ),
@@ -97,32 +93,14 @@ def _request(**fields: Any) -> Any:
 
 
 def test_what_changes_with_every_request_is_taken_out() -> None:
-    other: Any = {"name": "abc", "input_schema": CITY}
+    other: Any = {"name": "abc", "input_schema": STRICT}
     served: Any = {"type": "web_search_20250305", "name": "web_search"}
-    bills = [
-        [{"type": "text", "text": f"x-anthropic-billing-header: cch={n};"}, {"type": "text", "text": "Be."}]
-        for n in "ab"
-    ]
+    said: Any = {"type": "text", "text": "Be."}
+    bills = [[{"type": "text", "text": f"x-anthropic-billing-header: cch={n};"}, said] for n in "ab"]
     first = _request(system=bills[0], tools=[WEATHER, other, served])
     second = _request(system=bills[1], tools=[other, WEATHER])
     assert (first.messages, first.tools) == (second.messages, second.tools)
     assert first.messages[0].content == "Be."
-
-
-TIMES = Timings(
-    queue_ms=0, load_ms=0, restore_ms=0, ttft_ms=1, prefill_ms=1, decode_ms=1, prefill_tps=1, decode_tps=1, total_ms=2
-)
-EVENTS: list[TurnEvent] = [
-    Started("m", "echo", "", 4096, "1"),
-    Delta(0, reasoning="hm"),
-    Delta(0, content="Well"),
-    Delta(0, content="."),
-    Delta(0, tool_calls=(ToolCallDelta(0, "a", "f", '{"x"'),)),
-    Delta(0, tool_calls=(ToolCallDelta(0, None, None, ": 1}"),)),
-    Delta(0, tool_calls=(ToolCallDelta(1, "b", "g", "{}"),)),
-    ChoiceDone(0, "tool_calls"),
-    Summary(prompt_tokens=9, cached_tokens=4, completion_tokens=7, timings=TIMES),
-]
 
 
 def test_the_events_of_a_stream_come_in_order() -> None:

@@ -202,7 +202,7 @@ def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
         kind="chat",
         messages=messages,
         tools=tools,
-        tool_choice=_tool_choice(body.tool_choice, tools),
+        tool_choice=tool_choice_of(body.tool_choice, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         grammar=_format_grammar(body.response_format) or _plain_grammar(body),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
@@ -325,7 +325,8 @@ def _tool(body: FunctionBody) -> Tool:
     return Tool(body.name, body.description or "", body.parameters or empty, bool(body.strict))
 
 
-def _tool_choice(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) -> ToolChoice:
+def tool_choice_of(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) -> ToolChoice:
+    """Which of `tools` must be called. Raises BadRequest where it names none of them."""
     if value is None or value == "auto":
         return ToolChoice("auto" if tools else "none")
     if value == "none":
