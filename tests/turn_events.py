@@ -1,4 +1,4 @@
-"""What a turn of a model that thinks, speaks and calls two tools gives, for tests of the dialects; and a tool's shape."""
+"""What a turn of a model that thinks, speaks and calls two tools gives; and a tool's shape."""
 
 from __future__ import annotations
 
