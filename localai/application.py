@@ -18,6 +18,7 @@ from localai.api import (
     admin,
     anthropic,
     conversations,
+    llamacpp,
     memory,
     memory_ask,
     memory_feedback,
@@ -85,6 +86,7 @@ def build(
     app.include_router(openai.routes(parts))
     app.include_router(responses.routes(parts))
     app.include_router(ollama.routes(parts))
+    app.include_router(llamacpp.routes(parts))
     app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(conversations.routes(parts, kept))

@@ -133,6 +133,7 @@ def generate_request(body: GenerateBody, caller: Caller) -> TurnRequest:
         hint = "leave it out, or send the whole prompt with `raw`"
         raise BadRequest("another prompt template cannot be used", hint, param="template")
     if body.raw or body.suffix:
+        common["priority"] = "interactive" if body.suffix else common["priority"]
         return TurnRequest(kind="completion", prompt=body.prompt or "", suffix=body.suffix or None, **common)
     said = unpack(body.context) if body.context else ()
     if body.system and all(message.role != "system" for message in said):

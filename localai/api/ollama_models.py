@@ -82,6 +82,12 @@ def details(model: LocalModel) -> dict[str, Any]:
     }
 
 
+def template_of(model: LocalModel) -> str:
+    """The chat template of a model's file; '' where it has none."""
+    real = model.base or model
+    return _facts(stamp_of(real.files), real.files).template if real.format == "gguf" else ""
+
+
 def served_context(model: LocalModel, parts: Parts) -> int:
     """Tokens that a prompt may have: as loaded, or else as it would be loaded."""
     real = model.base or model

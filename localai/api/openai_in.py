@@ -204,7 +204,7 @@ def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
         tools=tools,
         tool_choice=tool_choice_of(body.tool_choice, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        grammar=_format_grammar(body.response_format) or _plain_grammar(body),
+        grammar=_format_grammar(body.response_format) or plain_grammar(body),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         think=_think(body),
         app=caller.app,
@@ -231,7 +231,7 @@ def completion_requests(body: CompletionBody, caller: Caller) -> list[TurnReques
             kind="completion",
             suffix=body.suffix,
             echo=bool(body.echo),
-            grammar=_plain_grammar(body),
+            grammar=plain_grammar(body),
             logprobs=body.logprobs,
             app=caller.app,
             trusted=caller.trusted,
@@ -265,6 +265,9 @@ def embedding_requests(body: EmbeddingBody, caller: Caller) -> list[TurnRequest]
 def _scored(body: CompletionBody) -> dict[str, Any]:
     """With `echo`, log-probabilities cover the prompt too."""
     common = body.common()
+    if body.suffix is not None and body.priority is None:
+        # Nobody fills a middle but somebody who types.
+        common["priority"] = "interactive"
     if body.echo and body.logprobs is not None and common["prompt_logprobs"] is None:
         common["prompt_logprobs"] = body.logprobs
     return common
@@ -359,7 +362,8 @@ def _format_grammar(value: dict[str, Any] | None) -> Grammar | None:
     )
 
 
-def _plain_grammar(body: SamplingBody) -> Grammar | None:
+def plain_grammar(body: SamplingBody) -> Grammar | None:
+    """A grammar or expression that was sent as text."""
     if body.grammar:
         return Grammar("gbnf", body.grammar)
     return Grammar("regex", body.regex) if body.regex else None
