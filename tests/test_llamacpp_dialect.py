@@ -139,16 +139,13 @@ def test_every_dialect_tells_what_an_answer_took(daemon: Daemon, path: str, body
 def test_an_answer_of_each_dialect_takes_little_beside_the_engine(daemon: Daemon) -> None:
     model = daemon.echo("quick.txt", 0)
     took: dict[str, list[float]] = {name: [] for name in DIALECTS}
+    kind = {"Content-Type": "application/json"}
     with closing(daemon.connection(unix=True)) as line:
         for _ in range(15):
             for name, (path, body) in DIALECTS.items():
+                content = json.dumps({**body, "model": model, "stream": False})
                 begun = time.perf_counter()
-                line.request(
-                    "POST",
-                    path,
-                    json.dumps({**body, "model": model, "stream": False}),
-                    {"Content-Type": "application/json"},
-                )
+                line.request("POST", path, content, kind)
                 line.getresponse().read()
                 took[name].append(time.perf_counter() - begun)
     median = {name: sorted(times)[len(times) // 2] for name, times in took.items()}
