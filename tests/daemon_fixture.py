@@ -107,7 +107,7 @@ class Daemon:
 
     def connection(self, *, unix: bool = False) -> http.client.HTTPConnection:
         made = UnixConnection(self.socket) if unix else http.client.HTTPConnection("127.0.0.1", self.port)
-        made.timeout = 60
+        made.timeout = 150
         return made
 
     def chat(self, text: str, *, unix: bool = False, **fields: Any) -> Answer:
