@@ -31,6 +31,7 @@ _COMMANDS = {
     "memory": ("localai.cli_memory_use", "Add to the memory, search it, export it, forget."),
     "cache": ("localai.cli_cache", "Look at the KV cache, check it, or empty it."),
     "energy": ("localai.cli_energy", "Show what answers took in joules, cost and CO2."),
+    "launch": ("localai.cli_launch", "Show how an editor or agent uses this daemon, or start it so."),
     "doctor": ("localai.cli_doctor", "Examine this device and the installation."),
     "device": ("localai.cli_doctor", "Show what this device is and has."),
     "completion": ("localai.cli_doctor", "Print the shell completion script."),

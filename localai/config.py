@@ -27,10 +27,14 @@ class Config:
     """Address of the TCP listener; a loopback name listens on 127.0.0.1 and ::1."""
     port: int = 8642
     """TCP port; 0 switches TCP off, so that only the Unix socket remains."""
+    ollama_port: int = 0
+    """A second TCP port for programs that expect Ollama at its usual one, 11434; 0 is none."""
     default_model: str = "starter"
     """Model of a request that names none."""
     system: str = ""
     """System prompt of `localai ask` and of new chats; where empty, what the catalogue or the model's template says."""
+    model_aliases: tuple[str, ...] = ("claude-*=default",)
+    """Other names of models, as NAME=MODEL; a * in NAME stands for anything."""
     backend: str = "auto"
     """llama.cpp, onnx, mlx (also as NAME:MODE), or auto: what the router finds best here."""
     policy: str = "balanced"
@@ -197,6 +201,7 @@ def _check(config: Config) -> Config:
             raise ConfigError(f"{key} is {getattr(config, key)!r}", f"expected one of: {', '.join(allowed)}")
     limits = {
         "port": (0, 65535),
+        "ollama_port": (0, 65535),
         "ctx": (0, 2**24),
         "ram": (0, 2**50),
         "kv_ram": (0, 2**50),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from localai.budget import MOST_CTX
 from localai.choice import Choice
 from localai.choosing import check_policy, decide
 from localai.config import Config
@@ -14,6 +16,7 @@ from localai.local_model import LocalModel
 from localai.market import Market
 from localai.messages import TurnRequest
 from localai.offers import backend, offer, offers, usable
+from localai.presets import Preset
 from localai.workload import text_of, workload
 
 _ECHO = "echo:"
@@ -32,26 +35,41 @@ def route(request: TurnRequest, library: Library, config: Config, market: Market
     model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
-    n_ctx, base = request.n_ctx or config.ctx, model.base or model
-    if model.base:
-        why += f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}"
+    preset, base = model.preset or Preset(), model.base or model
+    n_ctx = request.n_ctx or _least_context(preset, base, config)
     sibling = model.id if model.base else ""
+    if model.preset:
+        model = base
+        why += f"; it is {base.id} with settings of its own"
+    elif model.base:
+        why += f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}"
     if base.format == "echo":
-        return Choice(base, "echo", n_ctx, why, adapters=model.adapters, sibling=sibling)
+        return Choice(base, "echo", n_ctx, why, adapters=model.adapters, sibling=sibling, preset=preset)
     asked = request.backend or config.backend
     # What an adapter changes is not found in the cache of the plain model.
-    text = sibling + text_of(request)
+    text = (sibling if model.adapters else "") + text_of(request)
     if asked == "auto":
         chosen, mode, reason = _chosen(request, model, config, market, text)
     else:
         chosen, mode = _fixed(asked, model)
         reason = f"{asked} was asked for"
-    choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling)
+    choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling, preset=preset)
     market.note(choice, text)
     return replace(choice, rates=market.rates(choice))
 
 
+def _least_context(preset: Preset, model: LocalModel, config: Config) -> int:
+    """What a preset wants is a least context: what is served anyway covers it, and is not loaded anew for less."""
+    trained = model.header.n_ctx_train if model.header else None
+    usual = config.ctx or min(trained or MOST_CTX, MOST_CTX)
+    return preset.n_ctx if preset.n_ctx and preset.n_ctx > usual else config.ctx
+
+
 def _name(asked: str, config: Config) -> tuple[str, str]:
+    for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
+        if fnmatchcase(asked, pattern):
+            name, why = _name(meant, replace(config, model_aliases=()))
+            return name, f"{asked} stands for {meant}: {why}"
     if asked in ("", "default"):
         return config.default_model, f"{config.default_model} is the default model"
     if asked == "auto":

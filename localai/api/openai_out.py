@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from backends.contract import TokenLogprob
@@ -48,6 +49,12 @@ def models(found: Sequence[LocalModel], parts: Parts) -> list[dict[str, Any]]:
     ]
 
 
+def named(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the list with what Anthropic's clients look for."""
+    made = datetime.fromtimestamp(row["created"], UTC).isoformat()
+    return {**row, "type": "model", "display_name": row["id"], "created_at": made}
+
+
 def usage(summary: Summary) -> dict[str, Any]:
     return {
         "prompt_tokens": summary.prompt_tokens,
@@ -67,7 +74,9 @@ def timings(summary: Summary) -> dict[str, Any]:
     return timings_json(summary.timings, summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)
 
 
-def _token(scored: TokenLogprob) -> dict[str, Any]:
+def token(scored: TokenLogprob) -> dict[str, Any]:
+    """A token with its log-probability and the best others."""
+
     def show(piece: bytes) -> dict[str, Any]:
         return {"token": piece.decode("utf-8", "replace"), "bytes": list(piece)}
 
@@ -138,7 +147,7 @@ def chat(events: Sequence[TurnEvent]) -> dict[str, Any]:
     summary = next(e for e in events if isinstance(e, Summary))
     choices = []
     for whole in _gathered(events):
-        scored = {"content": [_token(t) for t in whole.logprobs]} if whole.logprobs else None
+        scored = {"content": [token(t) for t in whole.logprobs]} if whole.logprobs else None
         choices.append(
             {"index": whole.index, "message": whole.message(), "logprobs": scored, "finish_reason": whole.reason}
         )
@@ -155,7 +164,7 @@ def chat(events: Sequence[TurnEvent]) -> dict[str, Any]:
 
 
 def _prompt_token(scored: TokenLogprob) -> dict[str, Any] | None:
-    return None if scored.logprob is None else {"id": scored.id, **_token(scored)}
+    return None if scored.logprob is None else {"id": scored.id, **token(scored)}
 
 
 def _head(prefix: str, kind: str, started: Started) -> dict[str, Any]:
@@ -213,7 +222,7 @@ class ChatStream:
     def _chunk(self, index: int, delta: dict[str, Any], reason: str | None, scored: Sequence[TokenLogprob]) -> bytes:
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": reason}
         if scored:
-            choice["logprobs"] = {"content": [_token(t) for t in scored]}
+            choice["logprobs"] = {"content": [token(t) for t in scored]}
         extra: dict[str, Any] = {"usage": None} if self._include_usage else {}
         if reason is not None and self._memories:
             extra["memories"] = self._memories
