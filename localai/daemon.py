@@ -50,6 +50,7 @@ from localai.orders import Orders
 from localai.pool import Pool
 from localai.tested import TestedSettings
 from localai.turn import Parts
+from localai.upstreams.relay import Upstreams
 from localai.watched import WatchedFolders
 
 _log = logging.getLogger("localai")
@@ -114,7 +115,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     metering = _metering(config, meter, draws, ledger, pool)
     memories = Memories(config)
     watched = WatchedFolders(memories)
-    parts = Parts(config, library, pool, ledger, market, metering, memories)
+    upstreams = Upstreams(lambda: library.catalog)
+    parts = Parts(config, library, pool, ledger, market, metering, memories, upstreams)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
     catalog.start()
@@ -123,6 +125,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
+        await upstreams.close()
         await calibrator.close()
         meter.close()
         draws.close()

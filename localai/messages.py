@@ -71,6 +71,7 @@ class TurnRequest:
     `id` is this request's own name, `parent` that of the request for which it was made, as a tool call or a sample.
     `max_joules` ends the answer early.
     `memory` is the namespace to recall from, None to recall nothing.
+    `fallback` says why this model answers instead of the one on another machine that was asked for.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
@@ -109,6 +110,7 @@ class TurnRequest:
     parent: str | None = None
     max_joules: float | None = None
     memory: str | None = None
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +160,17 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine that serves is known. `request` is the request's id."""
+    """The engine that serves is known. `request` is the request's id.
+
+    `n_ctx` is 0 where another machine serves and does not tell; `fallback` is why it does not.
+    """
 
     model: str
     backend: str
     reason: str
     n_ctx: int
     request: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +219,14 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The last event: what it took."""
+    """The last event: what it took. `counted` is False where another machine did not tell how many tokens it were."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     timings: Timings
     energy: Energy | None = None
+    counted: bool = True
 
 
 TurnEvent = Waiting | Started | Recalled | Delta | PromptScored | ChoiceDone | Embedded | Summary

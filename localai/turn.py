@@ -19,6 +19,7 @@ from localai.messages import Recalled, Started, TurnEvent, TurnRequest
 from localai.pool import Pool
 from localai.recollection import recollect
 from localai.router import route
+from localai.upstreams.relay import Upstreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +33,30 @@ class Parts:
     market: Market
     metering: Metering
     memories: Memories
+    upstreams: Upstreams
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of one answer, a Summary last. Raises LocalaiError; closing the iterator cancels the work."""
     clock = Clock()
     with parts.ledger.entry(request) as entry:
+        async with parts.upstreams.relay(request, clock, entry) as away:
+            async for event in away.events:
+                yield event
+        if away.served:
+            return
         parts.metering.day.check()
-        # In a thread: a name met for the first time is looked up on the disk.
         config, saving = parts.metering.eased(parts.config)
+        request = away.instead
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
-        entry.routed(choice)
+        entry.routed(choice.id, choice.backend, choice.reason)
         async with parts.pool.lease(choice, request.keep_alive) as lease:
             async with aclosing(lease.load()) as stages:
                 async for waiting in stages:
                     yield waiting
             clock.load_s = lease.load_s
             info = lease.engine.info
-            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id)
+            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id, request.fallback)
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
             prompt = await render(request, lease.engine, choice)

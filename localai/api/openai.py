@@ -36,11 +36,15 @@ def routes(parts: Parts) -> APIRouter:
     async def models() -> Response:
         """Models that can be used now, the default one first."""
         found = await asyncio.to_thread(parts.library.list)
-        return json_response({"object": "list", "data": openai_out.models(found, parts)})
+        away = openai_out.upstream_models(await parts.upstreams.models())
+        return json_response({"object": "list", "data": openai_out.models(found, parts) + away})
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> Response:
         """One model."""
+        away = [found for found in await parts.upstreams.models() if found[0] == name]
+        if away:
+            return json_response(openai_out.upstream_models(away)[0])
         wanted = parts.config.default_model if name == "default" else name
         found = await asyncio.to_thread(parts.library.resolve, wanted, files=False)
         return json_response(openai_out.models([found], parts)[0])
