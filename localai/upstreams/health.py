@@ -33,8 +33,10 @@ class Line:
     `found` are its models with the contexts that it serves, as far as it told.
     """
 
-    def __init__(self, spec: UpstreamSpec) -> None:
+    def __init__(self, spec: UpstreamSpec, *, check_s: float = CHECK_S, in_use_s: float = IN_USE_S) -> None:
         self.spec = spec
+        self._check_s = check_s
+        self._in_use_s = in_use_s
         self.state: Literal["unknown", "up", "down"] = "unknown"
         self.problem = ""
         self.latency_ms: float | None = None
@@ -113,10 +115,10 @@ class Line:
         return self.found
 
     async def _check_while_used(self) -> None:
-        while self.used_s_ago < IN_USE_S:
+        while self.used_s_ago < self._in_use_s:
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), CHECK_S)
+                await asyncio.wait_for(self._wake.wait(), self._check_s)
             except TimeoutError:
                 pass
             await self.check()
