@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,28 +108,23 @@ class Broken:
 def broken_upstream() -> Iterator[Broken]:
     """The server, in a thread of its own."""
     state, started = Broken(), threading.Event()
-    loop = asyncio.new_event_loop()
+    handles: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    async def main(stop: Callable[[asyncio.Event], None]) -> None:
+    async def main() -> None:
         ending = asyncio.Event()
-        stop(ending)
         server = await asyncio.start_server(state.serve, "127.0.0.1", 0)
         state.port = server.sockets[0].getsockname()[1]
+        handles.append((asyncio.get_running_loop(), ending))
         started.set()
         await ending.wait()
         server.close()
 
-    ends: list[asyncio.Event] = []
-    thread = threading.Thread(target=lambda: loop.run_until_complete(main(ends.append)))
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    started.wait(5)
+    assert started.wait(10)
     try:
         yield state
     finally:
-        loop.call_soon_threadsafe(ends[0].set)
-        thread.join(5)
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.close()
+        loop, ending = handles[0]
+        loop.call_soon_threadsafe(ending.set)
+        thread.join(10)

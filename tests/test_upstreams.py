@@ -15,7 +15,17 @@ from localai.catalog import Catalog
 from localai.decoding import Clock
 from localai.errors import BadRequest, ConfigError, LocalaiError
 from localai.ledger import Entry
-from localai.messages import ChoiceDone, Delta, Message, Started, Summary, ToolCallDelta, TurnEvent, TurnRequest
+from localai.messages import (
+    ChoiceDone,
+    Delta,
+    Message,
+    Started,
+    Summary,
+    ToolCallDelta,
+    TurnEvent,
+    TurnRequest,
+    Waiting,
+)
 from localai.upstreams.health import Line
 from localai.upstreams.relay import Upstreams
 from localai.upstreams.spec import UpstreamSpec, key_of, read_upstreams
@@ -25,6 +35,7 @@ from tests.daemon_fixture import Daemon, events_of, free_port, running, wait_for
 
 STARTER = "smollm2-135m-instruct"
 Json = dict[str, Any]
+FOUR = {"type": "object", "properties": {"n": {"enum": [4]}}, "required": ["n"]}
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +296,7 @@ async def test_a_deadline_before_the_first_word(tmp_path: Path, bad: Broken) -> 
 
 async def test_a_whole_answer_becomes_our_events(tmp_path: Path, bad: Broken) -> None:
     events = await asked(tmp_path, bad.url, "good")
-    kinds = [type(event) for event in events if not type(event).__name__ == "Waiting"]
+    kinds = [type(event) for event in events if not isinstance(event, Waiting)]
     assert kinds[0] is Started
     assert kinds[-2:] == [ChoiceDone, Summary]
     assert "".join(event.content for event in events if isinstance(event, Delta)) == "one two "
