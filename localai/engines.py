@@ -76,7 +76,7 @@ class Engines:
         on_step: Callable[[StepRecord], None],
     ) -> Loaded:
         """See `pool.Loader`. Every load, failed ones too, becomes a row in the ledger."""
-        orders, begun = self._orders, time.monotonic()
+        begun = time.monotonic()
         row: dict[str, Any] = {"model": choice.model.id, "backend": choice.backend, "charged_bytes": plan.total}
         try:
             rung, note = await self._start(choice, plan, on_stage, self._metered(choice, on_step))
@@ -129,9 +129,8 @@ class Engines:
         note = workers.note
         if workers.endpoints:
             try:
-                return await spread(
-                    order, workers, key, self._tested, log=log, on_stage=on_stage, on_step=on_step
-                ), note
+                rung = await spread(order, workers, key, self._tested, log=log, on_stage=on_stage, on_step=on_step)
+                return rung, note
             except EngineDied as death:
                 self._workers.rest()
                 note = f"on this machine alone: {death.message}"

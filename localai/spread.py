@@ -32,9 +32,8 @@ async def spread(
         raise
     except MissingExtra as error:
         command = rebuild_command("-DGGML_RPC=ON", engine_build().version)
-        raise BadRequest(
-            f"{error.message}, and `rpc` is set", f"leave rpc out, or build it again: {command}"
-        ) from error
+        hint = f"leave rpc out, or build it again: {command}"
+        raise BadRequest(f"{error.message}, and `rpc` is set", hint) from error
     except BackendError as error:
         raise from_backend(error) from error
     return Rung(handle, key, setting)
