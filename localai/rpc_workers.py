@@ -40,7 +40,7 @@ class RpcWorkers:
         left = self._rest_until - time.monotonic()
         if left > 0:
             return Workers(note=f"on this machine alone for {left:.0f} s more: an engine died with its RPC workers")
-        problems = await asyncio.gather(*(_problem(endpoint) for endpoint in wanted))
+        problems = await asyncio.gather(*(problem_of(endpoint) for endpoint in wanted))
         gone = [f"{endpoint} ({why})" for endpoint, why in zip(wanted, problems, strict=True) if why]
         if gone:
             return Workers(note=f"on this machine alone: no RPC worker answers at {', '.join(gone)}")
@@ -51,7 +51,7 @@ class RpcWorkers:
         self._rest_until = time.monotonic() + REST_S
 
 
-async def _problem(endpoint: str) -> str:
+async def problem_of(endpoint: str) -> str:
     """Why no connection can be made; '' where one can."""
     host, _, port = endpoint.rpartition(":")
     try:
