@@ -63,9 +63,8 @@ def plan_model(
     """
     away = finder.catalog.upstream_of(name)
     if away is not None:
-        instead = (
-            f"plan its fallback: `localai models plan {away.fallback}`" if away.fallback else "name a model of here"
-        )
+        planned = f"plan its fallback: `localai models plan {away.fallback}`"
+        instead = planned if away.fallback else "name a model of this machine"
         raise BadRequest(f"{name} runs on another machine ({away.host}) and takes no memory here", instead)
     variants = finder.find(name)
     device = inspect(config.home)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from localai.breaker import Breaker
@@ -117,10 +118,10 @@ class Line:
     async def _check_while_used(self) -> None:
         while self.used_s_ago < self._in_use_s:
             self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._check_s)
-            except TimeoutError:
-                pass
+            # Not wait_for: where the event is set in the same moment, that one swallows being cancelled.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._check_s):
+                    await self._wake.wait()
             await self.check()
         self.state = "unknown"
         await self._drop_client()
