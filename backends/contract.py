@@ -131,7 +131,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     decode rates in token/s by thread count; where there are none, they are measured. `kv` is what the KV cache outside
     the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
     with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
-    backend derives from the weights, '' for none.
+    backend derives from the weights, '' for none. `rpc` are workers on other machines, as host:port.
     """
 
     backend: str
@@ -149,6 +149,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv: KvGrant = KvGrant()
     digest: str = ""
     step_seconds: float = 0.15
+    rpc: tuple[str, ...] = ()
 
 
 class Alternative(msgspec.Struct, frozen=True, array_like=True):

@@ -386,4 +386,6 @@ class EngineHandle(asyncio.SubprocessProtocol):
         while_ = {"serving": "while answering", "self-test": "in its self-test"}.get(self.phase, "while loading")
         verb = "was killed by" if cause.startswith("SIG") else "ended with"
         message = f"the engine process {verb} {cause} {while_}"
+        if self.order.rpc:
+            message += f"; it used RPC workers ({', '.join(self.order.rpc)}), and dies with any of them"
         return EngineDied(message, "ask again: a new engine starts", cause=cause, step=step)

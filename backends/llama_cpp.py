@@ -21,6 +21,7 @@ from backends.contract import Adapter, EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
 from backends.llama_adapters import LlamaAdapters
+from backends.llama_rpc import add_workers
 from backends.llama_vocab import LlamaVocab
 
 N_BATCH = 512
@@ -74,6 +75,8 @@ class LlamaCppEngine:
         self._stages: dict[str, float] = {}
         self._started = time.monotonic()
         llama.llama_backend_init()
+        if load.rpc:
+            add_workers(load.rpc)
         self._model = self._load_model(load, progress)
         self._mark("weights")
         progress("context", 1.0)
@@ -181,9 +184,11 @@ class LlamaCppEngine:
                 "threads": load.threads,
                 "kv_type": load.kv_type,
                 "gpu_layers": load.gpu_layers,
+                **({"rpc": " ".join(load.rpc)} if load.rpc else {}),
             },
             load_stages=self._stages,
-            kv_identity={} if self._encoder_only else self._kv_identity(load),
+            # Nobody knows what the machine at a worker's address computes with tomorrow.
+            kv_identity={} if self._encoder_only or load.rpc else self._kv_identity(load),
         )
 
     def _capabilities(self) -> frozenset[str]:

@@ -52,7 +52,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"description": "The model's file or template is damaged"},
     429: {"description": "Too many requests wait"},
     500: {"description": "A fault of the daemon itself; the log tells more"},
-    502: {"description": "The engine died; a retry starts a new one"},
+    502: {"description": "The engine died, and a retry starts a new one; or an upstream failed"},
     503: {"description": "Stopping, or the engine rests after repeated deaths"},
     504: {"description": "The request's deadline passed"},
     507: {"description": "Not enough memory"},

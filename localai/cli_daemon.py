@@ -88,12 +88,23 @@ def _status_text(report: Any) -> str:
         lines += [f"    {note}" for note in engine.get("notes", [])]
     if not report["engines"]:
         lines.append("  no model is loaded")
+    lines += [f"  upstream {upstream_text(upstream)}" for upstream in report["upstreams"]]
     for model, phases in report["best"].items():
         won = ", ".join(f"{phase} {w['backend']} ({w['tps']:.0f} token/s)" for phase, w in phases.items())
         lines += [f"  best with {model}: {won}"] if won else []
     if report["measuring"]:
         lines.append(f"  measuring {report['measuring']}")
     return "\n".join(lines)
+
+
+def upstream_text(upstream: Any) -> str:
+    """One upstream in a line, for `status`."""
+    state = {"unknown": "not in use"}.get(upstream["state"], upstream["state"])
+    told = [state] if upstream["latency_ms"] is None else [f"{state}, answers within {upstream['latency_ms']:.0f} ms"]
+    told += [f"{upstream['requests']} requests, {upstream['failures']} failed"] if upstream["requests"] else []
+    told += [f"{upstream['fallbacks']} answered by {upstream['fallback']}"] if upstream["fallbacks"] else []
+    told += [f"last problem: {upstream['problem']}"] if upstream["problem"] else []
+    return f"{upstream['name']} ({upstream['host']}): {'; '.join(told)}"
 
 
 def _engine_text(engine: Any) -> str:

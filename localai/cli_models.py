@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from localai.library import Library
     from localai.local_model import LocalModel
     from localai.transfer import PullProgress
+    from localai.upstreams.spec import UpstreamSpec
 
 
 @click.group()
@@ -47,6 +48,7 @@ def listing(everything: bool, as_json: bool) -> None:
     if everything:
         known = {model.spec.id for model in here if model.spec}
         rows += [_remote(spec) for spec in library.catalog.specs if spec.id not in known]
+    rows += [_upstream(spec, model) for spec in library.catalog.upstreams for model in spec.models or ("...",)]
     show({"models": rows}, as_json, _table)
 
 
@@ -85,6 +87,13 @@ def _remote(spec: ModelSpec) -> dict[str, Any]:
         "path": None,
         "problem": None,
     }
+
+
+def _upstream(spec: UpstreamSpec, model: str) -> dict[str, Any]:
+    """A model of another machine; one that is asked for its models is only asked when it is used."""
+    unknown = dict.fromkeys(("base", "size_bytes", "parameters", "quant", "context", "architecture", "path", "problem"))
+    origin = f"upstream {spec.host}" + (f", else {spec.fallback}" if spec.fallback else "")
+    return {"id": f"{spec.name}/{model}", "aliases": [], "origin": origin, "adapters": [], "here": False, **unknown}
 
 
 def _table(value: Any) -> str:

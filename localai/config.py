@@ -57,6 +57,8 @@ class Config:
     keeps (which must be on); where empty, nothing is recorded."""
     gpu_layers: int = -1
     """Layers on the GPU where the engine has one; -1 is all."""
+    rpc: tuple[str, ...] = ()
+    """RPC workers of llama.cpp on other machines, as host:port, that every model on llama.cpp is spread over."""
     keep_alive: float = 300.0
     """Seconds that an idle model stays loaded; negative is for ever."""
     calibrate: int = 1
@@ -189,6 +191,10 @@ def _reject(error: ConfigError) -> Any:
 
 
 def _check(config: Config) -> Config:
+    for worker in config.rpc:
+        host, _, port = worker.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ConfigError(f"rpc has the worker {worker!r}", "expected host:port, as 192.168.1.20:50052")
     choices = {
         "kv_type": ("f16", "q8_0", "q4_0"),
         "log_level": ("debug", "info", "warning", "error"),

@@ -52,6 +52,7 @@ from localai.pool import Pool
 from localai.spans import Spans
 from localai.tested import TestedSettings
 from localai.turn import Parts
+from localai.upstreams.relay import Upstreams
 from localai.watched import WatchedFolders
 
 _log = logging.getLogger("localai")
@@ -118,7 +119,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     memories = Memories(config)
     watched = WatchedFolders(memories)
     answers = Answers(config, memories)
-    parts = Parts(config, library, pool, ledger, market, metering, memories, answers)
+    upstreams = Upstreams(lambda: library.catalog)
+    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
     catalog.start()
@@ -127,6 +129,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
+        await upstreams.close()
         await calibrator.close()
         meter.close()
         draws.close()

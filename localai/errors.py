@@ -12,6 +12,7 @@ LocalaiError
 ├── ModelBroken            422  the model's file or template is damaged, or no engine runs it
 ├── TooBusy                429  the queue is full
 ├── EngineFailed           502  the engine died or misbehaved; a retry starts a new one
+├── UpstreamFailed         502  another machine does not answer, or not as it should
 ├── Unavailable            503  stopping, or the breaker is open
 ├── OutOfResources         507  memory or disk does not suffice
 ├── MemoryUnusable         500  the file of the memory is damaged, locked, or from a newer version
@@ -117,6 +118,11 @@ class TooBusy(LocalaiError):
 class EngineFailed(LocalaiError):
     status = 502
     code = "engine_failed"
+
+
+class UpstreamFailed(LocalaiError):
+    status = 502
+    code = "upstream_failed"
 
 
 class Unavailable(LocalaiError):

@@ -72,6 +72,7 @@ class TurnRequest:
     `max_joules` ends the answer early.
     `memory` is the namespace to recall from, None to recall nothing.
     `neighbours` are names and texts of files beside the one that `suffix` belongs to, the nearest last.
+    `fallback` says why this model answers instead of the one on another machine that was asked for.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
@@ -111,6 +112,7 @@ class TurnRequest:
     max_joules: float | None = None
     memory: str | None = None
     neighbours: tuple[tuple[str, str], ...] = ()
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,10 @@ class FromCache:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine that serves is known. `request` is the request's id. `cached` says that an earlier answer serves."""
+    """The engine that serves is known. `request` is the request's id. `cached` says that an earlier answer serves.
+
+    `n_ctx` is 0 where another machine serves and does not tell; `fallback` is why it does not.
+    """
 
     model: str
     backend: str
@@ -177,6 +182,7 @@ class Started:
     n_ctx: int
     request: str = ""
     cached: FromCache | None = None
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +231,14 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The last event: what it took."""
+    """The last event: what it took. `counted` is False where another machine did not tell how many tokens it were."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     timings: Timings
     energy: Energy | None = None
+    counted: bool = True
 
 
 TurnEvent = Waiting | Started | Recalled | Delta | PromptScored | ChoiceDone | Embedded | Summary

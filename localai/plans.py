@@ -61,6 +61,11 @@ def plan_model(
 
     Raises the errors of `Finder.find` and `planner.plan`, ModelBroken where no backend here runs the model.
     """
+    away = finder.catalog.upstream_of(name)
+    if away is not None:
+        planned = f"plan its fallback: `localai models plan {away.fallback}`"
+        instead = planned if away.fallback else "name a model of this machine"
+        raise BadRequest(f"{name} runs on another machine ({away.host}) and takes no memory here", instead)
     variants = finder.find(name)
     device = inspect(config.home)
     build = engine_build() if device.gpus else None

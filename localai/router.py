@@ -29,6 +29,11 @@ def route(request: TurnRequest, library: Library, config: Config, market: Market
     Raises UnknownModel, NotFound, ModelBroken or BadRequest.
     """
     name, why = _name(request.model, config)
+    if library.catalog.upstream_of(name) is not None:
+        hint = "name it in the request: only then does a prompt leave this machine"
+        raise BadRequest(f"{why}, and that is on another machine", hint, param="model")
+    if request.fallback:
+        why = f"{request.fallback}; {name} answers instead"
     why += f"; {saving}" if saving else ""
     # Strangers may use what is in the library, but not probe the disk for files.
     files = request.trusted

@@ -28,6 +28,7 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "socket": str(config.socket),
         "url": f"http://{config.host}:{config.port}" if config.port else None,
         "engines": [_engine(slot) for slot in parts.pool.slots],
+        "upstreams": parts.upstreams.report(),
         "measuring": parts.market.measuring(),
         "best": best(parts.market.all_records()),
         "last_day": parts.ledger.totals(time.time() - _DAY),

@@ -35,6 +35,7 @@ def routes(parts: Parts) -> APIRouter:
     async def models(request: Request) -> Response:
         """Models that can be used now, the default one first; with `anthropic-version`, in that dialect's words too."""
         found = openai_out.models(await asyncio.to_thread(parts.library.list), parts)
+        found += openai_out.upstream_models(await parts.upstreams.models())
         listed: dict[str, Any] = {"object": "list", "data": found}
         if "anthropic-version" in request.headers:
             listed["data"] = [openai_out.named(row) for row in found]
@@ -45,6 +46,9 @@ def routes(parts: Parts) -> APIRouter:
     @router.get("/models/{name:path}")
     async def model(name: str) -> Response:
         """One model."""
+        away = [found for found in await parts.upstreams.models() if found[0] == name]
+        if away:
+            return json_response(openai_out.upstream_models(away)[0])
         wanted = parts.config.default_model if name == "default" else name
         found = await asyncio.to_thread(parts.library.resolve, wanted, files=False)
         return json_response(openai_out.models([found], parts)[0])
