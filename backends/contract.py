@@ -120,6 +120,19 @@ class Evicted(msgspec.Struct, frozen=True, tag=True):
     keys: list[bytes]
 
 
+class Paging(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine that pages its KV cache may do so: bytes in RAM, and on the SSD in `folder`.
+
+    A decoded token attends to `tokens` of its context at most, to as many as the RAM holds where that is 0, and where
+    it is -1 to all of them, read from the SSD each time.
+    """
+
+    ram: int = 0
+    ssd: int = 0
+    folder: str = ""
+    tokens: int = 0
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first frame to a child: which file to open, and how.
 
@@ -143,6 +156,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prove: bool = False
     rates: dict[int, float] = {}
     kv: KvGrant = KvGrant()
+    paging: Paging = Paging()
     digest: str = ""
     step_seconds: float = 0.15
 
@@ -174,6 +188,21 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag=True):
     logprob: TokenLogprob | None
 
 
+class PagedUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What paging the KV cache of a sequence took: pages of one head and bytes through the SSD, and what is held now.
+
+    Decoded tokens attended to `attended` of the `held` pages that they had behind them, summed over tokens and layers.
+    """
+
+    read_pages: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    attended: int = 0
+    held: int = 0
+    ram_bytes: int = 0
+    ssd_bytes: int = 0
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one sequence took. Counts are tokens; `*_s` are seconds; `first_token_at` is monotonic time or None."""
 
@@ -186,6 +215,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     restore_s: float = 0.0
     cached_by_tier: dict[Tier, int] = {}
     first_token_at: float | None = None
+    paged: PagedUse | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
