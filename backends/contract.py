@@ -202,6 +202,18 @@ class PagedUse(msgspec.Struct, frozen=True, kw_only=True):
     ram_bytes: int = 0
     ssd_bytes: int = 0
 
+    def after(self, before: PagedUse) -> PagedUse:
+        """Both together; what is held is as of the later one, this."""
+        return PagedUse(
+            read_pages=before.read_pages + self.read_pages,
+            read_bytes=before.read_bytes + self.read_bytes,
+            written_bytes=before.written_bytes + self.written_bytes,
+            attended=before.attended + self.attended,
+            held=before.held + self.held,
+            ram_bytes=self.ram_bytes,
+            ssd_bytes=self.ssd_bytes,
+        )
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one sequence took. Counts are tokens; `*_s` are seconds; `first_token_at` is monotonic time or None."""

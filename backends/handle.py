@@ -33,6 +33,7 @@ from backends.contract import (
     LoadFailed,
     Output,
     Pace,
+    PagedUse,
     Ready,
     Rejected,
     Stage,
@@ -72,7 +73,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
     """One running child. Make it with `start`.
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
-    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache.
+    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache,
+    `paged` what paging has taken so far.
     """
 
     info: EngineInfo
@@ -91,6 +93,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._on_step = on_step
         self.on_death: OnDeath | None = None
         self.kv: KvReport | None = None
+        self.paged: PagedUse | None = None
         self.on_report: OnReport | None = None
         self._decoder = child_decoder()
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
@@ -341,6 +344,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
         else:
             if isinstance(event, Token):
                 self._answering.add(event.job)
+            elif isinstance(event, Finish) and event.usage.paged is not None:
+                self.paged = event.usage.paged.after(self.paged) if self.paged else event.usage.paged
             queue.put_nowait(event)
 
     def _answer(self, number: int, value: list[int] | str) -> None:

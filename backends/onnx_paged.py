@@ -17,7 +17,7 @@ from backends.contract import Adapter, EngineInfo, Load, PagedUse
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError
 from backends.onnx_blocks import BlockAttention, Mixing, angles, causal, rotated
-from backends.onnx_models import OnnxModel, open_model
+from backends.onnx_models import open_model
 from backends.onnx_parts import Border, Parts, Values
 from backends.onnx_session import ERRORS, options_for, run_error, version
 from backends.page_choice import PageChoice
@@ -162,11 +162,12 @@ class PagedEngine:
         """The new tokens among themselves and with the page that they begin in."""
         tail_keys, tail_values = self._pool.tail(layer, pos)
         held, count = tail_keys.shape[1], keys.shape[1]
-        both = [np.concatenate(pair, axis=1) for pair in ((tail_keys, keys), (tail_values, values))]
+        keys = np.concatenate((tail_keys, keys), axis=1)
+        values = np.concatenate((tail_values, values), axis=1)
         if count == 1:
-            mixing.add(*both)
+            mixing.add(keys, values)
         else:
-            mixing.add(*both, causal(groups, count, held))
+            mixing.add(keys, values, causal(groups, count, held))
 
     def _meet_pages(self, mixing: Mixing, layer: int, held: int, queries: Floats | None) -> None:
         """Full pages: those that the `queries` of a single token choose, all of them for a piece of a prompt."""

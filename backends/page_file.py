@@ -42,6 +42,9 @@ class PageFile:
         self._fd = -1
         self._readers: ThreadPoolExecutor | None = None
         self._written: set[int] = set()
+        # Whoever holds one open has taken its name away: what is found was left by a crash.
+        for orphan in folder.glob(f"*{_SUFFIX}"):
+            orphan.unlink(missing_ok=True)
         self.direct = False
         self.read_pages = 0
         self.read_bytes = 0
@@ -88,9 +91,6 @@ class PageFile:
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Whoever holds one open has taken its name away: what is found was left by a crash.
-        for orphan in self._folder.glob(f"*{_SUFFIX}"):
-            orphan.unlink(missing_ok=True)
         self._fd, name = tempfile.mkstemp(suffix=_SUFFIX, dir=self._folder)
         with suppress(FileNotFoundError):
             os.unlink(name)
@@ -117,7 +117,7 @@ def _uncached(fd: int) -> bool:
         if hasattr(os, "O_DIRECT"):
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
         else:
-            fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
+            fcntl.fcntl(fd, getattr(fcntl, "F_NOCACHE"), 1)  # noqa: B009
     except OSError:
         return False
     return True

@@ -50,9 +50,7 @@ class PagePool:
     def __init__(self, shape: PageShape, file: PageFile) -> None:
         self.shape = shape
         self._file = file
-        self._frames = _pages_of_memory(
-            (shape.layers, 2, shape.kv_heads, shape.frames, shape.tokens, shape.head_dim)
-        )
+        self._frames = _pages_of_memory((shape.layers, 2, shape.kv_heads, shape.frames, shape.tokens, shape.head_dim))
         self._buffers = _pages_of_memory((2, 2, shape.kv_heads * BLOCK * shape.tokens * shape.head_dim))
         per_head = (shape.layers, shape.kv_heads)
         self._where: NDArray[np.int32] = np.full((*per_head, shape.pages), -1, np.int32)
@@ -60,7 +58,7 @@ class PagePool:
         self._stamps: NDArray[np.int64] = np.full((*per_head, shape.frames), -1, np.int64)
         self._filed = [0] * shape.layers
         self._clock = 0
-        self._heads = np.arange(shape.kv_heads)
+        self._heads = list(range(shape.kv_heads))
 
     @property
     def nbytes(self) -> int:
@@ -95,8 +93,7 @@ class PagePool:
 
     def _place(self, layer: int, page: int) -> NDArray[np.int32]:
         """The frames of the page that is being filled, one for each head."""
-        for head in range(self.shape.kv_heads):
-            self.fetch(layer, head, np.array([page]))
+        self._claim_all(layer, np.full((self.shape.kv_heads, 1), page))
         return self._where[layer, :, page]
 
     # -- reading
@@ -116,36 +113,38 @@ class PagePool:
         found: Floats = self._frames[layer, 0, self._heads, self._where[layer, :, page]]
         return found
 
-    def fetch(self, layer: int, head: int, pages: NDArray[np.intp]) -> NDArray[np.int32]:
-        """Give each of `pages` a frame, read what is missing, and return the frames."""
+    def _claim(self, layer: int, head: int, pages: NDArray[np.intp]) -> list[Future[None]]:
+        """Give each of `pages` a frame, and begin to read those that only the file holds."""
         where, holds, stamps = self._where[layer, head], self._holds[layer, head], self._stamps[layer, head]
         self._clock += 1
         frames = where[pages]
         stamps[frames[frames >= 0]] = self._clock
         missing = pages[frames < 0]
-        if missing.size:
-            taken = np.argpartition(stamps, missing.size - 1)[: missing.size]
-            lost = holds[taken]
-            where[lost[lost >= 0]] = -1
-            where[missing], holds[taken], stamps[taken] = taken, missing, self._clock
-            store = self._frames[layer, :, head]
-            plane, filed = self._plane(layer, head), self._filed[layer]
-            reads = [
-                self._file.read(plane, int(page), [store[0, frame]], [store[1, frame]])
-                for page, frame in zip(missing, taken, strict=True)
-                if page < filed
-            ]
-            for read in reads:
-                read.result()
-            frames = where[pages]
-        return frames
+        if not missing.size:
+            return []
+        taken = np.argpartition(stamps, missing.size - 1)[: missing.size]
+        lost = holds[taken]
+        where[lost[lost >= 0]] = -1
+        where[missing], holds[taken], stamps[taken] = taken, missing, self._clock
+        store, plane, filed = self._frames[layer, :, head], self._plane(layer, head), self._filed[layer]
+        return [
+            self._file.read(plane, int(page), [store[0, frame]], [store[1, frame]])
+            for page, frame in zip(missing, taken, strict=True)
+            if page < filed
+        ]
+
+    def _claim_all(self, layer: int, pages: Pages) -> None:
+        """Let each head's row of `pages` have frames, and be there."""
+        for read in [read for head in self._heads for read in self._claim(layer, head, pages[head])]:
+            read.result()
 
     def gathered(self, layer: int, chosen: Pages) -> Iterator[tuple[Floats, Floats]]:
         """Blocks of `chosen`, all of which stay in RAM: keys and values, (kv_heads, tokens, head_dim) each.
 
         A block is overwritten when the next one is asked for.
         """
-        frames = np.stack([self.fetch(layer, head, pages) for head, pages in enumerate(chosen)])
+        self._claim_all(layer, chosen)
+        frames = np.take_along_axis(self._where[layer], chosen, axis=1)
         for start in range(0, frames.shape[1], 2 * BLOCK):
             part = frames[:, start : start + 2 * BLOCK]
             keys, values = self._views(self._buffers.reshape(2, -1), part.shape[1])
@@ -167,9 +166,7 @@ class PagePool:
                 coming = [self._begin(layer, first, min(BLOCK, held - first), self._buffers[(number + 1) % 2])]
             yield self._flat(keys), self._flat(values)
 
-    def _begin(
-        self, layer: int, first: int, count: int, buffer: Floats
-    ) -> tuple[Floats, Floats, list[Future[None]]]:
+    def _begin(self, layer: int, first: int, count: int, buffer: Floats) -> tuple[Floats, Floats, list[Future[None]]]:
         """Copy what has a frame, and start to read what has none, each run of neighbouring pages at once."""
         keys, values = self._views(buffer, count)
         reads = []
@@ -181,7 +178,9 @@ class PagePool:
             for run in _runs(np.flatnonzero(frames < 0)):
                 plane, targets = self._plane(layer, head), range(run.start, run.stop)
                 reads.append(
-                    self._file.read(plane, first + run.start, [keys[head, i] for i in targets], [values[head, i] for i in targets])
+                    self._file.read(
+                        plane, first + run.start, [keys[head, i] for i in targets], [values[head, i] for i in targets]
+                    )
                 )
         return keys, values, reads
 
