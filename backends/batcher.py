@@ -24,7 +24,7 @@ from backends.contract import (
     StepRecord,
 )
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
-from backends.errors import BackendError, StorageFull
+from backends.errors import BackendError, StorageFailed
 from backends.kv.store import Store
 from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks, plan_prefill, urgency
 from backends.prefix import Held
@@ -222,7 +222,7 @@ class Batcher:
         except StepInterrupted:
             self._calm_from = time.monotonic() + _RESTLESS_S
             return None
-        except StorageFull as error:
+        except StorageFailed as error:
             for sequence, _ in plan:
                 self._reject(sequence, error)
             return None

@@ -33,7 +33,7 @@ class PagedEngine:
     """A `engine.Engine` for one sequence of up to `load.n_ctx` tokens, with `load.paging.ram` bytes of them in RAM."""
 
     def __init__(self, load: Load, progress: Callable[[str, float], None]) -> None:
-        """Raises OutOfMemory where the budget holds too little to work with, StorageFull where the SSD's does."""
+        """Raises OutOfMemory where the budget holds too little to work with, StorageFailed where the SSD's does."""
         started = time.monotonic()
         self._model = open_model(load, progress)
         self.tokenizer = self._model.tokenizer
@@ -102,7 +102,7 @@ class PagedEngine:
     # -- running
 
     def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
-        """See `engine.Engine.step`. Raises StorageFull where the SSD has no room for the new tokens."""
+        """See `engine.Engine.step`. Raises StorageFailed where the SSD has no room for the new tokens."""
         (part,) = batch
         rows = len(part.tokens) if part.want in ("all", "embed") else part.want == "last"
         if part.seq or not 0 < len(part.tokens) <= self._info.n_batch or part.pos != self._length or rows > MAX_ROWS:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backends.engine import Floats
-from backends.errors import BackendError, StorageFull
+from backends.errors import StorageFailed
 
 _SUFFIX = ".kvpages"
 _READERS = 4
@@ -56,7 +56,7 @@ class PageFile:
         return len(self._written) * self._page
 
     def write(self, plane: int, page: int, keys: Floats, values: Floats) -> None:
-        """Raises StorageFull where the cap or the disk has no room."""
+        """Raises StorageFailed where the cap or the disk has no room, or the disk fails."""
         place = plane * self._row + page * self._page
         if place not in self._written and self.held_bytes + self._page > self._cap:
             raise _full(f"the {self._cap} bytes that it may take there are in use")
@@ -72,7 +72,7 @@ class PageFile:
         self.written_bytes += wrote
 
     def read(self, plane: int, first: int, keys: Sequence[Floats], values: Sequence[Floats]) -> Future[None]:
-        """Fill arrays with neighbouring pages from `first` on; the future raises BackendError where that fails."""
+        """Fill arrays with neighbouring pages from `first` on; the future raises StorageFailed where that fails."""
         assert self._readers is not None
         self.read_pages += len(keys)
         self.read_bytes += len(keys) * self._page
@@ -87,7 +87,7 @@ class PageFile:
             except OSError as error:
                 raise _trouble(error) from error
             if found != len(buffers) * self._half:
-                raise BackendError("a page of the context on the SSD is cut short", "send the request again")
+                raise StorageFailed("a page of the context on the SSD is cut short", "send the request again")
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -123,13 +123,13 @@ def _uncached(fd: int) -> bool:
     return True
 
 
-def _full(why: str) -> StorageFull:
-    return StorageFull(
+def _full(why: str) -> StorageFailed:
+    return StorageFailed(
         f"the SSD has no room for the context: {why}", "free some disk space, raise page_ssd, or send a shorter prompt"
     )
 
 
-def _trouble(error: OSError) -> BackendError:
+def _trouble(error: OSError) -> StorageFailed:
     if error.errno in _FULL:
         return _full(error.strerror or "disk full")
-    return BackendError(f"the context cannot be kept on the SSD: {error.strerror}", "check the disk of LOCALAI_HOME")
+    return StorageFailed(f"the context cannot be kept on the SSD: {error.strerror}", "check the disk of LOCALAI_HOME")

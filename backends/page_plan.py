@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from backends.contract import Paging
-from backends.errors import OutOfMemory, StorageFull
+from backends.errors import OutOfMemory, StorageFailed
 from backends.page_choice import RECENT, SINKS
 from backends.page_pool import BLOCK, PageShape
 
 PAGE = 32
 """Tokens of a page: keys of one head fill whole sectors, and 8,000 tokens are 250 pages to choose from."""
-_LEAST = SINKS + RECENT + 5
+LEAST = SINKS + RECENT + 5
 _PER_FRAME = 12
 _PER_PAGE = 4
 """Bytes of the tables for each."""
@@ -18,7 +18,7 @@ _PER_PAGE = 4
 def page_shape(layers: int, kv_heads: int, head_dim: int, n_ctx: int, paging: Paging) -> PageShape:
     """As many frames as `paging.ram` holds beside the summaries of all pages and two blocks to stream through.
 
-    Raises OutOfMemory where those are too few to work with, StorageFull where the SSD's share cannot hold `n_ctx`.
+    Raises OutOfMemory where those are too few to work with, StorageFailed where the SSD's share cannot hold `n_ctx`.
     """
     pages = -(-n_ctx // PAGE)
     shape = PageShape(layers, kv_heads, head_dim, PAGE, pages, pages)
@@ -26,7 +26,7 @@ def page_shape(layers: int, kv_heads: int, head_dim: int, n_ctx: int, paging: Pa
     fixed = summaries + 2 * BLOCK * shape.layer_bytes
     frame = layers * (shape.layer_bytes + kv_heads * _PER_FRAME)
     frames = (paging.ram - fixed) // frame
-    least = min(_LEAST, pages)
+    least = min(LEAST, pages)
     if frames < least:
         needed = fixed + least * frame
         raise OutOfMemory(
@@ -34,7 +34,7 @@ def page_shape(layers: int, kv_heads: int, head_dim: int, n_ctx: int, paging: Pa
             "raise page_ram, or take a smaller context (--ctx)",
         )
     if frames < pages and paging.ssd < pages * layers * shape.layer_bytes:
-        raise StorageFull(
+        raise StorageFailed(
             f"{n_ctx} tokens take {pages * layers * shape.layer_bytes} bytes of SSD, {paging.ssd} are granted",
             "raise page_ssd, or take a smaller context (--ctx)",
         )
