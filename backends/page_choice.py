@@ -1,8 +1,8 @@
 """Which pages of a long context a token should attend to: a summary of each page's keys, met by the token's queries.
 
-A page is judged by the bounds of its keys in each channel, which no score within it can exceed (Quest, Tang et al.,
-2024). The first page, which draws attention whatever is asked (StreamingLLM, Xiao et al., 2024), and the latest ones
-are always among the chosen. Knows no memory and no files.
+A page is judged by the means of a few keys each: what attention they would draw. That is finer than bounds over whole
+pages (Quest, Tang et al., 2024), which find less here with the same bytes. The first page, which draws attention
+whatever is asked (StreamingLLM, Xiao et al., 2024), and the latest ones are always chosen. Knows no memory, no files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ SINKS = 1
 RECENT = 2
 """Whole pages at the end that are always chosen, beside the one that is being filled."""
 
+PARTS = 8
+"""Means of each page's keys."""
+_LEVELS = 127
+
 Pages = NDArray[np.intp]
 """Numbers of pages, shape (kv_heads, chosen), ascending in each row."""
 
@@ -24,17 +28,21 @@ class PageChoice:
     """Summaries of up to `pages` pages in each of `layers` layers."""
 
     def __init__(self, layers: int, kv_heads: int, pages: int, head_dim: int) -> None:
-        # Half precision: the order of pages hardly depends on the last digits, the memory does.
-        self._bounds = np.zeros((2, layers, kv_heads, pages, head_dim), np.float16)
+        # Eight bits and one scale per page: the order of pages hardly depends on more, the memory does.
+        self._means = np.zeros((layers, kv_heads, pages, PARTS, head_dim), np.int8)
+        self._scales = np.zeros((layers, kv_heads, pages, 1), np.float32)
 
     @property
     def nbytes(self) -> int:
-        return self._bounds.nbytes
+        return self._means.nbytes + self._scales.nbytes
 
     def note(self, layer: int, page: int, keys: Floats) -> None:
         """Summarise a full page; `keys` are (kv_heads, tokens, head_dim)."""
-        keys.min(axis=1, out=self._bounds[0, layer, :, page])
-        keys.max(axis=1, out=self._bounds[1, layer, :, page])
+        heads, _, width = keys.shape
+        means = keys.reshape(heads, PARTS, -1, width).mean(axis=2)
+        scales = np.maximum(np.abs(means).max(axis=(1, 2)) / _LEVELS, np.finfo(np.float32).tiny)
+        self._means[layer, :, page] = np.rint(means / scales[:, None, None])
+        self._scales[layer, :, page, 0] = scales
 
     def choose(self, layer: int, queries: Floats, held: int, most: int) -> Pages:
         """At most `most` of the first `held` pages for `queries`, (kv_heads, groups, head_dim), scaled as for scores.
@@ -55,10 +63,11 @@ class PageChoice:
         return found
 
     def _score(self, layer: int, queries: Floats, pages: slice) -> Floats:
-        """Of each page, the largest share of attention that one of the queries could give it, (kv_heads, pages)."""
-        low, high = (side[layer, :, pages].astype(np.float32) for side in self._bounds)
-        reach = np.maximum(queries, 0) @ high.transpose(0, 2, 1) + np.minimum(queries, 0) @ low.transpose(0, 2, 1)
-        share = np.exp(reach - reach.max(axis=2, keepdims=True))
-        share /= share.sum(axis=2, keepdims=True)
-        best: Floats = share.max(axis=1)
-        return best
+        """Of each page, the share of attention that the queries should give it, summed, (kv_heads, pages)."""
+        means = self._means[layer, :, pages].astype(np.float32)
+        heads, held, _, width = means.shape
+        scores = queries @ means.reshape(heads, -1, width).transpose(0, 2, 1)
+        scores = scores.reshape(heads, -1, held, PARTS) * self._scales[layer, :, None, pages]
+        weights = np.exp(scores - scores.max(axis=(2, 3), keepdims=True)).sum(axis=3)
+        shares: Floats = (weights / weights.sum(axis=2, keepdims=True)).sum(axis=1)
+        return shares

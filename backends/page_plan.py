@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from backends.contract import Paging
 from backends.errors import OutOfMemory, StorageFailed
-from backends.page_choice import RECENT, SINKS
+from backends.page_choice import PARTS, RECENT, SINKS
 from backends.page_pool import BLOCK, PageShape
 
 PAGE = 32
 """Tokens of a page: keys of one head fill whole sectors, and 8,000 tokens are 250 pages to choose from."""
 LEAST = SINKS + RECENT + 5
 _PER_FRAME = 12
-_PER_PAGE = 4
+_PER_PAGE = 8
 """Bytes of the tables for each."""
 
 
@@ -22,7 +22,7 @@ def page_shape(layers: int, kv_heads: int, head_dim: int, n_ctx: int, paging: Pa
     """
     pages = -(-n_ctx // PAGE)
     shape = PageShape(layers, kv_heads, head_dim, PAGE, pages, pages)
-    summaries = pages * layers * kv_heads * (2 * 2 * head_dim + _PER_PAGE)
+    summaries = pages * layers * kv_heads * (PARTS * head_dim + _PER_PAGE)
     fixed = summaries + 2 * BLOCK * shape.layer_bytes
     frame = layers * (shape.layer_bytes + kv_heads * _PER_FRAME)
     frames = (paging.ram - fixed) // frame

@@ -16,7 +16,7 @@ from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError, OutOfMemory, StorageFailed
 from backends.onnx_blocks import BlockAttention, causal
 from backends.onnx_session import options_for
-from backends.page_choice import RECENT, PageChoice
+from backends.page_choice import PARTS, RECENT, PageChoice
 from backends.page_plan import LEAST, PAGE, page_shape
 from backends.page_pool import BLOCK
 from backends.registry import open_engine
@@ -32,7 +32,7 @@ EVERYTHING = -1
 def ram_for(frames: int, kv_heads: int = 2, head_dim: int = 16, layers: int = 2) -> int:
     """Bytes that hold so many pages of each layer of a context of 512 tokens."""
     pages, page = 512 // PAGE, 2 * kv_heads * PAGE * head_dim * 4
-    summaries = pages * layers * kv_heads * (4 * head_dim + 4)
+    summaries = pages * layers * kv_heads * (PARTS * head_dim + 8)
     return summaries + 2 * BLOCK * page + frames * layers * (page + 12 * kv_heads)
 
 
@@ -257,12 +257,14 @@ async def test_long_contexts_are_served_like_others(tmp_path: Path, folder: Path
     assert list((tmp_path / "pages").iterdir()) == []
 
 
-async def test_a_disk_that_fills_up_is_one_clear_error(tmp_path: Path, folder: Path) -> None:
-    (tmp_path / "pages").write_text("not a folder", encoding="utf-8")
-    paging = Paging(ram=ram_for(LEAST), ssd=SSD, folder=str(tmp_path / "pages"))
+async def test_a_disk_that_fails_costs_the_request_alone(tmp_path: Path, folder: Path) -> None:
+    pages = tmp_path / "pages"
+    paging = Paging(ram=ram_for(LEAST), ssd=SSD, folder=str(pages))
     tiny_gguf(tmp_path / "tiny.gguf", kind="F32")
     load = order(tmp_path / "tiny.gguf", "onnx", mode="paged", cache=str(folder), n_ctx=512, paging=paging)
     async with engine(load, tmp_path) as handle:
-        with pytest.raises(BackendError, match="SSD"):
+        pages.rmdir()
+        pages.write_text("no folder any more", encoding="utf-8")
+        with pytest.raises(StorageFailed, match="SSD"):
             await ask(handle, TEXT, max_tokens=1)
         assert (await ask(handle, TEXT[:20], max_tokens=3, ignore_eos=True)).end.reason == "length"
