@@ -1,4 +1,4 @@
-"""Contexts longer than memory: exact where everything is read, bounded in RAM and on the SSD, and served like others."""
+"""Contexts longer than memory: exact where everything is read, bounded in RAM and on disk, and served like others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Contexts longer than memory: what paging keys and values to the SSD costs in accuracy and speed.
 
 python -m tests.perf.long_context [--context 8000] [--ram 1000] [--attend 0] [--rounds 6] [--without-full]
-Reads a generated text with facts hidden in it, then asks for them, lets the text go on, copies a passage of it, and
+Reads the README and a generated story with facts hidden in it, then asks for them, lets the text go on, copies a passage of it, and
 lists its subjects. All of that is fed token by token, so that every token of it attends to what was chosen. The same
 is asked of the engine with its whole cache in RAM, and of that engine with the last tokens alone that the RAM holds.
 """
@@ -124,19 +124,20 @@ def material(engine: Engine, context: int) -> tuple[list[int], list[Task]]:
     def ids(text: str) -> list[int]:
         return engine.tokenizer.encode(text, special=False, add_bos=False)
 
-    told = story(1, 12, max(24, (context - 400) // 150))
+    told = story(1, 12, max(24, (context - 400) // 450))
     secrets = dict(zip(_PLACES, _WORDS, strict=True))
     for number, place in enumerate(_PLACES):
         lines = told[number].split(". ")
         lines.insert(3 + (7 * number) % 18, f"The secret word of the {place} is {secrets[place]}")
         told[number] = ". ".join(lines)
-    text = ids("".join(told))[: context - 400]
+    readme = ids(Path("README.md").read_text(encoding="utf-8"))[: (context - 400) * 2 // 3]
+    text = [*readme, *ids("".join(told))][: context - 400]
     among = [ids(f" {word}")[0] for word in _WORDS]
     tasks = [
         Task("needle", ids(f"\n\nThe secret word of the {place} is"), ids(f" {word}")[:1], among)
         for place, word in secrets.items()
     ]
-    passages = [text[at : at + 72] for at in range(500, len(text) - 1100, len(text) // 6)]
+    passages = [text[at : at + 72] for at in range(200, len(readme) - 80, len(readme) // 5)]
     tasks += [Task("copy", [*ids("\n\n"), *part[:24]], part[24:]) for part in passages]
     listed = "".join(f" {number + 1}. the {place};" for number, place in enumerate(_PLACES))
     tasks.append(Task("summary", ids("\n\nSummary. The chapters are, in order:"), ids(listed)))
