@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.contract import Adapter, EngineInfo, PagedUse
+from backends.contract import Adapter, EngineInfo
+from backends.paging import PagedUse
 
 Floats = NDArray[np.float32]
 Want = Literal["none", "last", "all", "embed"]

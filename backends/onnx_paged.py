@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from backends.contract import Adapter, EngineInfo, Load, PagedUse
+from backends.contract import Adapter, EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError
 from backends.onnx_blocks import BlockAttention, Mixing, angles, causal, rotated
@@ -24,6 +24,7 @@ from backends.page_choice import PageChoice
 from backends.page_file import PageFile
 from backends.page_plan import page_shape
 from backends.page_pool import PagePool
+from backends.paging import PagedUse
 
 N_BATCH = 256
 MAX_ROWS = 64

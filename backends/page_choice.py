@@ -1,7 +1,7 @@
 """Which pages of a long context a token should attend to: a summary of each page's keys, met by the token's queries.
 
 A page is judged by the means of a few keys each: what attention they would draw. That is finer than bounds over whole
-pages (Quest, Tang et al., 2024), which find less here with the same bytes. The first page, which draws attention
+pages (Quest, Tang et al., 2024), with which the starter model copied less well. The first page, which draws attention
 whatever is asked (StreamingLLM, Xiao et al., 2024), and the latest ones are always chosen. Knows no memory, no files.
 """
 

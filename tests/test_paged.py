@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.contract import Paging
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError, OutOfMemory, StorageFailed
 from backends.onnx_blocks import BlockAttention, causal
@@ -19,6 +18,7 @@ from backends.onnx_session import options_for
 from backends.page_choice import PARTS, RECENT, PageChoice
 from backends.page_plan import LEAST, PAGE, page_shape
 from backends.page_pool import BLOCK
+from backends.paging import Paging
 from backends.registry import open_engine
 from tests.engine_runs import STARTER, ask, engine, order
 from tests.tiny_models import N_VOCAB, tiny_gguf

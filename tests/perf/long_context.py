@@ -1,9 +1,9 @@
 """Contexts longer than memory: what paging keys and values to the SSD costs in accuracy and speed.
 
 python -m tests.perf.long_context [--context 8000] [--ram 1000] [--attend 0] [--rounds 6] [--without-full]
-Reads the README and a generated story with facts hidden in it, then asks for them, lets the text go on, copies a passage of it, and
-lists its subjects. All of that is fed token by token, so that every token of it attends to what was chosen. The same
-is asked of the engine with its whole cache in RAM, and of that engine with the last tokens alone that the RAM holds.
+Reads the README and a generated story with facts hidden in it, then asks for them, lets the text go on, copies passages
+of it, and lists its subjects. All of that is fed token by token, so that every token of it attends to what was chosen.
+The same is asked of the engine with its whole cache in RAM, and of that engine with the last tokens alone that the RAM holds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from backends.contract import Paging
 from backends.engine import Engine, Floats, Slice
+from backends.paging import Paging
 from backends.registry import open_engine
 from tests.engine_runs import STARTER, order
 
