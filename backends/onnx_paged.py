@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from backends.contract import Adapter, EngineInfo, Load
+from backends.contract import EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError
 from backends.onnx_blocks import BlockAttention, Mixing, angles, causal, rotated
@@ -219,25 +219,6 @@ class PagedEngine:
 
     def drop(self, seq: int) -> None:
         self.trim(seq, 0)
-
-    def fork(self, source: int, target: int) -> None:
-        """There is one sequence."""
-        raise NotImplementedError
-
-    def save(self, seq: int) -> bytearray:
-        raise NotImplementedError
-
-    def restore(self, seq: int, state: bytearray) -> bool:
-        raise NotImplementedError
-
-    def export_block(self, seq: int, start: int, end: int) -> bytearray:
-        raise NotImplementedError
-
-    def import_block(self, seq: int, start: int, end: int, block: bytearray) -> bool:
-        raise NotImplementedError
-
-    def adapt(self, adapters: tuple[Adapter, ...]) -> None:
-        raise NotImplementedError
 
     def set_threads(self, threads: int) -> None:
         """The parts have their threads for good."""

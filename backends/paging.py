@@ -1,4 +1,4 @@
-"""What paging a KV cache may take, and what it took: parts of the frames in `contract`. Counts are pages, sizes bytes."""
+"""What paging a KV cache may take, and what it took: parts of the frames in `contract`. Sizes are bytes."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 python -m tests.perf.long_context [--context 8000] [--ram 1000] [--attend 0] [--rounds 6] [--without-full]
 Reads the README and a generated story with facts hidden in it, then asks for them, lets the text go on, copies passages
 of it, and lists its subjects. All of that is fed token by token, so that every token of it attends to what was chosen.
-The same is asked of the engine with its whole cache in RAM, and of that engine with the last tokens alone that the RAM holds.
+The same is asked of the engine with its whole cache in RAM, also with the last tokens alone that the RAM holds.
 """
 
 from __future__ import annotations
