@@ -24,7 +24,7 @@ from backends.contract import (
     StepRecord,
 )
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
-from backends.errors import BackendError
+from backends.errors import BackendError, StorageFailed
 from backends.kv.quotes import Quotes
 from backends.kv.store import Store
 from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks, plan_prefill, urgency
@@ -231,6 +231,12 @@ class Batcher:
         except StepInterrupted:
             self._calm_from = time.monotonic() + _RESTLESS_S
             return None
+        except StorageFailed as error:
+            for sequence, _ in plan:
+                self._reject(sequence, error)
+            return None
+        if "paged" in self._info.capabilities:
+            plan[0][0].add_paged(self._engine.paged_use())
         t1 = time.monotonic()
         threads = self._governor.threads
         change_s = self._turns.took(t1 - t0, self._governor.current.estimate(tokens, depth) if switched else None)

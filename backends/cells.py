@@ -78,6 +78,8 @@ class Cells:
         self.n_cells = info.n_ctx
         self._bytes_per_token = info.kv_bytes / info.n_ctx
         self._can_share = {"fork", "trim"} <= info.capabilities
+        # Where there is one sequence, whoever shares with it takes it over.
+        self._can_share = self._can_share or ("trim" in info.capabilities and info.n_seq == 1)
         self._n_seq = info.n_seq
         self._free = list(range(info.n_seq - 1, -1, -1))
         self._active: dict[int, _Filled] = {}

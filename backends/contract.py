@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from backends.paging import PagedUse, Paging
+
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
@@ -147,6 +149,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prove: bool = False
     rates: dict[int, float] = {}
     kv: KvGrant = KvGrant()
+    paging: Paging = Paging()
     digest: str = ""
     step_seconds: float = 0.15
     rpc: tuple[str, ...] = ()
@@ -191,6 +194,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     restore_s: float = 0.0
     cached_by_tier: dict[Tier, int] = {}
     first_token_at: float | None = None
+    paged: PagedUse | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):

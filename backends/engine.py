@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.contract import Adapter, EngineInfo
+from backends.paging import PagedUse
 
 Floats = NDArray[np.float32]
 Want = Literal["none", "last", "all", "embed"]
@@ -103,6 +104,9 @@ class Engine(Protocol):
 
         Raises BackendError for one that is broken or made for another model; call again before the next step then.
         """
+
+    def paged_use(self) -> PagedUse:
+        """What paging took since this was asked last. For engines with the capability `paged`, of one sequence."""
 
     def set_threads(self, threads: int) -> None: ...
 

@@ -46,6 +46,7 @@ from backends.contract import (
 )
 from backends.errors import BackendError, DeathStep, EngineDied, InvalidJob, rebuild
 from backends.frames import child_decoder, encode
+from backends.paging import PagedUse
 
 _STOP_S = 5.0
 _LAST_WORDS_S = 0.5
@@ -74,7 +75,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
     """One running child. Make it with `start`.
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
-    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache.
+    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache,
+    `paged` what paging has taken so far.
     """
 
     info: EngineInfo
@@ -93,6 +95,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._on_step = on_step
         self.on_death: OnDeath | None = None
         self.kv: KvReport | None = None
+        self.paged: PagedUse | None = None
         self.on_report: OnReport | None = None
         self._decoder = child_decoder()
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
@@ -351,6 +354,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
         else:
             if isinstance(event, Token):
                 self._answering.add(event.job)
+            elif isinstance(event, Finish) and event.usage.paged is not None:
+                self.paged = event.usage.paged.after(self.paged) if self.paged else event.usage.paged
             queue.put_nowait(event)
 
     def _answer(self, number: int, value: list[int] | str | Purged) -> None:

@@ -9,6 +9,7 @@ from backends.constrain import Constraints, Matcher
 from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Tier, Token, Usage
 from backends.engine import Floats, Tokenizer
 from backends.errors import BackendError, InvalidJob, PromptTooLong
+from backends.paging import PagedUse
 from backends.sampling import Sampler, logprobs, validate
 from backends.textstream import TextStream
 
@@ -46,6 +47,7 @@ class Sequence:
     last_progress: float = 0.0
     scored: int = 0
     embedding: Floats | None = None
+    paged: PagedUse | None = None
 
     @property
     def remaining(self) -> int:
@@ -115,7 +117,13 @@ class Sequence:
             cached_by_tier=self.cached_by_tier,
             decode_s=max(0.0, now - prefilled),
             first_token_at=self.first_token,
+            paged=self.paged,
         )
+
+    def add_paged(self, use: PagedUse) -> None:
+        """Note what a step took; what is held is as of now."""
+        before = self.paged
+        self.paged = use if before is None else use.after(before)
 
     def finish(self, reason: FinishReason) -> Finish:
         """The closing event; held-back text is part of the answer unless a stop string swallowed it."""

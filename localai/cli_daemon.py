@@ -86,6 +86,7 @@ def _status_text(report: Any) -> str:
         way = engine["backend"] + (f":{engine['mode']}" if engine["mode"] else "")
         lines.append(f"  {engine['model']} on {way}: {_engine_text(engine)}")
         lines += [f"    {note}" for note in engine.get("notes", [])]
+        lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
     if not report["engines"]:
         lines.append("  no model is loaded")
     lines += [f"  upstream {upstream_text(upstream)}" for upstream in report["upstreams"]]
@@ -113,6 +114,12 @@ def _engine_text(engine: Any) -> str:
     size = (engine["resident_bytes"] or 0) / 2**20
     state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
     return f"{state}, context {engine['n_ctx']}, {engine['threads']} threads, {size:.0f} MiB resident"
+
+
+def _paging_text(paging: Any) -> str:
+    chosen = "nothing decoded" if paging["selected"] is None else f"{paging['selected']:.0%} of pages attended to"
+    read, held = (paging[name] / 2**20 for name in ("ssd_read_bytes", "ssd_bytes"))
+    return f"pages: {paging['ram_bytes'] / 2**20:.0f} MiB RAM, {held:.0f} MiB SSD, {read:.0f} MiB read, {chosen}"
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from localai.errors import ConfigError
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
-_SIZES = ("ram", "max_body", "kv_ram", "kv_ssd")
+_SIZES = ("ram", "max_body", "kv_ram", "kv_ssd", "page_ram", "page_ssd")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -55,6 +55,12 @@ class Config:
     kv_trace: str = ""
     """File that records what prompts have in common, as salted hashes and without text, for judging what the KV cache
     keeps (which must be on); where empty, nothing is recorded."""
+    page_ram: int = 512 * 2**20
+    """RAM for keys and values with `onnx:paged`, which keeps the rest of a long context on disk, in bytes."""
+    page_ssd: int = 8 * 2**30
+    """Disk space for that, at most half of what is free, in bytes."""
+    page_tokens: int = 0
+    """Tokens of a paged context that each new token attends to: 0 as many as fit page_ram, -1 all (exact, slow)."""
     gpu_layers: int = -1
     """Layers on the GPU where the engine has one; -1 is all."""
     rpc: tuple[str, ...] = ()
@@ -212,6 +218,9 @@ def _check(config: Config) -> Config:
         "ram": (0, 2**50),
         "kv_ram": (0, 2**50),
         "kv_ssd": (0, 2**60),
+        "page_ram": (2**20, 2**50),
+        "page_ssd": (0, 2**60),
+        "page_tokens": (-1, 2**24),
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
         "memory_tokens": (0, 2**20),

@@ -10,11 +10,12 @@ from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from backends.contract import Embedding, Finish, FinishReason, Progress, PromptLogprobs, Token, TokenLogprob, Usage
 from backends.errors import BackendError
 from backends.handle import EngineHandle
+from backends.paging import PagedUse
 from localai.context import Prompt
 from localai.energy.figures import Energy
 from localai.energy.spending import Spending
@@ -168,6 +169,7 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         decode_tps=_rate(completion - len(starts), decode_s),
         total_ms=_ms(now - clock.started),
         cached={str(tier): count for tier, count in first.cached_by_tier.items()},
+        paging=paging_json(first.paged) if first.paged else None,
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,
@@ -176,6 +178,18 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         timings=timings,
         energy=energy,
     )
+
+
+def paging_json(use: PagedUse) -> dict[str, Any]:
+    """What paging a long context took; `selected` is the share of the pages behind it that a new token attended to."""
+    return {
+        "pages_read": use.read_pages,
+        "ssd_read_bytes": use.read_bytes,
+        "ssd_written_bytes": use.written_bytes,
+        "selected": round(use.attended / use.held, 4) if use.held else None,
+        "ram_bytes": use.ram_bytes,
+        "ssd_bytes": use.ssd_bytes,
+    }
 
 
 def _ms(seconds: float) -> float:

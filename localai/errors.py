@@ -175,6 +175,7 @@ _FROM_BACKEND: dict[type[backend.BackendError], type[LocalaiError]] = {
     backend.UnsupportedModel: ModelBroken,
     backend.MissingExtra: BadRequest,
     backend.OutOfMemory: OutOfResources,
+    backend.StorageFailed: OutOfResources,
     backend.InvalidJob: BadRequest,
     backend.EngineBusy: TooBusy,
     backend.DeadlineExceeded: DeadlinePassed,

@@ -227,6 +227,7 @@ class Timings:
     decode_tps: float | None
     total_ms: float
     cached: dict[str, int] = field(default_factory=dict)
+    paging: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ A Choice and free bytes enter, a Plan and a Load leave; starts nothing.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from backends.contract import KvGrant, Load
 from backends.errors import BackendError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
+from backends.paging import Paging
 from localai import budget
 from localai.choice import Choice
 from localai.config import Config
@@ -26,6 +28,8 @@ from localai.shapes import shape_of
 from localai.tested import Key
 
 N_SEQ = 32
+_FREE_SSD = 0.5
+"""Share of the free disk that one engine's pages may take, whatever the setting says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,12 @@ class Orders:
         except BackendError as error:
             raise from_backend(error) from error
         way = (self._config.kv_type, choice.backend, choice.mode)
-        n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way)
-        need = budget.charge(sizes, n_ctx, *way).total + extra
-        shelf = self._shelf(free - need)
+        pages = paged(choice)
+        kv = self._config.page_ram if pages else None
+        n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way, kv)
+        need = budget.charge(sizes, n_ctx, *way, kv).total + extra
+        # Pages live as long as their engine: there is nothing to put on a shelf.
+        shelf = 0 if pages else self._shelf(free - need)
         return Plan(n_ctx, need + shelf, shelf)
 
     def _shelf(self, free: int) -> int:
@@ -95,6 +102,7 @@ class Orders:
             kv_type=self._config.kv_type,
             gpu_layers=self._config.gpu_layers,
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
+            paging=paging(self._config) if paged(choice) else Paging(),
             digest=choice.model.digest or "",
         )
 
@@ -108,6 +116,19 @@ class Orders:
     def log_file(self, model: LocalModel) -> Path:
         name = "".join(c if c.isalnum() or c in "-._" else "-" for c in model.id)
         return self._config.logs / f"engine-{name}.log"
+
+
+def paged(choice: Choice) -> bool:
+    """Whether the engine pages keys and values of a long context to the disk."""
+    return (choice.backend, choice.mode) == ("onnx", "paged")
+
+
+def paging(config: Config) -> Paging:
+    """What such an engine may take."""
+    folder = config.home / "cache" / "pages"
+    folder.mkdir(parents=True, exist_ok=True)
+    room = int(_FREE_SSD * shutil.disk_usage(folder).free)
+    return Paging(ram=config.page_ram, ssd=min(config.page_ssd, room), folder=str(folder), tokens=config.page_tokens)
 
 
 def shape(model: LocalModel) -> Shape:

@@ -99,7 +99,7 @@ def _chosen(request: TurnRequest, model: LocalModel, config: Config, market: Mar
 def _fixed(asked: str, model: LocalModel) -> tuple[str, str]:
     """`NAME`, or `NAME:MODE` for another way of computing. Raises BadRequest with the reason and the alternative."""
     name, _, mode = asked.partition(":")
-    modes = backend(name).modes
+    modes = (*backend(name).modes, *backend(name).named)
     if mode not in modes:
         others = ", ".join(f"{name}:{known}" for known in modes if known) or "it has no others"
         raise BadRequest(f"{name} has no mode {mode!r}", f"leave it out, or: {others}", param="backend")

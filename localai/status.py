@@ -10,6 +10,7 @@ import msgspec
 
 from localai import __version__
 from localai.calibration_text import best
+from localai.decoding import paging_json
 from localai.energy.report import By, priced
 from localai.pool import Slot
 from localai.turn import Parts
@@ -80,6 +81,7 @@ def _engine(slot: Slot) -> dict[str, Any]:
             "notes": list(slot.notes),
             "threads": step.threads if step else info.settings.get("threads"),
             "steps": slot.handle.steps,
+            "paging": paging_json(slot.handle.paged) if slot.handle.paged else None,
             "kv_cache": msgspec.to_builtins(slot.handle.kv) if slot.handle.kv else None,
         }
     return shown
