@@ -34,7 +34,10 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder holds and where it came from; with `base`, an adapter for that model, and its scale."""
+    """What a folder holds and where it came from; with `base`, an adapter for that model, and its scale.
+
+    `made_from` is the model that was quantised into this one.
+    """
 
     id: str
     origin: Literal["pulled", "imported"]
@@ -44,6 +47,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     spec_id: str | None = None
     base: str | None = None
     scale: float = 1.0
+    made_from: str | None = None
 
 
 class ModelStore:

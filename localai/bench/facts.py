@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 from localai.bench.tasks import Item
 
@@ -64,10 +65,17 @@ _TABLES: dict[str, tuple[str, str]] = {
 }
 
 
-def choice(count: int, seed: int) -> list[Item]:
-    """`count` different facts with four endings each, the wrong ones from the same table; at most as many as known."""
+LESS_KNOWN = ("young", "roman", "root", "author")
+"""Tables of which a small model knows about half."""
+
+
+def choice(count: int, seed: int, tables: Collection[str] = ()) -> list[Item]:
+    """`count` different facts with four endings each, the wrong ones from the same table; at most as many as known.
+
+    `tables` limits which facts are asked.
+    """
     rng = random.Random(f"choice {seed}")
-    facts = [(name, *pair) for name, (_, text) in _TABLES.items() for pair in _pairs(text)]
+    facts = [(name, *pair) for name, (_, text) in _TABLES.items() if not tables or name in tables for pair in _pairs(text)]
     rng.shuffle(facts)
     items = []
     for number, (name, subject, right) in enumerate(facts[:count]):

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from localai.bench import generate
-from localai.bench.facts import choice
+from localai.bench.facts import LESS_KNOWN, choice
 from localai.bench.programs import code
 from localai.bench.tasks import Item, Suite
 from localai.errors import BadRequest
 
-QUICK_PROGRAMS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
+_QUICK_PROGRAMS = (5, 6, 7, 8, 12, 13, 14, 16, 17, 18, 19, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class _Size:
     items: int
     levels: dict[str, Sequence[int]]
     programs: Sequence[int] | None = None
+    tables: Sequence[str] = ()
 
 
 _DRAWS: dict[str, tuple[generate.Draw, int, int]] = {
@@ -40,7 +41,8 @@ _SIZES = {
     "quick": _Size(
         12,
         {"arithmetic": (0, 2), "extraction": (0, 1), "ordering": (0,), "formatting": (0, 1), "retrieval": (0,)},
-        QUICK_PROGRAMS,
+        _QUICK_PROGRAMS,
+        LESS_KNOWN,
     ),
     "standard": _Size(
         40,
@@ -81,7 +83,7 @@ def generated(name: str, seed: int, limit: int = 0) -> Suite:
         items += generate.made(category, draw, count, seed, levels=levels, shots=shots, max_tokens=longest)
     makers: tuple[Callable[[], list[Item]], ...] = (
         lambda: code(count, seed, size.programs),
-        lambda: choice(count, seed),
+        lambda: choice(count, seed, size.tables),
     )
     for make in makers:
         items += make()
