@@ -1,4 +1,4 @@
-"""`localai bench`: accuracy and joules of models, quantisations and backends here; `bench compare` and `bench share`."""
+"""`localai bench`: accuracy and joules of models, quantisations and backends; `bench compare`, `list`, `share`."""
 
 from __future__ import annotations
 

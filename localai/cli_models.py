@@ -1,4 +1,4 @@
-"""`localai models list | show | pull | import | quantize | rm | plan`. They work on the files directly; no daemon is needed."""
+"""`localai models list | show | pull | import | quantize | rm | plan`, on the files directly; no daemon is needed."""
 
 from __future__ import annotations
 

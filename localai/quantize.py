@@ -70,9 +70,7 @@ def quantize(library: Library, name: str, kind: str, threads: int, report: Repor
     return Made(library.resolve(target_id), tuple(_warnings(source, kind, outcome)))
 
 
-def _write(
-    library: Library, source: LocalModel, target_id: str, kind: str, threads: int, report: Report
-) -> _Outcome:
+def _write(library: Library, source: LocalModel, target_id: str, kind: str, threads: int, report: Report) -> _Outcome:
     folder = library.store.folder(target_id)
     target = folder / _file_name(source, kind)
     try:
@@ -124,7 +122,8 @@ def _refuse_full_disk(library: Library, need: int) -> None:
     if need + _MARGIN > free:
         mib = 2**20
         raise OutOfResources(
-            f"it takes {need / mib:.0f} MiB, and {free / mib:.0f} MiB are free", "free some space, or choose a smaller type"
+            f"it takes {need / mib:.0f} MiB, and {free / mib:.0f} MiB are free",
+            "free some space, or take a smaller type",
         )
 
 

@@ -1,4 +1,4 @@
-"""One question to the daemon and the row it leaves: ordinary requests over the socket, as any client would send them."""
+"""One question to the daemon and the row it leaves: ordinary requests over the socket, as any client sends them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Asker:
     def ask(self, item: Item, config: Configuration, number: int) -> Row:
         """Answer and score `item`. Raises LocalaiError for what no other question would survive either."""
         started = time.monotonic()
-        given = {"config": config.key, "item": item.id, "category": item.category, "round": number}
+        given: dict[str, Any] = {"config": config.key, "item": item.id, "category": item.category, "round": number}
         try:
             answer = self._send(item, config, number)
         except _OF_THE_ITEM as error:

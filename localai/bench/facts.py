@@ -75,7 +75,8 @@ def choice(count: int, seed: int, tables: Collection[str] = ()) -> list[Item]:
     `tables` limits which facts are asked.
     """
     rng = random.Random(f"choice {seed}")
-    facts = [(name, *pair) for name, (_, text) in _TABLES.items() if not tables or name in tables for pair in _pairs(text)]
+    asked = {name: text for name, (_, text) in _TABLES.items() if not tables or name in tables}
+    facts = [(name, *pair) for name, text in asked.items() for pair in _pairs(text)]
     rng.shuffle(facts)
     items = []
     for number, (name, subject, right) in enumerate(facts[:count]):

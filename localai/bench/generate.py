@@ -12,13 +12,53 @@ from collections.abc import Callable, Sequence
 
 from localai.bench.tasks import Item
 
-NAMES = ("Ann", "Bob", "Carl", "Dora", "Emma", "Fred", "Gina", "Hugo", "Ivy", "Jack", "Kate", "Leo", "Mia", "Noah")
+NAMES: tuple[str, ...] = (
+    "Ann",
+    "Bob",
+    "Carl",
+    "Dora",
+    "Emma",
+    "Fred",
+    "Gina",
+    "Hugo",
+    "Ivy",
+    "Jack",
+    "Kate",
+    "Leo",
+    "Mia",
+    "Noah",
+)
 CITIES = ("Rome", "Paris", "Oslo", "Lima", "Cairo", "Delhi", "Tokyo", "Berlin", "Madrid", "Dublin")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THINGS = ("apples", "books", "chairs", "lamps", "pens", "plates", "shirts", "tables", "tickets", "boxes")
-WORDS = ("apple", "bread", "cloud", "dog", "egg", "fish", "grape", "house", "ice", "juice", "king", "lemon", "moon")
+WORDS: tuple[str, ...] = (
+    "apple",
+    "bread",
+    "cloud",
+    "dog",
+    "egg",
+    "fish",
+    "grape",
+    "house",
+    "ice",
+    "juice",
+    "king",
+    "lemon",
+    "moon",
+)
 WORDS += ("nest", "orange", "paper", "queen", "river", "stone", "tree", "uncle", "voice", "water", "yard", "zebra")
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October")
+MONTHS: tuple[str, ...] = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+)
 MONTHS += ("November", "December")
 
 Draw = Callable[[random.Random, int], tuple[str, str]]

@@ -97,7 +97,8 @@ def svg(results: Sequence[Result]) -> str:
 def _panel(quality: str, group: Sequence[Result]) -> str:
     low, high, scale = _axis(group)
     best = front(group)
-    drawn = [f'<text x="{_LEFT}" y="24">Accuracy against joules of a question, {escape(quality)} (95 % intervals)</text>']
+    title = f"Accuracy against joules of a question, {escape(quality)} (95 % intervals)"
+    drawn = [f'<text x="{_LEFT}" y="24">{title}</text>']
     for tenth in range(0, 11, 2):
         y = _y(tenth / 10)
         drawn.append(f'<line x1="{_LEFT}" x2="{_LEFT + _W}" y1="{y}" y2="{y}" stroke="#ddd"/>')
@@ -120,17 +121,21 @@ def _point(number: int, result: Result, scale: _Scale, *, front: bool) -> str:
     x, y = _LEFT + scale(result.joules.value) * _W, _y(result.accuracy.value)
     bars = ""
     if result.accuracy.low is not None and result.accuracy.high is not None:
-        bars += f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(result.accuracy.low):.1f}" y2="{_y(result.accuracy.high):.1f}"/>'
+        bars += _line(x, x, _y(result.accuracy.low), _y(result.accuracy.high))
     if result.joules.low and result.joules.high:
-        left, right = _LEFT + scale(result.joules.low) * _W, _LEFT + scale(result.joules.high) * _W
-        bars += f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        bars += _line(_LEFT + scale(result.joules.low) * _W, _LEFT + scale(result.joules.high) * _W, y, y)
     label = f"{escape(result.config)}: {result.accuracy.value:.0%}, {result.joules.value:.3g} J" + ", front" * front
     below = _TOP + _H + 44 + _LINE * number
     return (
         f'<g stroke="{colour}" opacity="0.9">{bars}<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/></g>'
-        f'<circle cx="{_LEFT}" cy="{below - 4}" r="5" fill="{colour}"/><text x="{_LEFT + 12}" y="{below}">{label}</text>'
+        f'<circle cx="{_LEFT}" cy="{below - 4}" r="5" fill="{colour}"/>'
+        f'<text x="{_LEFT + 12}" y="{below}">{label}</text>'
     )
 
 
 def _y(share: float) -> float:
     return _TOP + (1 - share) * _H
+
+
+def _line(x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'

@@ -42,7 +42,8 @@ class Progress:
         """What is done now."""
         self._bar.update(self._task, description=text)
         if not self._console.is_terminal:
-            self._console.print(f"{text} ({self._done} of {self._total}{self._left()})", highlight=False, soft_wrap=True)
+            line = f"{text} ({self._done} of {self._total}{self._left()})"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def advance(self, count: int) -> None:
         """So many answers more."""

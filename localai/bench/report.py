@@ -123,7 +123,7 @@ def _notes(journal: Journal, found: tuple[Result, ...]) -> tuple[str, ...]:
     notes = []
     qualities = {result.quality for result in found}
     if "modelled" in qualities:
-        notes.append("joules are modelled from CPU time and bytes moved: good for comparing on this machine, no reading")
+        notes.append("joules are modelled from CPU time and bytes moved: for comparing on this machine, no reading")
     if "none" in qualities:
         reasons = {result.why_missing for result in found if result.quality == "none"}
         notes.append(f"no joules for some: {'; '.join(sorted(reasons))}")

@@ -79,9 +79,7 @@ class Runner:
         self.watcher.stage(f"measuring the idle machine {when} the questions")
         journal.write(idle(when, self.sensors, self.idle_s))
 
-    def _block(
-        self, journal: Journal, asker: Asker, config: Configuration, number: int, items: Sequence[Item]
-    ) -> None:
+    def _block(self, journal: Journal, asker: Asker, config: Configuration, number: int, items: Sequence[Item]) -> None:
         self.watcher.stage(f"{config.key}, round {number + 1}: warming up")
         warmup, steady = _warm(asker, config)
         begun, busy, own = time.monotonic(), busy_seconds(), 0.0

@@ -19,7 +19,7 @@ def right(item: Item, text: str) -> bool:
 
 
 def likeliest(scores: Sequence[tuple[float, int]]) -> tuple[int, int]:
-    """Of the choices' log-probabilities (natural) and lengths in characters: the best by sum, and by mean per character.
+    """Of the choices' log-probabilities (natural) and lengths in characters: the best by sum, and by mean of one.
 
     Ties go to the first, as numpy's argmax does.
     """

@@ -38,16 +38,13 @@ def head(report: Report) -> str:
 
 def ranking(results: Sequence[Result]) -> Rows:
     """Correct answers per kilojoule first."""
-    rows: Rows = [
-        ("", "CONFIGURATION", "RIGHT/kJ", "IPJ", "ACCURACY", "J", "J/RIGHT", "J/TOKEN", "IPW")
-        + ("TTFT ms", "TOKEN/s", "MiB", "COVER", "JOULES ARE")
-    ]
+    first = ("", "CONFIGURATION", "RIGHT/kJ", "IPJ", "ACCURACY", "J", "J/RIGHT", "J/TOKEN", "IPW")
+    rows: Rows = [(*first, "TTFT ms", "TOKEN/s", "MiB", "COVER", "JOULES ARE")]
     for r in results:
-        rows.append(
-            (f"{r.rank or '-'}", r.config, _est(r.per_kj), _one(r.ipj), _share(r.accuracy), _est(r.joules))
-            + (_one(r.joules_per_correct), _one(r.joules_per_token), _one(r.ipw), _num(r.ttft_ms), _num(r.decode_tps))
-            + ("" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.0f}", f"{r.coverage:.0%}", r.quality)
-        )
+        worth = (f"{r.rank or '-'}", r.config, _est(r.per_kj), _one(r.ipj), _share(r.accuracy), _est(r.joules))
+        power = (_one(r.joules_per_correct), _one(r.joules_per_token), _one(r.ipw))
+        speed = (_num(r.ttft_ms), _num(r.decode_tps), "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.0f}")
+        rows.append((*worth, *power, *speed, f"{r.coverage:.0%}", r.quality))
     return rows
 
 
@@ -70,10 +67,8 @@ def paired(report: Report) -> Rows:
     """Differences on the same questions."""
     rows: Rows = [("PAIR", "ACCURACY GAIN", "RATIO OF RIGHT/J", "")]
     for pair in report.pairs:
-        if pair.ipj_ratio is None:
-            verdict = "not comparable"
-        else:
-            verdict = "separate" if pair.separate else "not told apart"
+        known = "separate" if pair.separate else "not told apart"
+        verdict = "not comparable" if pair.ipj_ratio is None else known
         rows.append((f"{pair.a} : {pair.b}", _points(pair.accuracy_gain), _est(pair.ipj_ratio), verdict))
     return rows
 
