@@ -28,8 +28,8 @@ def refuse(event, arguments):
     if event == "open" and not isinstance(arguments[0], int) and not _readable(str(arguments[0])):
         raise PermissionError(event)
 _CLOSED = {{"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.kill", "os.remove", "os.rename",
-    "os.mkdir", "os.rmdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.putenv", "os.listdir",
-    "os.scandir", "signal.pthread_kill", "sys.addaudithook", "import._ctypes"}}
+    "os.mkdir", "os.rmdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.putenv",
+    "signal.pthread_kill", "sys.addaudithook", "import._ctypes"}}
 _roots = tuple(os.path.realpath(place) for place in (sys.prefix, sys.base_prefix, sys.base_exec_prefix))
 def _readable(path):
     return os.path.realpath(path).startswith(_roots)

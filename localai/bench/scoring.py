@@ -31,7 +31,7 @@ def likeliest(scores: Sequence[tuple[float, int]]) -> tuple[int, int]:
 def plain(text: str) -> str:
     """Text as it is compared: one line, single spaces, without a closing full stop or quotes around it."""
     line = next((line for line in text.strip().splitlines() if line.strip()), "")
-    return " ".join(line.split()).strip("\"'").rstrip(".").strip()
+    return " ".join(line.split()).rstrip(".").strip("\"'").rstrip(".").strip()
 
 
 def _exact(item: Item, text: str) -> bool:
