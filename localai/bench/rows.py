@@ -53,7 +53,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, tag="block"):
     warmup: int
     steady: bool
     threads: int | None = None
-    resident_bytes: int | None = None
+    peak_bytes: int | None = None
     foreign_cores: float | None = None
 
 

@@ -17,7 +17,7 @@ from localai.bench.asking import Asker
 from localai.bench.configurations import Configuration
 from localai.bench.journal import Journal, config_rounds
 from localai.bench.rows import Block, End
-from localai.bench.surroundings import busy_seconds, idle
+from localai.bench.surroundings import busy_seconds, idle, peak_bytes
 from localai.bench.tasks import Item, Suite
 from localai.client import Client
 from localai.energy.sensor import Sensor
@@ -99,7 +99,7 @@ class Runner:
                 warmup=warmup,
                 steady=steady,
                 threads=engine.get("threads"),
-                resident_bytes=engine.get("resident_bytes"),
+                peak_bytes=peak_bytes(engine),
                 foreign_cores=round(max(0.0, busy_seconds() - busy - own) / took, 3),
             )
         )

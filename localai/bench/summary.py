@@ -147,7 +147,7 @@ def _result(config: str, rows: Sequence[Row], blocks: Sequence[Block]) -> Result
         cached_tokens=sum(row.cached_tokens for row in rows),
         completion_tokens=sum(row.completion_tokens for row in rows),
         threads=max((b.threads for b in blocks if b.threads), default=None),
-        peak_bytes=max((b.resident_bytes for b in blocks if b.resident_bytes), default=None),
+        peak_bytes=max((b.peak_bytes for b in blocks if b.peak_bytes), default=None),
         foreign_cores=_mean([block.foreign_cores for block in blocks]),
         steady=all(block.steady for block in blocks),
         categories=_categories(rows),

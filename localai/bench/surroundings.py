@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
-from localai import __version__
+from localai import __version__, sysfs
 from localai.bench.rows import Idle
 from localai.device import Device
 from localai.energy.sensor import Sensor
@@ -82,6 +83,15 @@ def idle(when: str, sensors: Sequence[Sensor], seconds: float) -> Idle:
         busy_cores=round((busy_seconds() - cpu) / took, 3),
         reason="; ".join(faults.values()) or ("" if sensors else "no energy sensor here"),
     )
+
+
+def peak_bytes(engine: Mapping[str, Any]) -> int | None:
+    """The most memory that an engine of `localai status` has had resident; where the system keeps no mark, has now."""
+    try:
+        facts = sysfs.pairs(Path(f"/proc/{engine['pid']}/status").read_text(), ":")
+        return 1024 * int(facts["VmHWM"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return engine.get("resident_bytes")
 
 
 def busy_seconds() -> float:
