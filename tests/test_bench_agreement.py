@@ -23,7 +23,7 @@ from localai.bench.tasks import Item
 from tests.daemon_fixture import Daemon
 
 PYTHON = os.environ.get("LOCALAI_LM_EVAL_PYTHON") or (sys.executable if importlib.util.find_spec("lm_eval") else "")
-COUNT = int(os.environ.get("N_AGREE", "200"))
+COUNT = 200
 LEVELS = (0, 1, 2, 3)
 
 

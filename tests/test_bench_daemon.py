@@ -15,12 +15,12 @@ ONE = ("bench", "-m", "starter", "-B", "llama.cpp", "--limit", "1", "--rounds", 
 
 
 def told(daemon: Daemon, *arguments: str) -> Any:
-    done = daemon.cli(*arguments, "--json", timeout=170)
+    done = daemon.cli(*arguments, "--json", timeout=400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_run_answers_through_the_daemon(fresh: Daemon, tmp_path: Path) -> None:
     found = told(fresh, *ONE, "--out", str(tmp_path))
     result = found["results"][0]
@@ -54,7 +54,7 @@ def test_what_cannot_run_says_so(daemon: Daemon, arguments: tuple[str, ...], cod
     assert (done.returncode, message in done.stderr, "hint:" in done.stderr) == (code, True, True), done.stderr
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_sibling_in_another_quantisation(fresh: Daemon) -> None:
     made = told(fresh, "models", "quantize", "starter", "q8_0")
     assert (made["quant"], len(made["digest"]), made["problem"]) == ("Q8_0", 64, None)

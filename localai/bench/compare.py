@@ -22,7 +22,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """`same` are reservations about comparing at all. Of the pairs whose intervals do not overlap in both runs,
+    """`reservations` speak against comparing at all. Of the pairs that paired intervals tell apart in both runs,
     `agreeing` are ranked alike, `swapped` are not."""
 
     reservations: tuple[str, ...]
@@ -39,7 +39,7 @@ def compare(a: Report, b: Report) -> Comparison:
     agreeing, undecided = 0, 0
     swapped = []
     for x, y in combinations(shared, 2):
-        orders = [_order(results[x], results[y]) for results in (first, second)]
+        orders = [known.get((x, y), 0) for known in (_orders(a), _orders(b))]
         if 0 in orders:
             undecided += 1
         elif orders[0] == orders[1]:
@@ -55,11 +55,16 @@ def compare(a: Report, b: Report) -> Comparison:
     )
 
 
-def _order(x: Result, y: Result) -> int:
-    """1 where `x` is better, -1 where `y` is, 0 where the intervals overlap or the figures cannot be compared."""
-    if x.quality != y.quality or x.ipj is None or y.ipj is None or not x.ipj.apart(y.ipj):
-        return 0
-    return 1 if x.ipj.value > y.ipj.value else -1
+def _orders(report: Report) -> dict[tuple[str, str], int]:
+    """For two configurations in either order: 1 where the first is better per joule on the same questions, -1 where
+    it is worse, 0 where the paired interval says neither."""
+    found = {}
+    for pair in report.pairs:
+        order = 0
+        if pair.separate and pair.ipj_ratio is not None:
+            order = 1 if pair.ipj_ratio.value > 1 else -1
+        found[pair.a, pair.b], found[pair.b, pair.a] = order, -order
+    return found
 
 
 def _change(config: str, x: Result, y: Result) -> Change:
@@ -104,7 +109,6 @@ def as_text(found: Comparison) -> str:
         lines.append(f"{change.config}: accuracy {right}, correct answers per kJ {kj} ({verdict})")
     swapped = f", swapped: {'; '.join(found.swapped)}" if found.swapped else ""
     lines.append(
-        f"pairs whose intervals are apart in both runs: {found.agreeing} ranked alike{swapped}; "
-        f"{found.undecided} pairs undecided"
+        f"pairs told apart in both runs: {found.agreeing} ranked alike{swapped}; {found.undecided} pairs undecided"
     )
     return "\n".join(lines)
