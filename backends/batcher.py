@@ -359,7 +359,8 @@ class Batcher:
 
 
 def _held(sequence: Sequence) -> Held:
-    return Held(sequence.tokens, sequence.job.adapters)
+    job = sequence.job
+    return Held(sequence.tokens, (*job.adapters, job.salt) if job.salt else job.adapters)
 
 
 def _reuses(sequence: Sequence) -> bool:

@@ -65,7 +65,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     `tokens` is the whole prompt, shape (prompt,). `n` sequences are forked from it. `deadline` counts seconds from
     submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
     `markers` are control tokens that stay visible in the text; all others are hidden. `adapters` are added to the
-    model for this job alone.
+    model for this job alone. Jobs of different `salt` share nothing in the KV cache.
     """
 
     id: int
@@ -84,6 +84,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     markers: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     conversation: str | None = None
+    salt: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

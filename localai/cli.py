@@ -30,6 +30,7 @@ _COMMANDS = {
     "models": ("localai.cli_models", "List, show, pull, import, remove and plan models."),
     "memory": ("localai.cli_memory_use", "Add to the memory, search it, export it, forget."),
     "cache": ("localai.cli_cache", "Look at the KV cache, check it, or empty it."),
+    "bench": ("localai.cli_bench", "Measure accuracy per joule of models and engines here."),
     "energy": ("localai.cli_energy", "Show what answers took in joules, cost and CO2."),
     "launch": ("localai.cli_launch", "Show how an editor or agent uses this daemon, or start it so."),
     "doctor": ("localai.cli_doctor", "Examine this device and the installation."),

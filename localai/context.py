@@ -175,6 +175,7 @@ def _job(request: TurnRequest, content: _Content, sampling: Sampling) -> Job:
         ignore_eos=request.ignore_eos,
         markers=content.parser().markers if content.parser else (),
         conversation=request.conversation,
+        salt=request.cache_salt,
     )
 
 

@@ -237,7 +237,8 @@ def _spec_of(found: Found, catalog: Catalog) -> ModelSpec | None:
 
 def _best(candidates: Iterable[LocalModel], wanted: str, default: str | None) -> LocalModel | None:
     """The quantisation asked for; without one, sound before broken, ours before others', then the usual preference."""
-    rank = {quant: place for place, quant in enumerate((default or "", *PREFERENCE), start=-1)}
+    # The default is in the list too, where it must not lose its place.
+    rank = {quant: place for place, quant in reversed(list(enumerate((default or "", *PREFERENCE))))}
     fitting = [model for model in candidates if not wanted or wanted.lower() in _labels(model)]
     return min(
         fitting,

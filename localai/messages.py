@@ -73,6 +73,7 @@ class TurnRequest:
     `memory` is the namespace to recall from, None to recall nothing.
     `neighbours` are names and texts of files beside the one that `suffix` belongs to, the nearest last.
     `fallback` says why this model answers instead of the one on another machine that was asked for.
+    Requests of different `cache_salt` share nothing in the KV cache.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
@@ -113,6 +114,7 @@ class TurnRequest:
     memory: str | None = None
     neighbours: tuple[tuple[str, str], ...] = ()
     fallback: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,10 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder holds and where it came from; with `base`, that model's adapter or preset."""
+    """What a folder holds and where it came from; with `base`, that model's adapter or preset.
+
+    `made_from` is the model that was quantised into this one.
+    """
 
     id: str
     origin: Literal["pulled", "imported"]
@@ -46,6 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     base: str | None = None
     scale: float = 1.0
     preset: Preset | None = None
+    made_from: str | None = None
 
 
 class ModelStore:

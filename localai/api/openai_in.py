@@ -74,6 +74,9 @@ class SamplingBody(BaseModel):
     parent_id: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="Id of the answer for which this is asked, as a tool call or a sample"
     )
+    cache_salt: Annotated[str, Field(max_length=64)] = Field(
+        "", description="Share the KV cache only with requests of the same salt"
+    )
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
     backend: str | None = Field(None, description="Engine to use, or `auto`")
     policy: str | None = Field(None, description="How `auto` chooses: balanced, fastest or frugal")
@@ -121,6 +124,7 @@ class SamplingBody(BaseModel):
             "policy": self.policy,
             "max_joules": self.max_joules,
             "parent": self.parent_id and self.parent_id.rpartition("-")[2],
+            "cache_salt": self.cache_salt,
         }
 
 
