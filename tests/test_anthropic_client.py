@@ -17,7 +17,7 @@ from tests.turn_events import EVENTS, STRICT
 anthropic = pytest.importorskip("anthropic", reason="the `anthropic` package is not installed")
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
-SHORT: Any = {"model": "claude-haiku-4-5", "max_tokens": 5, "temperature": 0}
+SHORT: Any = {"model": "claude-haiku-4-5", "max_tokens": 5, "extra_body": {"temperature": 0}}
 WEATHER: Any = {"name": "get_weather", "description": "The weather", "input_schema": STRICT}
 IMAGE: Any = [{"role": "user", "content": [{"type": "image", "source": {}}]}]
 
@@ -76,7 +76,7 @@ def test_a_stop_sequence_is_named(client: Any) -> None:
             "text only",
             "BadRequestError",
         ),
-        ({"temperature": -1}, "temperature", "BadRequestError"),
+        ({"extra_body": {"temperature": -1}}, "temperature", "BadRequestError"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "names no tool", "BadRequestError"),
     ],
     ids=["unknown model", "too long", "image", "temperature", "choice"],
