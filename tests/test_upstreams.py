@@ -89,7 +89,7 @@ def test_a_daemon_answers_through_another(here: Daemon, far: Daemon) -> None:
     assert answer["choices"][0]["message"]["content"] == direct["choices"][0]["message"]["content"] != ""
     assert (answer["model"], answer["backend"]) == (f"far/{STARTER}", "upstream")
     assert "on another machine" in answer["reason"]
-    assert answer["usage"]["completion_tokens"] == direct["usage"]["completion_tokens"] == 8
+    assert answer["usage"]["completion_tokens"] == direct["usage"]["completion_tokens"] > 0
     energy = answer["usage"]["energy"]
     assert (energy["quality"], energy["joules"]) == ("none", None)
     assert "another machine" in energy["reason"]
@@ -97,7 +97,7 @@ def test_a_daemon_answers_through_another(here: Daemon, far: Daemon) -> None:
     row = wait_for(lambda: here.rows("queries"))[-1]
     assert (row["model"], row["backend"], row["quality"], row["joules"]) == (f"far/{STARTER}", "upstream", "none", None)
     assert row["ttft_ms"] > 0
-    assert row["completion_tokens"] == 8
+    assert row["completion_tokens"] == answer["usage"]["completion_tokens"]
     assert here.engines() == []
 
 
