@@ -5,6 +5,7 @@ A death here tells of another machine as likely as of this one, so it must not t
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,8 @@ async def spread(
     except EngineDied:
         raise
     except MissingExtra as error:
-        command = rebuild_command("-DGGML_RPC=ON", engine_build().version)
+        build = await asyncio.to_thread(engine_build)
+        command = rebuild_command("-DGGML_RPC=ON", build.version)
         hint = f"leave rpc out, or build it again: {command}"
         raise BadRequest(f"{error.message}, and `rpc` is set", hint) from error
     except BackendError as error:

@@ -89,15 +89,15 @@ def test_a_daemon_answers_through_another(here: Daemon, far: Daemon) -> None:
     assert answer["choices"][0]["message"]["content"] == direct["choices"][0]["message"]["content"] != ""
     assert (answer["model"], answer["backend"]) == (f"far/{STARTER}", "upstream")
     assert "on another machine" in answer["reason"]
-    assert answer["usage"]["completion_tokens"] == direct["usage"]["completion_tokens"] == 8
+    assert answer["usage"]["completion_tokens"] == direct["usage"]["completion_tokens"] > 0
     energy = answer["usage"]["energy"]
     assert (energy["quality"], energy["joules"]) == ("none", None)
     assert "another machine" in energy["reason"]
     assert answer["timings"]["ttft_ms"] > 0
-    row = here.rows("queries")[-1]
+    row = wait_for(lambda: here.rows("queries"))[-1]
     assert (row["model"], row["backend"], row["quality"], row["joules"]) == (f"far/{STARTER}", "upstream", "none", None)
     assert row["ttft_ms"] > 0
-    assert row["completion_tokens"] == 8
+    assert row["completion_tokens"] == answer["usage"]["completion_tokens"]
     assert here.engines() == []
 
 
@@ -165,7 +165,7 @@ def test_an_upstream_that_is_away_is_replaced_and_says_so(here: Daemon) -> None:
     assert (answer["model"], answer["backend"]) == (STARTER, "llama.cpp")
     for said in (answer["reason"], answer["fallback"]):
         assert "off/m was asked for, but the upstream 'off' cannot be reached" in said
-    assert "starter answers instead" in here.rows("queries")[-1]["reason"]
+    assert wait_for(lambda: "starter answers instead" in (here.rows("queries")[-1]["reason"] or ""))
     again = here.chat("Hello", model="off/m").json
     assert "off/m was asked for" in again["reason"]
     shown = next(u for u in here.client.get("/localai/status")["upstreams"] if u["name"] == "off")
@@ -216,7 +216,7 @@ def test_loss_before_a_word_is_repaired_and_after_it_is_told(here: Daemon) -> No
     texts = [event["choices"][0]["delta"].get("content", "") for event in events if "choices" in event]
     assert "".join(texts) == "one two "
     assert events[-1]["error"]["code"] == "upstream_failed"
-    assert here.rows("queries")[-1]["error"] == "upstream_failed"
+    assert wait_for(lambda: here.rows("queries")[-1]["error"] == "upstream_failed")
 
 
 def test_a_deadline_ends_what_was_begun(here: Daemon) -> None:

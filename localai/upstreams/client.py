@@ -24,7 +24,7 @@ from localai.upstreams.spec import UpstreamSpec
 
 CONNECT_S = 5.0
 MOST_DOCUMENT = 16 * 2**20
-MOST_EVENT = 4 * 2**20
+MOST_EVENT = 2**20
 MOST_STREAM = 256 * 2**20
 MOST_ERROR = 64 * 2**10
 _WORDS = 300
