@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from backends.paging import PagedUse, Paging
+from backends.kv_paging import PagedUse, Paging
 
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.contract import Adapter, EngineInfo
-from backends.paging import PagedUse
+from backends.kv_paging import PagedUse
 
 Floats = NDArray[np.float32]
 Want = Literal["none", "last", "all", "embed"]

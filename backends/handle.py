@@ -46,7 +46,7 @@ from backends.contract import (
 )
 from backends.errors import BackendError, DeathStep, EngineDied, InvalidJob, rebuild
 from backends.frames import child_decoder, encode
-from backends.paging import PagedUse
+from backends.kv_paging import PagedUse
 
 _STOP_S = 5.0
 _LAST_WORDS_S = 0.5

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from backends.contract import EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError
+from backends.kv_paging import PagedUse
 from backends.onnx_blocks import BlockAttention, Mixing, angles, causal, rotated
 from backends.onnx_models import open_model
 from backends.onnx_parts import Border, Parts, Values
@@ -24,7 +25,6 @@ from backends.page_choice import PageChoice
 from backends.page_file import PageFile
 from backends.page_plan import page_shape
 from backends.page_pool import PagePool
-from backends.paging import PagedUse
 
 N_BATCH = 256
 MAX_ROWS = 64

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from backends.errors import OutOfMemory, StorageFailed
+from backends.kv_paging import Paging
 from backends.page_choice import PARTS, RECENT, SINKS
 from backends.page_pool import BLOCK, PageShape
-from backends.paging import Paging
 
 PAGE = 32
 """Tokens of a page: keys of one head fill whole sectors, and 8,000 tokens are 250 pages to choose from."""

@@ -9,7 +9,7 @@ from backends.constrain import Constraints, Matcher
 from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Tier, Token, Usage
 from backends.engine import Floats, Tokenizer
 from backends.errors import BackendError, InvalidJob, PromptTooLong
-from backends.paging import PagedUse
+from backends.kv_paging import PagedUse
 from backends.sampling import Sampler, logprobs, validate
 from backends.textstream import TextStream
 

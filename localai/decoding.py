@@ -15,7 +15,7 @@ from typing import Any, Literal
 from backends.contract import Embedding, Finish, FinishReason, Progress, PromptLogprobs, Token, TokenLogprob, Usage
 from backends.errors import BackendError
 from backends.handle import EngineHandle
-from backends.paging import PagedUse
+from backends.kv_paging import PagedUse
 from localai.context import Prompt
 from localai.energy.figures import Energy
 from localai.energy.spending import Spending

@@ -13,7 +13,7 @@ from backends.contract import KvGrant, Load
 from backends.errors import BackendError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
-from backends.paging import Paging
+from backends.kv_paging import Paging
 from localai import budget
 from localai.choice import Choice
 from localai.config import Config

@@ -13,12 +13,12 @@ import pytest
 
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError, OutOfMemory, StorageFailed
+from backends.kv_paging import Paging
 from backends.onnx_blocks import BlockAttention, causal
 from backends.onnx_session import options_for
 from backends.page_choice import PARTS, RECENT, PageChoice
 from backends.page_plan import LEAST, PAGE, page_shape
 from backends.page_pool import BLOCK
-from backends.paging import Paging
 from backends.registry import open_engine
 from tests.engine_runs import STARTER, ask, engine, order
 from tests.tiny_models import N_VOCAB, tiny_gguf

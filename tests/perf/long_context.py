@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from backends.engine import Engine, Floats, Slice
-from backends.paging import Paging
+from backends.kv_paging import Paging
 from backends.registry import open_engine
 from tests.engine_runs import STARTER, order
 
