@@ -22,6 +22,7 @@ from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
 from backends.llama_adapters import LlamaAdapters
 from backends.llama_vocab import LlamaVocab
+from backends.paging import Pager
 
 N_BATCH = 512
 MAX_OUTPUTS = 64
@@ -101,7 +102,8 @@ class LlamaCppEngine:
 
     def _load_model(self, load: Load, progress: Callable[[str, float], None]) -> Any:
         params = llama.llama_model_default_params()
-        params.use_extra_bufts = load.extra_bufts
+        # Repacking copies the weights, which could not be paged then.
+        params.use_extra_bufts = load.extra_bufts and not load.weights
         params.n_gpu_layers = load.gpu_layers
 
         def report(fraction: float, _: Any) -> bool:
@@ -112,6 +114,8 @@ class LlamaCppEngine:
         model = llama.llama_model_load_from_file(load.path.encode(), params)
         if not model:
             raise _load_error(self._log.reason())
+        path = Path(load.path)
+        self._pager = Pager(path, load.weights, lambda part: progress("weights", part)) if load.weights else None
         return model
 
     def _is_causal(self) -> bool:
@@ -140,6 +144,8 @@ class LlamaCppEngine:
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
         params.type_k = params.type_v = _KV_TYPES[load.kv_type]
         params.no_perf = True
+        if self._pager is not None:
+            params.cb_eval = self._pager.callback
         params.embeddings = self._encoder_only
         context = llama.llama_init_from_model(self._model, params)
         if not context:
@@ -177,7 +183,8 @@ class LlamaCppEngine:
             control_tokens=vocab.control_tokens(),
             capabilities=self._capabilities(),
             settings={
-                "extra_bufts": load.extra_bufts,
+                "extra_bufts": load.extra_bufts and not load.weights,
+                "weights": load.weights,
                 "threads": load.threads,
                 "kv_type": load.kv_type,
                 "gpu_layers": load.gpu_layers,
