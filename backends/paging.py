@@ -107,8 +107,9 @@ class Pager:
 
     def _begin(self, progress: Callable[[float], None]) -> None:
         """Give up what loading has brought, then read what every token needs."""
-        for unit in self.units:
-            self.drop(unit)
+        # Whole parts at once: a large folio goes only where nothing of it is mapped.
+        for part, size in enumerate(self._weights.sizes):
+            self._weights.drop(Extent(part, 0, size))
         done, pinned = 0, self._layout.pinned
         for extent in pinned:
             self._weights.announce(extent)

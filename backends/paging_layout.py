@@ -19,7 +19,7 @@ Unit = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`pinned` extents are read by every token; `units` are paged. `used` experts of a layer run per token, 0: dense."""
+    """`pinned` extents are read by every token; `units` are paged. `used` experts run per layer and token, 0: dense."""
 
     pinned: tuple[Extent, ...]
     units: dict[Unit, tuple[Extent, ...]]

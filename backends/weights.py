@@ -47,6 +47,7 @@ class MappedWeights:
         paths = [path.resolve() for path in parts]
         self._segments = [_segments(path) for path in paths]
         self._files = [os.open(path, os.O_RDONLY) for path in paths]
+        self.sizes = [path.stat().st_size for path in paths]
 
     def random(self, extents: Iterable[Extent]) -> None:
         """Switch the kernel's read-ahead off for these bytes."""
@@ -64,11 +65,14 @@ class MappedWeights:
         self._advise(extent, _POPULATE_READ)
 
     def drop(self, extent: Extent) -> None:
-        """Give the whole pages inside up; neighbours share the ones at the borders."""
+        """Give the whole pages inside up, as far as they are mapped; neighbours share the ones at the borders."""
         first = -(-extent.offset // _PAGE) * _PAGE
         last = (extent.offset + extent.size) // _PAGE * _PAGE
+        for segment in self._segments[extent.part]:
+            begin, end = max(first, segment.offset), min(last, segment.offset + segment.end - segment.start)
+            if begin < end:
+                _libc.madvise(segment.start + begin - segment.offset, end - begin, _DONTNEED)
         if first < last:
-            self._advise(Extent(extent.part, first, last - first), _DONTNEED)
             os.posix_fadvise(self._files[extent.part], first, last - first, os.POSIX_FADV_DONTNEED)
 
     def resident(self, extents: Iterable[Extent]) -> int:
