@@ -127,7 +127,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     decode rates in token/s by thread count; where there are none, they are measured. `kv` is what the KV cache outside
     the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
     with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
-    backend derives from the weights, '' for none. `weights` is how many bytes of the weights may be resident, 0 where all of them fit.
+    backend derives from the weights, '' for none.
+    `weights` is how many bytes of the weights may be resident, 0 where all of them fit; see `paging`.
     """
 
     backend: str

@@ -22,7 +22,6 @@ from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
 from backends.llama_adapters import LlamaAdapters
 from backends.llama_vocab import LlamaVocab
-from backends.paging import Pager
 
 N_BATCH = 512
 MAX_OUTPUTS = 64
@@ -31,7 +30,6 @@ MAX_OUTPUTS = 64
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
 _LOG_DEBUG, _LOG_ERROR = 1, 4
 _ABORTED = 2
-
 
 _INSTALLED: list[Any] = []
 """The callback that the library calls, which it goes on to do after the engine is gone."""
@@ -102,7 +100,6 @@ class LlamaCppEngine:
 
     def _load_model(self, load: Load, progress: Callable[[str, float], None]) -> Any:
         params = llama.llama_model_default_params()
-        # Repacking copies the weights, which could not be paged then.
         params.use_extra_bufts = load.extra_bufts and not load.weights
         params.n_gpu_layers = load.gpu_layers
 
@@ -114,8 +111,11 @@ class LlamaCppEngine:
         model = llama.llama_model_load_from_file(load.path.encode(), params)
         if not model:
             raise _load_error(self._log.reason())
-        path = Path(load.path)
-        self._pager = Pager(path, load.weights, lambda part: progress("weights", part)) if load.weights else None
+        self._pager: Any = None
+        if load.weights:
+            from backends.paging import Pager  # Linux only
+
+            self._pager = Pager(Path(load.path), load.weights, lambda part: progress("weights", part))
         return model
 
     def _is_causal(self) -> bool:
@@ -352,6 +352,8 @@ class LlamaCppEngine:
     def close(self) -> None:
         self._adapters.close()
         llama.llama_free(self._context)
+        if self._pager is not None:
+            self._pager.close()
         llama.llama_model_free(self._model)
         # The library keeps the pointer, and would call it for the next model of this process.
         llama.llama_log_set(llama.llama_log_callback(), ctypes.c_void_p(0))
