@@ -78,7 +78,9 @@ class LlamaCppEngine:
         progress("context", 1.0)
         self.tokenizer = LlamaVocab(llama.llama_model_get_vocab(self._model))
         self._mark("vocabulary")
-        self._encoder_only = llama.llama_model_has_encoder(self._model) or not self._is_causal()
+        self._encoder_only = llama.llama_model_has_encoder(self._model) or not self._meta_flag(
+            "attention.causal", default=True
+        )
         self._context = self._make_context(load)
         self._memory = llama.llama_get_memory(self._context)
         self._adapters = LlamaAdapters(self._model, self._context, Path(load.path), self._log.newest)
@@ -117,9 +119,6 @@ class LlamaCppEngine:
 
             self._pager = Pager(Path(load.path), load.weights, lambda part: progress("weights", part))
         return model
-
-    def _is_causal(self) -> bool:
-        return self._meta_flag("attention.causal", default=True)
 
     def _meta_flag(self, key: str, *, default: bool) -> bool:
         value = self._meta(f"{self._meta('general.architecture')}.{key}")
