@@ -14,14 +14,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from localai import __version__
-from localai.api import admin, conversations, openai
+from localai.api import admin, conversations, memory, memory_files, openai
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
-from localai.errors import BadRequest, LocalaiError, NotFound
+from localai.errors import BadRequest, LocalaiError, NotFound, from_memory
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
 from localai.turn import Parts
+from localai.watched import WatchedFolders
+from memory_store.errors import MemoryStoreError
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ def build(
     kept: Conversations,
     metrics: Metrics,
     kv_cache: KvCache,
+    watched: WatchedFolders,
     *,
     started: float,
     stop: Callable[[], None],
@@ -70,7 +73,10 @@ def build(
     app.include_router(openai.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(conversations.routes(parts, kept))
+    app.include_router(memory_files.routes(watched))
+    app.include_router(memory.routes(parts.memories, kept))
     app.add_exception_handler(LocalaiError, _own)
+    app.add_exception_handler(MemoryStoreError, _memory)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientGone, _gone)
@@ -83,6 +89,11 @@ def build(
 async def _own(_: Request, error: Exception) -> Response:
     assert isinstance(error, LocalaiError)
     return error_response(error)
+
+
+async def _memory(_: Request, error: Exception) -> Response:
+    assert isinstance(error, MemoryStoreError)
+    return error_response(from_memory(error))
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

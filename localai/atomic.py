@@ -1,15 +1,16 @@
-"""Replacing a small file whole: bytes enter, and after a crash the path holds either the old file or the new one."""
+"""Replacing a file whole: bytes enter, and after a crash the path holds either the old file or the new one."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from localai.errors import OutOfResources
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+def replace_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o600) -> None:
     """Write beside `path`, sync, rename over it; parent folders are made. Raises OutOfResources where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,7 +18,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
         written = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(handle)
             written.chmod(mode)

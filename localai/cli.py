@@ -28,6 +28,7 @@ _COMMANDS = {
     "install": ("localai.cli_daemon", "Start the daemon at login, as a user service."),
     "uninstall": ("localai.cli_daemon", "Remove the user service."),
     "models": ("localai.cli_models", "List, show, pull, import, remove and plan models."),
+    "memory": ("localai.cli_memory", "Add to the memory, search it, export it, forget."),
     "cache": ("localai.cli_cache", "Look at the KV cache, check it, or empty it."),
     "energy": ("localai.cli_energy", "Show what answers took in joules, cost and CO2."),
     "doctor": ("localai.cli_doctor", "Examine this device and the installation."),

@@ -32,6 +32,8 @@ _TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "deco
 @click.option("--seed", type=int, default=None, help="Repeatable sampling.")
 @click.option("--ctx", type=click.IntRange(0), default=None, help="Served context in tokens.")
 @click.option("--max-joules", type=click.FloatRange(0, min_open=True), default=None, help="End the answer there.")
+@click.option("--memory/--no-memory", default=None, help="Recall what fits from the memory. Default: recall.")
+@click.option("--namespace", default=None, help="Recall from this namespace.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the answer and its figures.")
 def ask(
@@ -46,6 +48,8 @@ def ask(
     seed: int | None,
     ctx: int | None,
     max_joules: float | None,
+    memory: bool | None,
+    namespace: str | None,
     no_stream: bool,
     as_json: bool,
 ) -> None:
@@ -72,6 +76,7 @@ def ask(
         "seed": seed,
         "num_ctx": ctx,
         "max_joules": max_joules,
+        "memory": (namespace or config.memory or bool(memory)) if memory is not False else None,
     }
     sent = {key: value for key, value in body.items() if value is not None}
     answer = _Answer(echo=not (no_stream or as_json))
@@ -167,7 +172,7 @@ class _Answer:
             "finish_reason": self._finish,
             "usage": {name: usage.get(name) for name in _USAGE},
             "timings": {**shown, "cached": {"live": 0, "ram": 0, "ssd": 0, **(timings.get("cached") or {})}},
-            "memories": [],
+            "memories": self._last.get("memories") or [],
         }
 
 

@@ -83,7 +83,8 @@ def _status_text(report: Any) -> str:
         f"({day['cached_tokens']} from the cache), {day['completion_tokens']} answer tokens, {day['errors']} errors",
     ]
     for engine in report["engines"]:
-        lines.append(f"  {engine['model']} on {engine['backend']}: {_engine_text(engine)}")
+        way = engine["backend"] + (f":{engine['mode']}" if engine["mode"] else "")
+        lines.append(f"  {engine['model']} on {way}: {_engine_text(engine)}")
         lines += [f"    {note}" for note in engine.get("notes", [])]
     if not report["engines"]:
         lines.append("  no model is loaded")

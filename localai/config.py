@@ -72,6 +72,10 @@ class Config:
     """What the tariff is in, as EUR."""
     carbon: float = 0.0
     """Grams of CO2 per kilowatt-hour, for `localai energy`; 0 leaves CO2 out."""
+    memory: str = "default"
+    """Namespace of the memory that `localai ask` and the chat recall from; where empty, they recall nothing."""
+    memory_tokens: int = 512
+    """Most tokens of recalled memories in one turn, and never more than a quarter of the context."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
     allowed_hosts: tuple[str, ...] = ()
@@ -187,6 +191,7 @@ def _check(config: Config) -> Config:
         "kv_ssd": (0, 2**60),
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
+        "memory_tokens": (0, 2**20),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range
         "cpu_watts": (0.0, 1000.0),
         "power_cap": (0.0, 1e5),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +262,12 @@ class Conversations:
         """The answers to, or continuations of, `message`, oldest first."""
         rows = self._query("SELECT * FROM messages WHERE parent = ? ORDER BY rowid", message)
         return tuple(map(_message_of, rows))
+
+    def quoting(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Ids of conversations with a message that contains one of these texts."""
+        sql = "SELECT DISTINCT conversation FROM messages WHERE instr(content, ?) > 0"
+        found = {row["conversation"]: None for text in texts for row in self._query(sql, text)}
+        return tuple(found)
 
     def _require_member(self, conversation: str, message: str) -> None:
         if self.message(message).conversation != conversation:

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import IO
 
 import uvicorn
@@ -43,11 +44,13 @@ from localai.ledger import Ledger
 from localai.library import Library
 from localai.lifecycle import make_folders
 from localai.market import Market
+from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
 from localai.pool import Pool
 from localai.tested import TestedSettings
 from localai.turn import Parts
+from localai.watched import WatchedFolders
 
 _log = logging.getLogger("localai")
 
@@ -106,19 +109,18 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     draws = Draws(config.home / "watts.json", device.fingerprint)
     engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus), draws=draws)
     metrics.energy = meter.totals
-
-    def barred(choice: Choice) -> str:
-        resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
-        return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
-
+    barred = partial(_barred, pool, engines)
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing, draws)
     metering = _metering(config, meter, draws, ledger, pool)
-    parts = Parts(config, library, pool, ledger, market, metering)
+    memories = Memories(config)
+    watched = WatchedFolders(memories)
+    parts = Parts(config, library, pool, ledger, market, metering, memories)
     server = _Server(config)
-    app = build(parts, kept, metrics, kv_cache, started=started, stop=server.end)
+    app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
+        await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
         await calibrator.close()
@@ -127,8 +129,16 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await kv_cache.close()
         catalog.stop()
         await asyncio.to_thread(ledger.close)
+        await asyncio.to_thread(watched.close)
+        await asyncio.to_thread(memories.close)
         kept.close()
         _log.info("stopped")
+
+
+def _barred(pool: Pool, engines: Engines, choice: Choice) -> str:
+    """Why an engine is not to be chosen now; '' where nothing speaks against it."""
+    resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
+    return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
 
 
 def _metering(config: Config, meter: Meter, draws: Draws, ledger: Ledger, pool: Pool) -> Metering:

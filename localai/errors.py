@@ -14,6 +14,7 @@ LocalaiError
 ├── EngineFailed           502  the engine died or misbehaved; a retry starts a new one
 ├── Unavailable            503  stopping, or the breaker is open
 ├── OutOfResources         507  memory or disk does not suffice
+├── MemoryUnusable         500  the file of the memory is damaged, locked, or from a newer version
 ├── DeadlinePassed         504  the request's own deadline
 ├── EnergyBudgetSpent      429  the day's joules are spent
 ├── SensorFault                 an energy sensor cannot be read; figures become null
@@ -25,6 +26,7 @@ LocalaiError
 from __future__ import annotations
 
 from backends import errors as backend
+from memory_store import errors as memory
 
 
 class LocalaiError(Exception):
@@ -129,6 +131,10 @@ class OutOfResources(LocalaiError):
     code = "out_of_resources"
 
 
+class MemoryUnusable(LocalaiError):
+    code = "memory_unusable"
+
+
 class DeadlinePassed(LocalaiError):
     status = 504
     code = "deadline_passed"
@@ -175,3 +181,17 @@ def from_backend(error: backend.BackendError) -> LocalaiError:
     if isinstance(error, backend.PromptTooLong):
         return ContextExceeded(error.prompt_tokens, error.context)
     return _FROM_BACKEND.get(type(error), EngineFailed)(error.message, error.hint)
+
+
+_FROM_MEMORY: dict[type[memory.MemoryStoreError], type[LocalaiError]] = {
+    memory.InvalidMemory: BadRequest,
+    memory.NoSuchMemory: NotFound,
+    memory.WriteRefused: Forbidden,
+    memory.StoreBusy: Unavailable,
+    memory.DiskFull: OutOfResources,
+}
+
+
+def from_memory(error: memory.MemoryStoreError) -> LocalaiError:
+    """The one seam where the memory's errors become the daemon's."""
+    return _FROM_MEMORY.get(type(error), MemoryUnusable)(error.message, error.hint)

@@ -70,6 +70,7 @@ class TurnRequest:
 
     `id` is this request's own name, `parent` that of the request for which it was made, as a tool call or a sample.
     `max_joules` ends the answer early.
+    `memory` is the namespace to recall from, None to recall nothing.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
@@ -107,6 +108,7 @@ class TurnRequest:
     id: str = field(default_factory=_new_id)
     parent: str | None = None
     max_joules: float | None = None
+    memory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,22 @@ class Waiting:
 
     stage: str
     fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsedMemory:
+    """A memory that the model was shown: its id, its source as kind:name, and how far that is trusted (0 to 1)."""
+
+    id: str
+    source: str
+    trust: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What was recalled for this answer, best first."""
+
+    memories: tuple[UsedMemory, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,4 +222,4 @@ class Summary:
     energy: Energy | None = None
 
 
-TurnEvent = Waiting | Started | Delta | PromptScored | ChoiceDone | Embedded | Summary
+TurnEvent = Waiting | Started | Recalled | Delta | PromptScored | ChoiceDone | Embedded | Summary

@@ -55,6 +55,7 @@ def _engine(slot: Slot) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "model": slot.choice.model.id,
         "backend": slot.choice.backend,
+        "mode": slot.choice.mode,
         "state": "loaded" if slot.handle else "loading",
         "stage": slot.stage.stage,
         "fraction": slot.stage.fraction,

@@ -14,8 +14,10 @@ from localai.energy.spending import Metering
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.market import Market
-from localai.messages import Started, TurnEvent, TurnRequest
+from localai.memories import Memories
+from localai.messages import Recalled, Started, TurnEvent, TurnRequest
 from localai.pool import Pool
+from localai.recollection import recollect
 from localai.router import route
 
 
@@ -29,6 +31,7 @@ class Parts:
     ledger: Ledger
     market: Market
     metering: Metering
+    memories: Memories
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
@@ -47,6 +50,8 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             clock.load_s = lease.load_s
             info = lease.engine.info
             yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id)
+            request, used = await recollect(request, parts.memories, lease.engine)
+            yield Recalled(used)
             prompt = await render(request, lease.engine, choice)
             limit, rates = request.max_joules, choice.rates
             with parts.metering.job(prompt.job.id, choice.key, limit, entry.took, rates) as spending:

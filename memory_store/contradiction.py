@@ -56,7 +56,7 @@ class _Read:
 def contradicts(one: str, other: str) -> bool:
     """True where the subject is the same and a number, a name or a "not" differs."""
     a, b = _read(one), _read(other)
-    if max(len(a.words), len(b.words)) > LONGEST_WORDS:
+    if max(len(a.words), len(b.words)) > LONGEST_WORDS or _other_in_two_places(one, other):
         return False
     plain_a, plain_b = a.words.keys() - a.numbers, b.words.keys() - b.numbers
     shared = plain_a & plain_b
@@ -71,6 +71,16 @@ def contradicts(one: str, other: str) -> bool:
     # A capital at the beginning of both sentences says nothing: within one of them it is a name.
     subject = shared & a.capitals & b.capitals & (a.names | b.names)
     return overlap >= SAME_SENTENCE and _another_name(a, b, subject) and _another_name(b, a, subject)
+
+
+def _other_in_two_places(one: str, other: str) -> bool:
+    """One sentence with two of its places filled otherwise is about another thing: it has an answer of its own."""
+    first, second = _TOKEN.findall(one.casefold()), _TOKEN.findall(other.casefold())
+    if len(first) != len(second):
+        return False
+    differs = [a != b and not {a, b} <= _EMPTY for a, b in zip(first, second, strict=True)]
+    places = sum(here and not before for before, here in zip([False, *differs], differs, strict=False))
+    return bool(places > 1 and sum(differs) * 2 <= len(differs))
 
 
 def _read(text: str) -> _Read:

@@ -77,7 +77,7 @@ def _check_text(text: str) -> None:
     if size > MOST_TEXT_BYTES:
         raise InvalidMemory(
             f"the text has {size:,} bytes, one memory holds {MOST_TEXT_BYTES:,}",
-            "cut it into parts: `memory add FILE` does",
+            "cut it into parts: `memory add --file` does",
         )
 
 

@@ -34,6 +34,8 @@ class Policy:
     claim does not replace a known one without clearly better standing. `newcomer_days`, `newcomer_daily`: what agents
     first seen lately may write together in a day; `unproven_daily`: what one without standing may. `floor`: who is
     unproven but not blamed is shown almost as well as others, else praise of one topic would hide another.
+    `recent_days`, `past_counts`: who is blamed lately is judged by that time, the record before it counting as so many
+    observations only: saved-up praise buys no lies.
     """
 
     priors: dict[AuthorKind, tuple[float, float]] = field(
@@ -55,6 +57,8 @@ class Policy:
     newcomer_days: float = 7.0
     newcomer_daily: int = 20
     unproven_daily: int = 30
+    recent_days: float = 14.0
+    past_counts: float = 4.0
     floor: float = 0.9
     contested: float = 0.3
     tainted_most: float = 0.85
@@ -213,20 +217,35 @@ class Trust:
         self._store.write(work)
 
     def _standing(self, connection: Connection, author: Author) -> Standing:
-        confirmed, refuted = self.policy.priors[author.kind]
+        """By all evidence; or by that of the last days where these are worse than the record would let expect."""
         sql = (
             "SELECT e.verdict, e.weight, e.time FROM evidence e JOIN source s ON s.id = e.source "
             "WHERE s.kind = ? AND s.name = ? ORDER BY e.id"
         )
-        now, praise = self._store.clock(), 0.0
-        for verdict, weight, time in connection.execute(sql, (author.kind, author.name)):
-            # A clock that was set back makes old evidence fresh, never stronger.
-            days = max(0.0, now - time) / DAY
+        # A clock that was set back makes old evidence fresh, never stronger.
+        now = self._store.clock()
+        evidence = [
+            (verdict, weight, max(0.0, now - time) / DAY)
+            for verdict, weight, time in connection.execute(sql, (author.kind, author.name))
+        ]
+        prior = Standing(*self.policy.priors[author.kind])
+        recent = [item for item in evidence if item[2] < self.policy.recent_days]
+        whole = self._sum(prior, evidence)
+        if all(verdict == "confirmed" for verdict, _, _ in recent):
+            return whole
+        past = self._sum(prior, [item for item in evidence if item[2] >= self.policy.recent_days])
+        count = min(self.policy.past_counts, past.confirmed + past.refuted)
+        lately = self._sum(Standing(count * past.mean, count * (1 - past.mean)), recent)
+        return min(whole, lately, key=lambda standing: standing.lower)
+
+    def _sum(self, prior: Standing, evidence: Sequence[tuple[str, float, float]]) -> Standing:
+        praise, blame = 0.0, 0.0
+        for verdict, weight, days in evidence:
             if verdict == "confirmed":
                 praise += weight * 0.5 ** (days / self.policy.praise_half_life)
             else:
-                refuted += weight * 0.5 ** (days / self.policy.blame_half_life)
-        return Standing(confirmed + min(praise, self.policy.most_for), refuted)
+                blame += weight * 0.5 ** (days / self.policy.blame_half_life)
+        return Standing(prior.confirmed + min(praise, self.policy.most_for), prior.refuted + blame)
 
     def _spent(self, connection: Connection, author: Author, verdict: Verdict) -> float:
         sql = (

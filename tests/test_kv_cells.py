@@ -69,8 +69,12 @@ async def test_a_mode_never_reads_what_another_wrote(tmp_path: Path) -> None:
             assert cached(await ask(handle, tokens, max_tokens=1)) == {}
 
 
-async def test_a_prompt_may_come_from_several_tiers(tmp_path: Path) -> None:
-    load = order(STARTER, "llama.cpp", n_ctx=1024, threads=2, kv=grant(tmp_path))
+@pytest.mark.parametrize(
+    ("backend", "mode"), [("llama.cpp", ""), ("onnx", ""), ("onnx", "kv8"), ("mlx", "host")], ids=str
+)
+async def test_a_prompt_may_come_from_several_tiers(backend: str, mode: str, tmp_path: Path) -> None:
+    more = {"kv": grant(tmp_path), "mode": mode, "cache": str(tmp_path / "graphs")}
+    load = order(STARTER, backend, n_ctx=1024, threads=2, **more)
     tokens = prompt(2, 560)
     async with engine(load, tmp_path) as handle:
         await ask(handle, tokens, max_tokens=1)

@@ -84,7 +84,7 @@ def routes(parts: Parts, kept: Conversations) -> APIRouter:
     @router.post("/{conversation}/reply")
     async def reply(conversation: str, body: ReplyBody, request: Request) -> Response:
         """Append a message and stream its answer, or answer `parent` again; what was received is kept."""
-        opening = await asyncio.to_thread(_open, kept, conversation, body)
+        opening = await asyncio.to_thread(_open, kept, conversation, body, parts.config.memory)
         out = _ReplyStream(opening)
         return await stream(_kept(answer(opening.turn, parts), kept, opening.assistant), out)
 
@@ -99,7 +99,7 @@ class _Opening(msgspec.Struct, frozen=True):
     turn: TurnRequest
 
 
-def _open(kept: Conversations, conversation: str, body: ReplyBody) -> _Opening:
+def _open(kept: Conversations, conversation: str, body: ReplyBody, memory: str) -> _Opening:
     found = kept.get(conversation)
     # A parent given as null begins a branch at the root; one left out continues the branch that is shown.
     parent, user = body.parent if "parent" in body.model_fields_set else found.head, None
@@ -121,6 +121,8 @@ def _open(kept: Conversations, conversation: str, body: ReplyBody) -> _Opening:
         conversation=conversation,
         app="localai chat",
         trusted=True,
+        # The chat recalls unless it is told not to.
+        memory=body.namespace(memory) if body.memory is not None else memory or None,
         **{**body.common(), "model": model, "n": 1, "priority": body.priority or "interactive"},
     )
     return _Opening(user, assistant, turn)

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from backends.contract import Grammar, Priority, Sampling
-from localai.errors import BadRequest
+from localai.errors import BadRequest, Forbidden
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
+from memory_store.records import DEFAULT_NAMESPACE
 
 _MAX_STOPS = 16
 _ROLES: dict[str, Role] = {
@@ -84,6 +85,9 @@ class SamplingBody(BaseModel):
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
     backend: str | None = Field(None, description="Engine to use, or `auto`")
     policy: str | None = Field(None, description="How `auto` chooses: balanced, fastest or frugal")
+    memory: bool | Annotated[str, Field(max_length=4096)] | None = Field(
+        None, description="Recall from the memory: true, or a namespace; on the Unix socket only"
+    )
 
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
@@ -103,6 +107,10 @@ class SamplingBody(BaseModel):
         if len(stops) > _MAX_STOPS:
             raise BadRequest(f"{len(stops)} stop strings", f"send at most {_MAX_STOPS}", param="stop")
         return tuple(s for s in stops if s)
+
+    def namespace(self, usual: str) -> str | None:
+        """What to recall from; `usual` where the client said no more than "yes"."""
+        return (usual if self.memory is True else self.memory) or None
 
     def common(self) -> dict[str, Any]:
         return {
@@ -209,8 +217,18 @@ def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
         think=_think(body),
         app=caller.app,
         trusted=caller.trusted,
+        memory=_memory(body, caller),
         **body.common(),
     )
+
+
+def _memory(body: SamplingBody, caller: Caller) -> str | None:
+    if body.memory and not caller.trusted:
+        raise Forbidden(
+            "memories are recalled for this user's own programs only",
+            "connect to run/localai.sock in the data folder, or leave `memory` out",
+        )
+    return body.namespace(DEFAULT_NAMESPACE)
 
 
 def completion_requests(body: CompletionBody, caller: Caller) -> list[TurnRequest]:

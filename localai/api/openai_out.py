@@ -13,6 +13,7 @@ from localai.messages import (
     ChoiceDone,
     Delta,
     PromptScored,
+    Recalled,
     Started,
     Summary,
     ToolCallDelta,
@@ -147,6 +148,7 @@ def chat(events: Sequence[TurnEvent]) -> dict[str, Any]:
         "usage": usage(summary),
         "timings": timings(summary),
         **_routing(started),
+        "memories": [shown for e in events if isinstance(e, Recalled) for shown in memories(e)],
         **({"prompt_logprobs": prompt} if prompt else {}),
     }
 
@@ -163,6 +165,11 @@ def _routing(started: Started) -> dict[str, Any]:
     return {"backend": started.backend, "reason": started.reason, "n_ctx": started.n_ctx}
 
 
+def memories(event: Recalled) -> list[dict[str, Any]]:
+    """What the model was shown, as every answer lists it."""
+    return [{"id": used.id, "source": used.source, "trust": round(used.trust, 4)} for used in event.memories]
+
+
 class ChatStream:
     """Translates events to chat.completion.chunk frames: role, deltas, finish reasons, and usage if asked."""
 
@@ -171,6 +178,7 @@ class ChatStream:
         self._base: dict[str, Any] = {}
         self._started: Started | None = None
         self._opened: set[int] = set()
+        self._memories: list[dict[str, Any]] = []
 
     def __call__(self, event: TurnEvent) -> bytes:
         if isinstance(event, Delta):
@@ -182,11 +190,15 @@ class ChatStream:
             self._started = event
             self._base = _head("chatcmpl-", "chat.completion.chunk", event)
             return b""
+        if isinstance(event, Recalled):
+            self._memories = memories(event)
+            return b""
         if isinstance(event, Waiting):
             return waiting_comment(event)
         if isinstance(event, Summary) and self._include_usage:
             assert self._started is not None
             extra = {"usage": usage(event), "timings": timings(event), **_routing(self._started)}
+            extra["memories"] = self._memories
             return data({**self._base, "choices": [], **extra})
         return b""
 
@@ -200,8 +212,10 @@ class ChatStream:
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": reason}
         if scored:
             choice["logprobs"] = {"content": [_token(t) for t in scored]}
-        usage = {"usage": None} if self._include_usage else {}
-        return data({**self._base, "choices": [choice], **usage})
+        extra: dict[str, Any] = {"usage": None} if self._include_usage else {}
+        if reason is not None and self._memories:
+            extra["memories"] = self._memories
+        return data({**self._base, "choices": [choice], **extra})
 
 
 def _chat_delta(event: Delta) -> dict[str, Any]:

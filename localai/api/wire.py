@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from localai.energy.figures import Energy
 from localai.errors import BadRequest, LocalaiError
-from localai.messages import Started, Timings, TurnEvent, Waiting
+from localai.messages import Recalled, Started, Timings, TurnEvent, Waiting
 
 Translate = Callable[[TurnEvent], bytes]
 """A dialect's view of one event, b'' where it has nothing to say about it."""
@@ -143,7 +143,7 @@ async def stream(events: AsyncGenerator[TurnEvent, None], translate: Translate) 
     async def first() -> None:
         async for event in events:
             head.append(event)
-            if not isinstance(event, Waiting | Started):
+            if not isinstance(event, Waiting | Started | Recalled):
                 return
 
     opening = asyncio.ensure_future(first())

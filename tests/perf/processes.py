@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -180,15 +180,16 @@ class Daemon:
 
 
 class LlamaServer:
-    """llama-server with `slots` slots and otherwise the daemon's settings."""
+    """llama-server with `slots` slots, these `flags`, and otherwise the daemon's settings."""
 
-    def __init__(self, binary: Path, options: argparse.Namespace, slots: int) -> None:
+    def __init__(self, binary: Path, options: argparse.Namespace, slots: int, flags: Sequence[str] = ()) -> None:
         self._binary = binary
         self._options = options
         self.port = free_port()
         self.flags: list[str] = ["-np", str(slots), "-fa", "on", "-t", str(options.threads), "-c", str(_N_CTX)]
         # One pool of cells for all slots, as the daemon has it, instead of a part for each.
         self.flags += ["-kvu"] if slots > 1 else []
+        self.flags += flags
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> LlamaServer:

@@ -1,0 +1,365 @@
+"""`localai memory ...`: all through the daemon, which owns the file; it is started where none runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import click
+
+from localai.cli import progress_line, say, show
+from localai.client import Client
+from localai.config import load
+from localai.errors import BadRequest, from_memory
+from localai.lifecycle import client, ensure_running
+
+_ROUTE = "/localai/memory"
+_BATCH = 200
+_FILES = 32
+_AT_LENGTH = 600.0
+_KINDS = ("person", "agent", "file", "tool", "web")
+
+
+def _daemon() -> tuple[Client, str]:
+    """A way to the daemon, and the namespace that is set."""
+    config = load()
+    ensure_running(config)
+    return client(config), config.memory or "default"
+
+
+def _moment(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter("give a date such as 2026-01-31, or Unix seconds", param=parameter) from error
+
+
+def _source(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    kind, colon, name = text.partition(":")
+    if not colon or kind not in _KINDS:
+        raise BadRequest(f"{text!r} is no source", "write it as person:NAME, agent:, file:, tool: or web:NAME")
+    return {"kind": kind, "name": name}
+
+
+@click.group()
+def memory() -> None:
+    """What is remembered: add, search, list, show, judge, export, import, forget."""
+
+
+@memory.command()
+@click.argument("text", required=False)
+@click.option("--file", "paths", multiple=True, type=click.Path(path_type=Path), help="A document or folder instead.")
+@click.option("--source", default=None, help="Who says so, as KIND:NAME; default: you.")
+@click.option("-n", "--namespace", default=None, help="Where to keep it.")
+@click.option("--tag", "tags", multiple=True, help="A word to find it by; as often as you like.")
+@click.option("--time", "time_", default=None, callback=_moment, help="When it was said.")
+@click.option("--valid-from", default=None, callback=_moment, help="From when on it is true.")
+@click.option("--valid-to", default=None, callback=_moment, help="Until when it is true.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def add(
+    text: str | None,
+    paths: tuple[Path, ...],
+    source: str | None,
+    namespace: str | None,
+    tags: tuple[str, ...],
+    time_: float | None,
+    valid_from: float | None,
+    valid_to: float | None,
+    as_json: bool,
+) -> None:
+    """Remember TEXT, what is piped in, or documents."""
+    if paths:
+        if text is not None:
+            raise BadRequest("a text and files at once", "add one after the other")
+        _add_files(paths, namespace, as_json)
+        return
+    if text is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise BadRequest("there is nothing to remember", 'localai memory add "The spare key is with Ana"')
+        text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+    daemon, usual = _daemon()
+    body = {"text": text, "namespace": namespace or usual, "source": _source(source), "tags": tags, "time": time_}
+    body |= {"valid_from": valid_from, "valid_to": valid_to}
+    added = daemon.post(_ROUTE, {name: value for name, value in body.items() if value is not None})
+    show(added, as_json, _added_text)
+
+
+def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) -> None:
+    from memory_store.errors import MemoryStoreError
+    from memory_store.watch import files
+
+    found: list[Path] = []
+    try:
+        for path in paths:
+            found += files(path.absolute()) if path.is_dir() else [path.absolute()]
+    except MemoryStoreError as error:
+        raise from_memory(error) from error
+    daemon, usual = _daemon()
+    done: list[Any] = []
+    for start in range(0, len(found), _FILES):
+        body = {"paths": [str(path) for path in found[start : start + _FILES]], "namespace": namespace or usual}
+        done += daemon.post(f"{_ROUTE}/files", body, timeout=_AT_LENGTH)["files"]
+        progress_line(f"{len(done)} of {len(found)} files")
+    progress_line("")
+    for each in done:
+        if each["problem"]:
+            say(f"{each['path']}: {each['problem']} ({each['hint']})")
+    counts = {name: sum(each[name] for each in done) for name in ("added", "duplicates", "quarantined", "removed")}
+    result = {**counts, "files": done}
+    show(result, as_json, lambda r: f"{r['added']} memories from {len(done)} files, {r['duplicates']} known already")
+    if done and all(each["problem"] for each in done):
+        sys.exit(1)
+
+
+@memory.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("-n", "--namespace", default=None, help="Where to keep what it says.")
+@click.option("--stop", is_flag=True, help="Follow FOLDER no more; what it said stays remembered.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def watch(folder: Path | None, namespace: str | None, stop: bool, as_json: bool) -> None:
+    """Follow FOLDER: its documents are remembered, and forgotten when they go. Without FOLDER, list."""
+    daemon, usual = _daemon()
+    if folder is None:
+        found = daemon.get(f"{_ROUTE}/watch")
+    else:
+        body = {"folder": str(folder.resolve()), "namespace": namespace or usual}
+        found = daemon.post(f"{_ROUTE}/{'unwatch' if stop else 'watch'}", body)
+    show(found, as_json, lambda f: "\n".join(map(_watched_text, f["watched"])) or "no folder is watched")
+
+
+def _watched_text(found: Any) -> str:
+    problem = f"\n  {found['problem']}" if found["problem"] else ""
+    return f"{found['folder']} ({found['namespace']}): {found['added']} added, {found['removed']} removed{problem}"
+
+
+def _added_text(added: Any) -> str:
+    known = "" if added["created"] else " (known already)"
+    return f"{added['id']}{known}{'' if added['state'] == 'kept' else ' ' + added['state']}"
+
+
+@memory.command()
+@click.argument("query")
+@click.option("-k", default=10, show_default=True, help="Most hits.")
+@click.option("-n", "--namespace", default=None, help="In this namespace.")
+@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=_moment, help="Said before this time.")
+@click.option("--at", default=None, callback=_moment, help="What was true then.")
+@click.option("--past", is_flag=True, help="Also what is superseded or no longer true.")
+@click.option("--exact", is_flag=True, help="Compare with every vector.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def search(query: str, namespace: str | None, as_json: bool, **asked: Any) -> None:
+    """Find what answers QUERY, best first."""
+    daemon, usual = _daemon()
+    body = {"query": query, "namespace": namespace or usual, **asked}
+    found = daemon.post(f"{_ROUTE}/search", {name: value for name, value in body.items() if value is not None})
+    show(found, as_json, lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found")
+
+
+def _hit_text(hit: Any) -> str:
+    return f"{hit['score']:.3f}  {hit['id']}  {hit['source']}\n       {_short(hit['text'])}\n       {hit['why']}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:199]}…"
+
+
+@memory.command(name="list")
+@click.option("-n", "--namespace", default=None, help="In this namespace.")
+@click.option("--source", default=None, help="Of this source only, as KIND:NAME.")
+@click.option("--tag", default=None, help="With this tag.")
+@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=_moment, help="Said before this time.")
+@click.option(
+    "--state",
+    type=click.Choice(["kept", "quarantined", "contested", "superseded"]),
+    default=None,
+    help="In this state.",
+)
+@click.option("--before", type=int, default=None, help="Number where the last page ended.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most to list.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_(as_json: bool, **asked: Any) -> None:
+    """List memories, the last written first."""
+    daemon, _ = _daemon()
+    found = daemon.get(f"{_ROUTE}?{urlencode({n: v for n, v in asked.items() if v is not None})}")
+    show(found, as_json, lambda found: "\n".join(map(_line, found["memories"])) or "nothing is remembered")
+
+
+def _line(found: Any) -> str:
+    state = "" if found["state"] == "kept" else f" [{found['state']}]"
+    return f"{found['num']:>6}  {found['id']}  {found['source']}{state}  {_short(found['text'])}"
+
+
+@memory.command(name="show")
+@click.argument("memory_id")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show_(memory_id: str, as_json: bool) -> None:
+    """Show one memory with all that is known of it."""
+    daemon, _ = _daemon()
+    found = daemon.get(f"{_ROUTE}/{quote(memory_id, safe='')}")
+    rest = ("source", "trust", "taint", "state", "namespace", "time", "place", "episode", "position", "tags")
+    show(
+        found, as_json, lambda f: f["text"] + "\n\n" + "\n".join(f"{n}: {f[n]}" for n in rest if f[n] not in (None, []))
+    )
+
+
+@memory.command()
+@click.argument("memory_id")
+@click.argument("verdict", type=click.Choice(["confirmed", "refuted"]))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def judge(memory_id: str, verdict: str, as_json: bool) -> None:
+    """Say that a memory is right or wrong; its source gains or loses trust."""
+    daemon, _ = _daemon()
+    done = daemon.post(f"{_ROUTE}/{quote(memory_id, safe='')}/judge", {"verdict": verdict})
+    show(done, as_json, lambda done: "counted" if done["counted"] else "not counted")
+
+
+@memory.command()
+@click.argument("ids", nargs=-1)
+@click.option("--query", default=None, help="All that contain these words.")
+@click.option("--source", default=None, help="All of this source, as KIND:NAME.")
+@click.option("-n", "--namespace", default=None, help="In this namespace.")
+@click.option("--tag", default=None, help="With this tag.")
+@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=_moment, help="Said before this time.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, **asked: Any) -> None:
+    """Erase memories, by id or by what they have in common, and prove it."""
+    body = {"ids": ids, "source": _source(source), **asked}
+    body = {name: value for name, value in body.items() if value not in (None, ())}
+    if not body:
+        raise BadRequest("it is not said what to forget", "give ids, --query, --source, --namespace, --tag or a time")
+    if not yes and not as_json:
+        click.confirm("Forget this for good?", abort=True, err=True)
+    daemon, _ = _daemon()
+    show(daemon.post(f"{_ROUTE}/forget", body, timeout=_AT_LENGTH), as_json, _receipt_text)
+
+
+def _receipt_text(receipt: Any) -> str:
+    size = sum(receipt["scanned"].values())
+    proof = "no trace is left" if receipt["complete"] else "traces may be left: run it again when nothing else reads"
+    lines = [f"forgot {len(receipt['ids'])} memories and {len(receipt['cascaded'])} that rested on them; {proof}"]
+    lines.append(f"searched {size / 2**20:.1f} MiB of {len(receipt['scanned'])} files for {receipt['pieces']} pieces")
+    if receipt["conversations"]:
+        lines.append(f"quoted in the conversations {', '.join(receipt['conversations'])}: delete them in the chat")
+    return "\n".join(lines)
+
+
+@memory.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--format", "form", type=click.Choice(["jsonl", "markdown"]), default=None, help="Default: by the name.")
+@click.option("-n", "--namespace", default=None, help="Only this one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def export(path: Path, form: str | None, namespace: str | None, as_json: bool) -> None:
+    """Write all memories into the file PATH, for `localai memory import`."""
+    from localai.atomic import replace_file
+    from memory_store.export import Record, record_of, to_jsonl, to_markdown
+
+    daemon, _ = _daemon()
+    form = form or ("markdown" if path.suffix.lower() in (".md", ".markdown") else "jsonl")
+    count = 0
+
+    def found() -> Iterator[Record]:
+        nonlocal count
+        after: int | None = 0
+        while after is not None:
+            chosen = {"namespace": namespace} if namespace else {}
+            page = daemon.get(f"{_ROUTE}/export?{urlencode({'after': after, 'limit': _BATCH, **chosen})}")
+            for value in page["records"]:
+                count += 1
+                yield record_of(value, f"memory {count}")
+            progress_line(f"{count} memories")
+            after = page["last"]
+
+    lines = (to_markdown if form == "markdown" else to_jsonl)(found())
+    replace_file(path, (line.encode() for line in lines))
+    progress_line("")
+    result = {"path": str(path), "format": form, "memories": count}
+    show(result, as_json, lambda r: f"{r['memories']} memories in {r['path']}")
+
+
+@memory.command(name="import")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def import_(path: Path, as_json: bool) -> None:
+    """Bring back what `localai memory export` wrote; what is known already stays as it is."""
+    import msgspec
+
+    from memory_store.errors import MemoryStoreError
+    from memory_store.export import from_jsonl, from_markdown
+
+    text = _read(path)
+    markdown = path.suffix.lower() in (".md", ".markdown") or text.startswith("#")
+    try:
+        found = list(from_markdown(text) if markdown else from_jsonl(text.split("\n")))
+    except MemoryStoreError as error:
+        raise from_memory(error) from error
+    daemon, _ = _daemon()
+    created = 0
+    for start in range(0, len(found), _BATCH):
+        part = [msgspec.to_builtins(record) for record in found[start : start + _BATCH]]
+        body = {"records": part, "first": start + 1}
+        created += daemon.post(f"{_ROUTE}/import", body, timeout=_AT_LENGTH)["created"]
+        progress_line(f"{min(start + _BATCH, len(found))} of {len(found)} memories")
+    progress_line("")
+    result = {"read": len(found), "created": created}
+    show(result, as_json, lambda r: f"{r['created']} of {r['read']} memories were new")
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"{path} is not a text file", "give a file that `localai memory export` wrote") from error
+
+
+@memory.command()
+@click.option("--repair", is_flag=True, help="Mend what is found.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(repair: bool, as_json: bool) -> None:
+    """Is every memory whole and findable?"""
+    daemon, _ = _daemon()
+    found = daemon.post(f"{_ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=_AT_LENGTH)
+    show(found, as_json, _doctor_text)
+    if not found["healthy"]:
+        sys.exit(1)
+
+
+def _doctor_text(found: Any) -> str:
+    if found["healthy"]:
+        return f"{found['memories']} memories, all whole and findable"
+    wrong = {name: value for name, value in found.items() if value and name not in ("memories", "healthy")}
+    return f"something is wrong: {json.dumps(wrong)}\nrun `localai memory doctor --repair`"
+
+
+@memory.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def stats(as_json: bool) -> None:
+    """How much is remembered, where, and by whom."""
+    daemon, _ = _daemon()
+    show(daemon.get(f"{_ROUTE}/stats"), as_json, _stats_text)
+
+
+def _stats_text(found: Any) -> str:
+    lines = [f"{found['memories']} memories, {found['bytes'] / 2**20:.1f} MiB"]
+    lines += [f"  {name}: {count}" for name, count in found["namespaces"].items()]
+    lines += [f"  {each['source']}: {each['memories']}" for each in found["sources"]]
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""Files into the memory and out of it again: a file's chunks follow the file.
+
+Paths enter, counts leave. A file that is gone or changed takes its old chunks with it, erased; what another file says
+already is not kept twice. It knows nothing of when files change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memory_store import rows
+from memory_store.documents import Block
+from memory_store.duplicates import Seen
+from memory_store.erase import forget
+from memory_store.errors import InvalidMemory, WriteRefused
+from memory_store.extractor import Extractor
+from memory_store.records import DEFAULT_NAMESPACE, Author, NewMemory
+from memory_store.rows import Filter
+from memory_store.store import Store
+from memory_store.trust import Trust
+
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What became of one file. `problem` says why nothing could be read; then its old chunks stay as they were."""
+
+    path: str
+    added: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    removed: int = 0
+    unchanged: bool = False
+    problem: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    path: Path
+    digest: str
+    chunks: list[Block]
+
+
+class Ingest:
+    """The files of one namespace. Not for two threads at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        trust: Trust | None = None,
+        extractor: Extractor | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+    ) -> None:
+        self._store = store
+        self._trust = Trust(store) if trust is None else trust
+        self._extractor = Extractor() if extractor is None else extractor
+        self._namespace = namespace
+        self._seen: Seen | None = None
+        # Files that rely on a chunk of another: they are read again when that one goes.
+        self._leaning: dict[int, set[Path]] = {}
+
+    def close(self) -> None:
+        self._extractor.close()
+
+    def known(self) -> dict[str, str]:
+        """Paths that have chunks here, with the digest of the file that these are from."""
+        sql = (
+            "SELECT DISTINCT s.name, m.digest FROM memory m JOIN source s ON s.id = m.source "
+            "JOIN namespace n ON n.id = m.namespace WHERE s.kind = 'file' AND n.name = ? ORDER BY m.num"
+        )
+        with self._store.reading() as connection:
+            return dict(connection.execute(sql, (self._namespace,)).fetchall())
+
+    def put(self, path: Path, *, again: bool = False) -> Ingested:
+        """Read a file and keep what is new; nothing happens where its content is known, unless `again`."""
+        return next(self.put_many([path], again=again))
+
+    def put_many(self, paths: Sequence[Path], *, again: bool = False) -> Iterator[Ingested]:
+        """The same for many: the old chunks of a batch go in one erasure, after its files have been read."""
+        for start in range(0, len(paths), BATCH):
+            known = self.known()
+            whole: list[_Read] = []
+            for path in paths[start : start + BATCH]:
+                try:
+                    digest = _digest(path)
+                    if not again and known.get(str(path)) == digest:
+                        yield Ingested(path=str(path), unchanged=True)
+                        continue
+                    whole.append(_Read(path, digest, self._extractor.chunks(path)))
+                except InvalidMemory as error:
+                    yield Ingested(path=str(path), problem=error.message, hint=error.hint)
+            self.remove([read.path for read in whole if str(read.path) in known])
+            yield from map(self._keep_all, whole)
+
+    def _keep_all(self, read: _Read) -> Ingested:
+        name = str(read.path)
+        counts = {"kept": 0, "contested": 0, "quarantined": 0, "duplicate": 0}
+        for position, chunk in enumerate(read.chunks):
+            place = f"{read.path.name}: {chunk.place}"[:4000] if chunk.place else read.path.name
+            new = NewMemory(
+                text=chunk.text.replace("\0", ""),
+                author=Author(kind="file", name=name),
+                namespace=self._namespace,
+                digest=read.digest,
+                place="".join(char if char.isprintable() else " " for char in place),
+                episode=name,
+                position=position,
+            )
+            counts[self._keep(new, read.path)] += 1
+        added = counts["kept"] + counts["contested"]
+        return Ingested(path=name, added=added, quarantined=counts["quarantined"], duplicates=counts["duplicate"])
+
+    def remove(self, paths: Iterable[Path]) -> int:
+        """Erase all chunks of these files; files that relied on them are read again. Returns how many went."""
+        nums: list[int] = []
+        with self._store.reading() as connection:
+            for path in paths:
+                author = Author(kind="file", name=str(path))
+                nums += rows.numbers(connection, Filter(namespace=self._namespace, author=author))
+            ids = [memory.id for memory in rows.many(connection, nums)]
+        if not ids:
+            return 0
+        forget(self._store, ids=ids)
+        leaning: set[Path] = set()
+        for num in nums:
+            leaning |= self._leaning.pop(num, set())
+            if self._seen is not None:
+                self._seen.drop(num)
+        for path in sorted(leaning - set(paths)):
+            self.put(path, again=True)
+        return len(ids)
+
+    def _keep(self, new: NewMemory, path: Path) -> str:
+        seen = self._texts()
+        covering = seen.covering(new.text)
+        if covering is not None:
+            self._leaning.setdefault(covering, set()).add(path)
+            return "duplicate"
+        try:
+            added = self._trust.remember(new)
+        except WriteRefused:
+            return "quarantined"
+        seen.add(added.num, new.text)
+        return added.state
+
+    def _texts(self) -> Seen:
+        if self._seen is None:
+            self._seen = Seen()
+            sql = (
+                "SELECT m.num, m.text FROM memory m JOIN source s ON s.id = m.source "
+                "JOIN namespace n ON n.id = m.namespace WHERE s.kind = 'file' AND n.name = ? ORDER BY m.num"
+            )
+            with self._store.reading() as connection:
+                for num, text in connection.execute(sql, (self._namespace,)):
+                    self._seen.add(num, text)
+        return self._seen
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidMemory(f"the file cannot be read: {error.strerror}", "check that it is still there") from error
+
+
+def summed(done: Sequence[Ingested]) -> dict[str, int]:
+    """Totals over many files."""
+    names = ("added", "duplicates", "quarantined", "removed")
+    return {name: sum(getattr(one, name) for one in done) for name in names} | {
+        "files": len(done),
+        "unchanged": sum(one.unchanged for one in done),
+        "problems": sum(bool(one.problem) for one in done),
+    }

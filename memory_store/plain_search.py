@@ -1,0 +1,105 @@
+"""The two searches that recall stands on, straight over the tables: exact, without any state, slower than an index.
+
+A namespace and words or a vector enter, memory numbers with scores leave, best first. It knows nothing of fusion.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from memory_store import vector_rows
+from memory_store.embed import Vectors
+from memory_store.errors import InvalidMemory
+from memory_store.store import Store
+
+Numbers = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+MOST_TERMS = 64
+_TERM = re.compile(r"[^\W_]+")
+_STOP = """
+a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my no not of
+on or our she so than that the their them then there these they this to was we were what when where which who whom whose
+why will with would you your he her him his about any all
+"""
+STOP_WORDS = frozenset(_TERM.findall(_STOP))
+
+
+class WordSearch(Protocol):
+    def search(self, namespace: str, text: str, k: int) -> tuple[Numbers, Scores]:
+        """Memories that share words with `text`, by BM25 (higher is better, all above 0), at most `k`."""
+
+
+class VectorSearch(Protocol):
+    def search(self, namespace: str, vector: Vectors, k: int, exact: bool = False) -> tuple[Numbers, Scores]:
+        """Memories by cosine to the unit `vector` of shape (width,), at most `k`."""
+
+
+class PlainWords:
+    """FTS5's own BM25 over the terms of the question, any of which may match."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def search(self, namespace: str, text: str, k: int) -> tuple[Numbers, Scores]:
+        query = match_of(text)
+        if not query:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        sql = (
+            "SELECT f.rowid, -bm25(memory_text) AS score FROM memory_text f JOIN memory m ON m.num = f.rowid "
+            "WHERE memory_text MATCH ? AND m.namespace = (SELECT id FROM namespace WHERE name = ?) "
+            "ORDER BY score DESC, f.rowid LIMIT ?"
+        )
+        with self._store.reading() as connection:
+            found = connection.execute(sql, (query, namespace, k)).fetchall()
+        nums = np.array([num for num, _ in found], np.int64)
+        # BM25 of a word that most texts have is negative or tiny in FTS5; a match is never worth nothing.
+        return nums, np.maximum(np.array([score for _, score in found], np.float32), np.float32(1e-6))
+
+
+class PlainVectors:
+    """Every vector of the namespace against the question's."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def search(self, namespace: str, vector: Vectors, k: int, exact: bool = False) -> tuple[Numbers, Scores]:
+        own = self._store.own_embedder()
+        nums: list[Numbers] = []
+        scores: list[Scores] = []
+        with self._store.reading() as connection:
+            sql = "SELECT num FROM memory WHERE namespace = (SELECT id FROM namespace WHERE name = ?) ORDER BY num"
+            inside = np.array([num for (num,) in connection.execute(sql, (namespace,))], np.int64)
+            for batch, halves in vector_rows.scan(connection, own):
+                here = np.isin(np.array(batch, np.int64), inside, assume_unique=True)
+                nums.append(np.array(batch, np.int64)[here])
+                scores.append(halves[here].astype(np.float32) @ vector)
+        if not nums:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        every, likeness = np.concatenate(nums), np.concatenate(scores)
+        best = np.lexsort((every, -likeness))[:k]
+        return every[best], likeness[best]
+
+
+def containing(store: Store, text: str, namespace: str | None = None) -> tuple[str, ...]:
+    """Ids of all memories that have every word of `text`, whatever their state: what one forgets by a query."""
+    terms = [f'"{term}"' for term in dict.fromkeys(_TERM.findall(text.casefold()))]
+    if not terms:
+        raise InvalidMemory("there is no word in the query", "give the words that all of them contain")
+    sql = (
+        "SELECT m.id FROM memory_text f JOIN memory m ON m.num = f.rowid JOIN namespace n ON n.id = m.namespace "
+        "WHERE memory_text MATCH ? AND (? IS NULL OR n.name = ?) ORDER BY m.num"
+    )
+    with store.reading() as connection:
+        return tuple(found for (found,) in connection.execute(sql, (" AND ".join(terms), namespace, namespace)))
+
+
+def match_of(text: str) -> str:
+    """An FTS5 expression of the words that tell something, each quoted; "" where there is no word at all."""
+    terms = list(dict.fromkeys(match.casefold() for match in _TERM.findall(text)))
+    telling = [term for term in terms if term not in STOP_WORDS] or terms
+    return " OR ".join(f'"{term}"' for term in telling[:MOST_TERMS])

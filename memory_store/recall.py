@@ -1,0 +1,241 @@
+"""Recall: a question in, the memories that answer it out, each with its score, its trust and the reason.
+
+Words and vectors are fused, neighbouring turns lend to each other, what is not valid or not of the asked time is left
+out, and distrust demotes. It asks two searches by their Protocols and knows nothing of how they are indexed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from memory_store import rank, vector_rows
+from memory_store.dbfile import Connection
+from memory_store.embed import Vectors, checked
+from memory_store.errors import InvalidMemory
+from memory_store.plain_search import Numbers, PlainVectors, PlainWords, Scores, VectorSearch, WordSearch
+from memory_store.rank import Parts, Turn, Weights
+from memory_store.records import DEFAULT_NAMESPACE, Memory
+from memory_store.store import Store
+from memory_store.trust import Trust
+
+POOL = 100
+WIDEST = 20_000
+LENDERS = 20
+BATCH = 32
+MOST_HITS = 1000
+# A question of many pages is read by its beginning: beyond this words drown each other.
+MOST_QUERY = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked. `since` <= time < `until`. `at`: the moment for which it must be valid, None is now.
+
+    `past` includes what was superseded or is no longer valid. `exact` asks the vector search for exactness.
+    """
+
+    text: str
+    namespace: str = DEFAULT_NAMESPACE
+    k: int = 10
+    since: float | None = None
+    until: float | None = None
+    at: float | None = None
+    past: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """The reason of a hit: words and vector from 0 to 1, what neighbouring turns lent, and their weighed sum.
+
+    `cosine` is the likeness itself, which says whether the best of few is any good.
+    """
+
+    words: float
+    vector: float
+    turns: float
+    cosine: float
+    relevance: float
+    notes: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        parts = [("words", self.words), ("meaning", self.vector), ("neighbouring turns", self.turns)]
+        told = ", ".join(f"{name} {value:.2f}" for name, value in parts if value > 0.005)
+        return "; ".join((told or "faint likeness", *self.notes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """`score` = relevance x trust, 0 to about 1.4. `trust` is 0 to 1 and can only demote."""
+
+    memory: Memory
+    score: float
+    trust: float
+    why: Why
+
+
+class Recall:
+    """Search over one store. Deterministic: the same question on the same store gives the same hits."""
+
+    def __init__(
+        self,
+        store: Store,
+        trust: Trust | None = None,
+        *,
+        words: WordSearch | None = None,
+        vectors: VectorSearch | None = None,
+        weights: Weights | None = None,
+    ) -> None:
+        self._store = store
+        self._trust = Trust(store) if trust is None else trust
+        self._words: WordSearch = PlainWords(store) if words is None else words
+        self._vectors: VectorSearch = PlainVectors(store) if vectors is None else vectors
+        self._weights = Weights() if weights is None else weights
+
+    def search(self, question: Question) -> tuple[Hit, ...]:
+        """At most `k` hits, best first. Raises InvalidMemory for a question that cannot be asked."""
+        _check(question)
+        pool = max(POOL, 2 * question.k)
+        while True:
+            parts, full = self._candidates(question, pool)
+            hits = self._judge(question, parts)
+            # Filters by time are applied to candidates: where they leave too few, more are asked for.
+            if len(hits) >= question.k or not full or pool >= WIDEST:
+                return hits
+            pool *= 4
+
+    def near(self, text: str, namespace: str = DEFAULT_NAMESPACE, k: int = 12) -> tuple[Memory, ...]:
+        """The most similar memories, whoever wrote them: what a new one may contradict."""
+        question = Question(text=text, namespace=namespace, k=k)
+        _check(question)
+        parts, _ = self._candidates(question, max(POOL, k))
+        return self._store.get_many(rank.order(parts)[:k])
+
+    def _candidates(self, question: Question, pool: int) -> tuple[dict[int, Parts], bool]:
+        """Fused scores by number, and whether a search gave as many as it was asked for."""
+        text = question.text[:MOST_QUERY]
+        vector = checked(self._store.embedder, [text])[0]
+        words = _scores(*self._words.search(question.namespace, text, pool))
+        likeness: dict[int, float] = {}
+        if vector.any():
+            likeness = _scores(*self._vectors.search(question.namespace, vector, pool, exact=question.exact))
+        full = max(len(words), len(likeness)) >= pool
+        with self._store.reading() as connection:
+            if vector.any():
+                self._complete(connection, vector, words.keys() - likeness.keys(), likeness)
+            parts = rank.fuse(words, likeness, self._weights)
+            if self._weights.turns:
+                parts = rank.lend(parts, _turns(connection, question.namespace, rank.order(parts)), self._weights)
+        return parts, full
+
+    def _complete(
+        self,
+        connection: Connection,
+        vector: Vectors,
+        missing: set[int],
+        likeness: dict[int, float],
+    ) -> None:
+        """What only the words have found gets its true cosine, from the stored vector."""
+        own = [row for row in vector_rows.embedders(connection) if row.digest == self._store.embedder.digest]
+        if own and missing:
+            nums, halves = vector_rows.get(connection, own[0], sorted(missing))
+            likeness |= _scores(np.array(nums, np.int64), halves.astype(np.float32) @ vector)
+
+    def _judge(self, question: Question, parts: dict[int, Parts]) -> tuple[Hit, ...]:
+        """Trust is at most 1, so whoever comes later in the order cannot pass a score above their relevance."""
+        ranked = rank.order(parts)
+        hits: list[Hit] = []
+        for start in range(0, len(ranked), BATCH):
+            hits.sort(key=_place)
+            enough = len(hits) >= question.k
+            if enough and hits[question.k - 1].score > parts[ranked[start]].score:
+                break
+            memories = [
+                memory
+                for memory in self._store.get_many(ranked[start : start + BATCH])
+                if _fits(memory, question, self._store.clock())
+            ]
+            for memory, trust in zip(memories, self._trust.weights(memories), strict=True):
+                if trust > 0:
+                    hits.append(_hit(memory, parts[memory.num], trust))
+        return tuple(sorted(hits, key=_place)[: question.k])
+
+
+def _check(question: Question) -> None:
+    if not question.text.strip("\0 \t\r\n"):
+        raise InvalidMemory("the question is empty", "give at least one word")
+    if any("\ud800" <= char <= "\udfff" for char in question.text):
+        raise InvalidMemory("the question is broken Unicode: a lone surrogate", "decode its bytes again")
+    if not 1 <= question.k <= MOST_HITS:
+        raise InvalidMemory(f"{question.k} hits cannot be given", f"ask for 1 to {MOST_HITS}")
+    for label, moment in (("since", question.since), ("until", question.until), ("at", question.at)):
+        if moment is not None and not math.isfinite(moment):
+            raise InvalidMemory(f"{label} is not a finite number", "give Unix seconds, or leave it out")
+
+
+def _scores(nums: Numbers, scores: Scores) -> dict[int, float]:
+    return {int(num): float(score) for num, score in zip(nums, scores, strict=True)}
+
+
+def _turns(connection: Connection, namespace: str, ranked: Sequence[int]) -> list[Turn]:
+    """The places of all candidates, and of the turns beside the best of them."""
+    found: dict[int, Turn] = {}
+    for start in range(0, len(ranked), 500):
+        part = ranked[start : start + 500]
+        marks = ",".join("?" * len(part))
+        sql = f"SELECT num, episode, position FROM memory WHERE num IN ({marks}) AND position IS NOT NULL"
+        for num, episode, position in connection.execute(sql + " AND episode IS NOT NULL", tuple(part)):
+            found[num] = Turn(num, episode, position)
+    beside = (
+        "SELECT num, episode, position FROM memory WHERE episode = ? AND position IN (?, ?) "
+        "AND namespace = (SELECT id FROM namespace WHERE name = ?)"
+    )
+    for num in [num for num in ranked if num in found][:LENDERS]:
+        turn = found[num]
+        values = (turn.episode, turn.position - 1, turn.position + 1, namespace)
+        for other in connection.execute(beside, values):
+            found.setdefault(other[0], Turn(*other))
+    return [found[num] for num in sorted(found)]
+
+
+def _fits(memory: Memory, question: Question, now: float) -> bool:
+    if memory.namespace != question.namespace or memory.state == "quarantined":
+        return False
+    if question.since is not None and memory.time < question.since:
+        return False
+    if question.until is not None and memory.time >= question.until:
+        return False
+    if question.past:
+        return True
+    at = now if question.at is None else question.at
+    began = memory.valid_from is None or memory.valid_from <= at
+    over = memory.valid_to is not None and memory.valid_to <= at
+    return began and not over and memory.state != "superseded"
+
+
+def _hit(memory: Memory, parts: Parts, trust: float) -> Hit:
+    notes: list[str] = []
+    if memory.state != "kept":
+        notes.append(memory.state)
+    if memory.taint in ("tool", "web", "file"):
+        notes.append(f"from {'the ' if memory.taint == 'web' else 'a '}{memory.taint}")
+    if trust < 1:
+        notes.append(f"trust {trust:.2f}")
+    why = Why(
+        words=parts.words,
+        vector=parts.vector,
+        turns=parts.turns,
+        cosine=parts.cosine,
+        relevance=parts.score,
+        notes=tuple(notes),
+    )
+    return Hit(memory=memory, score=parts.score * trust, trust=trust, why=why)
+
+
+def _place(hit: Hit) -> tuple[float, float, int]:
+    """Of equals the later said, then the one written first."""
+    return -round(hit.score, 9), -hit.memory.time, hit.memory.num
