@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from backends.paging_report import WeightsReport
+
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
@@ -366,4 +368,4 @@ class Pace(msgspec.Struct, frozen=True, tag=True):
 
 
 ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace
-FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport
+FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport | WeightsReport

@@ -7,19 +7,27 @@ dense layer names the next one. Knows addresses only through `weights`.
 from __future__ import annotations
 
 import ctypes
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from backends.gguf import read_shards, shards
 from backends.paging_layout import Layout, Unit, layout, total
+from backends.paging_probe import probe
+from backends.paging_report import WeightsReport, coverage
 from backends.weights import Extent, MappedWeights
 
 _FADE = 0.9995
 """What an expert's heat keeps per step of its layer: about the last 2,000 tokens count."""
+_STEPS = 32
+_NEWEST = 0.05
+_WHOLE_BATCH = 512
 _TOPK, _LAYER_OUT = b"ffn_moe_topk-", b"l_out-"
 
 _base = ctypes.CDLL(str(Path(llama.__file__).parent / "lib" / "libggml-base.so"))
@@ -41,20 +49,65 @@ class _Tensor(ctypes.Structure):
 
 
 class Pager:
-    """For one loaded model of which `budget` bytes of weights may be resident. One thread computes and calls back."""
+    """For one loaded model of which `budget` bytes of weights may be resident. One thread computes and calls back.
+
+    `helps` is False where the probe found that the kernel alone does better: then nothing is advised or read here.
+    """
 
     def __init__(self, path: Path, budget: int, progress: Callable[[float], None]) -> None:
         parts = shards(path)
         self._layout: Layout = layout(read_shards(path))
         self._weights = MappedWeights(parts)
+        self._budget = budget
         self._room = max(0, budget - self._layout.pinned_bytes)
         self._held: dict[Unit, int] = {}
-        self.read_bytes = 0
-        own = _Experts(self) if self._layout.used else _Layers(self)
-        self._prefix, self._saw = own.prefix, own.saw
+        self._read_bytes = 0
+        self._waited = 0.0
+        self._compute: deque[float] = deque(maxlen=_STEPS)
+        found = probe(self._weights, [self.units[unit] for unit in sorted(self.units)])
+        self.helps, self._rate = found.helps, found.helped if found.helps else found.plain
+        self._own = _Experts(self) if self._layout.used else _Layers(self)
+        self._prefix, self._saw = self._own.prefix, self._own.saw
         self._begin(progress)
-        own.begin()
+        if self.helps:
+            self._own.begin()
         self.callback = llama.ggml_backend_sched_eval_callback(self._observe)
+
+    @property
+    def batch(self) -> int:
+        """Most tokens in a step whose experts fit at the same time: what does not fit comes by single page faults."""
+        largest = max(total(unit) for unit in self.units.values())
+        layer = largest * sum(1 for unit in self.units if unit[0] == next(iter(self.units))[0])
+        if not self._layout.used or layer <= self._room:
+            return _WHOLE_BATCH
+        return max(1, min(_WHOLE_BATCH, self._room // (largest * self._layout.used)))
+
+    def stepped(self, tokens: int, seconds: float) -> None:
+        """Take note of a step that has ended."""
+        if tokens == 1:
+            self._compute.append(max(0.0, seconds - self._waited))
+        self._waited = 0.0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def report(self) -> WeightsReport:
+        """What is in memory now, asked of the kernel, and what to expect."""
+        paged = sum(total(unit) for unit in self.units.values())
+        layers = 1 + max(layer for layer, _ in self.units)
+        share = self._layout.used * layers / len(self.units) if self._layout.used else 1.0
+        return WeightsReport(
+            help="paged" if self.helps else "mmap",
+            budget=self._budget,
+            resident=self._weights.resident(self._weights.whole()),
+            pinned=self._layout.pinned_bytes,
+            paged=paged,
+            read=self._read_bytes,
+            rate=self._rate,
+            token_bytes=int(share * paged),
+            compute_s=median(self._compute) if self._compute else 0.0,
+            coverage=self._own.coverage(),
+        )
 
     @property
     def units(self) -> dict[Unit, tuple[Extent, ...]]:
@@ -74,24 +127,21 @@ class Pager:
     def free(self) -> int:
         return self._room - sum(self._held.values())
 
-    def resident(self) -> dict[int, tuple[int, int]]:
-        """Resident and all bytes of the paged weights, by layer."""
-        found: dict[int, tuple[int, int]] = {}
-        for (layer, _), extents in self.units.items():
-            here, of = found.get(layer, (0, 0))
-            found[layer] = here + self._weights.resident(extents), of + total(extents)
-        return found
-
     def take(self, units: list[Unit]) -> None:
         """Read units; all of them are on their way before the first is waited for."""
         extents = [extent for unit in units for extent in self.units[unit]]
+        begun, size = time.perf_counter(), 0
         for extent in extents:
             self._weights.announce(extent)
         for unit in units:
             self._held[unit] = total(self.units[unit])
-            self.read_bytes += self._held[unit]
+            size += self._held[unit]
         for extent in extents:
             self._weights.populate(extent)
+        self._read_bytes += size
+        if size:
+            # What reads really bring here, several at a time, is worth more than the probe's few.
+            self._rate += _NEWEST * (size / (time.perf_counter() - begun) - self._rate)
 
     def drop(self, unit: Unit) -> None:
         self._held.pop(unit, None)
@@ -136,19 +186,27 @@ class _Experts:
         self._pager = pager
         layers, experts = (1 + max(unit[axis] for unit in pager.units) for axis in (0, 1))
         self._heat = np.zeros((layers, experts))
+        self._picks = np.zeros((layers, experts))
 
     def begin(self) -> None:
         self._pager.spread()
+
+    def coverage(self) -> tuple[float, ...]:
+        units = self._pager.units
+        return coverage([self._picks[unit] for unit in units])
 
     def saw(self, layer: int, tensor: int) -> None:
         ids, counts = np.unique(_ids(tensor), return_counts=True)
         self._heat[layer] *= _FADE
         self._heat[layer, ids] += counts
+        self._picks[layer, ids] += counts
         wanted = [(layer, int(expert)) for expert in ids]
         missing = [unit for unit in wanted if unit not in self._pager.held]
         if missing:
             self._make_room(sum(total(self._pager.units[unit]) for unit in missing), set(wanted))
+            begun = time.perf_counter()
             self._pager.take(self._that_fit(missing))
+            self._pager.waited(time.perf_counter() - begun)
 
     def _make_room(self, need: int, keep: set[Unit]) -> None:
         if self._pager.free >= need:
@@ -186,17 +244,22 @@ class _Layers:
         staying = max(0, min(count, (self._pager.room - 2 * largest) // largest))
         kept = {self._order[place * count // staying] for place in range(staying)} if staying else set()
         self._stream = [unit for unit in self._order if unit not in kept]
-        for unit in sorted(kept):
-            self._pager.take([unit])
-        if self._stream:
-            self._next(self._stream[0])
+        # In the order of their use, and not waited for: the first token computes with what is there already.
+        for unit in self._order:
+            if unit in kept or unit in self._stream[:1]:
+                self._next(unit)
+
+    def coverage(self) -> tuple[float, ...]:
+        return ()
 
     def saw(self, layer: int, _: int) -> None:
         unit = (layer, 0)
         if unit not in self._stream:
             return
         if self._coming is not None:
+            begun = time.perf_counter()
             self._coming.result()
+            self._pager.waited(time.perf_counter() - begun)
         self._pager.drop(unit)
         place = self._stream.index(unit)
         for ahead in (1, 2):

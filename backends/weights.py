@@ -8,16 +8,18 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from backends.errors import BackendError
 
 _PAGE = mmap.PAGESIZE
 _PIECE = 512 * 1024
 """Bytes per call of WILLNEED: the kernel shortens longer ones to the device's largest transfer without telling."""
-_RANDOM, _DONTNEED, _POPULATE_READ = 1, 4, 22
+_NORMAL, _RANDOM, _DONTNEED, _POPULATE_READ = 0, 1, 4, 22
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -54,6 +56,16 @@ class MappedWeights:
         for extent in extents:
             self._advise(extent, _RANDOM)
 
+    def usual(self, extents: Iterable[Extent]) -> None:
+        """Leave read-ahead to the kernel again."""
+        for extent in extents:
+            self._advise(extent, _NORMAL)
+
+    def touch(self, extent: Extent) -> None:
+        """Read a byte of each page, as a computation would that nobody helps."""
+        address, size = self._pages(extent)
+        int(np.frombuffer((ctypes.c_char * size).from_address(address), np.uint8)[::_PAGE].sum())
+
     def announce(self, extent: Extent) -> None:
         """Begin to read; returns before the bytes are there."""
         for at in range(extent.offset, extent.offset + extent.size, _PIECE):
@@ -79,6 +91,11 @@ class MappedWeights:
         """Bytes of these in memory, whole pages counted; the kernel tells that only to who may write the file."""
         return sum(self._resident(extent) for extent in extents)
 
+    def whole(self) -> Iterator[Extent]:
+        """All that is mapped."""
+        for part, segments in enumerate(self._segments):
+            yield from (Extent(part, segment.offset, segment.end - segment.start) for segment in segments)
+
     def close(self) -> None:
         for file in self._files:
             os.close(file)
@@ -89,7 +106,7 @@ class MappedWeights:
         pages = (ctypes.c_ubyte * (-(-size // _PAGE)))()
         if _libc.mincore(address, size, pages) != 0:
             raise BackendError(f"the kernel does not tell what is resident: {os.strerror(ctypes.get_errno())}")
-        return min(extent.size, _PAGE * sum(page & 1 for page in bytes(pages)))
+        return min(extent.size, _PAGE * int((np.frombuffer(pages, np.uint8) & 1).sum()))
 
     def _advise(self, extent: Extent, advice: int) -> None:
         address, size = self._pages(extent)
