@@ -18,7 +18,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from backends.gguf import read_shards, shards
-from backends.paging_layout import Layout, Unit, layout, total
+from backends.paging_layout import AHEAD, Layout, Unit, layout, total
 from backends.paging_probe import probe
 from backends.paging_report import WeightsReport, coverage
 from backends.weights import Extent, MappedWeights
@@ -139,7 +139,7 @@ class Pager:
         for extent in extents:
             self._weights.populate(extent)
         self._read_bytes += size
-        if size:
+        if size and self._layout.used:
             # What reads really bring here, several at a time, is worth more than the probe's few.
             self._rate += _NEWEST * (size / (time.perf_counter() - begun) - self._rate)
 
@@ -227,7 +227,7 @@ class _Experts:
 
 
 class _Layers:
-    """Some layers stay, evenly spread; while others run, the next one that does not is read, and dropped after use."""
+    """Some layers stay, evenly spread; the others pass through, `AHEAD` of them being read while one computes."""
 
     prefix = _LAYER_OUT
 
@@ -235,40 +235,36 @@ class _Layers:
         self._pager = pager
         self._order = sorted(pager.units)
         self._stream: list[Unit] = []
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
-        self._coming: Future[None] | None = None
+        self._reader = ThreadPoolExecutor(AHEAD, thread_name_prefix="weights")
+        self._coming: dict[Unit, Future[None]] = {}
 
     def begin(self) -> None:
-        sizes = {unit: total(self._pager.units[unit]) for unit in self._order}
-        largest, count = max(sizes.values()), len(self._order)
-        staying = max(0, min(count, (self._pager.room - 2 * largest) // largest))
+        largest, count = max(total(unit) for unit in self._pager.units.values()), len(self._order)
+        staying = max(0, min(count, self._pager.room // largest - AHEAD - 1))
         kept = {self._order[place * count // staying] for place in range(staying)} if staying else set()
         self._stream = [unit for unit in self._order if unit not in kept]
         # In the order of their use, and not waited for: the first token computes with what is there already.
         for unit in self._order:
-            if unit in kept or unit in self._stream[:1]:
-                self._next(unit)
+            if unit in kept or unit in self._stream[:AHEAD]:
+                self._read(unit)
 
     def coverage(self) -> tuple[float, ...]:
         return ()
 
     def saw(self, layer: int, _: int) -> None:
         unit = (layer, 0)
-        if unit not in self._stream:
-            return
-        if self._coming is not None:
+        if unit in self._stream:
+            self._pager.drop(unit)
+            self._read(self._stream[(self._stream.index(unit) + AHEAD) % len(self._stream)])
+        coming = self._coming.pop(self._order[(self._order.index(unit) + 1) % len(self._order)], None)
+        if coming is not None:
             begun = time.perf_counter()
-            self._coming.result()
+            coming.result()
             self._pager.waited(time.perf_counter() - begun)
-        self._pager.drop(unit)
-        place = self._stream.index(unit)
-        for ahead in (1, 2):
-            following = self._stream[(place + ahead) % len(self._stream)]
-            if following not in self._pager.held:
-                self._next(following)
 
-    def _next(self, unit: Unit) -> None:
-        self._coming = self._reader.submit(self._pager.take, [unit])
+    def _read(self, unit: Unit) -> None:
+        if unit not in self._pager.held and unit not in self._coming:
+            self._coming[unit] = self._reader.submit(self._pager.take, [unit])
 
 
 def _ids(tensor: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:

@@ -10,8 +10,8 @@ from backends.gguf_header import GgufHeader, TensorInfo
 from backends.weights import Extent
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
-_WINDOW = 2
-"""Layers of a dense model in memory beside the pinned ones: the one that runs, and the one that is being read."""
+AHEAD = 3
+"""Layers of a dense model on their way while one computes: enough to keep the disk busy."""
 
 Unit = tuple[int, int]
 """Layer and expert; a whole layer of a dense model has expert 0."""
@@ -33,7 +33,7 @@ class Layout:
     def least(self) -> int:
         """Bytes below which every token would read again what the token itself has read."""
         largest = max((total(unit) for unit in self.units.values()), default=0)
-        return self.pinned_bytes + (_WINDOW * (self.used or 1)) * largest
+        return self.pinned_bytes + (2 * self.used or AHEAD + 1) * largest
 
 
 def total(extents: Sequence[Extent]) -> int:

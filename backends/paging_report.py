@@ -58,12 +58,11 @@ def covered(coverage: Sequence[float], share: float) -> float:
 
 
 def coverage(counts: Sequence[float]) -> tuple[float, ...]:
-    """From how often each unit was chosen. Half a choice for each keeps a short record from looking too certain."""
-    ranked = sorted((count + 0.5 for count in counts), reverse=True)
-    whole, found, sum_so_far, at = sum(ranked), [], 0.0, 0
-    for part in range(1, PARTS + 1):
-        until = part * len(ranked) // PARTS
-        sum_so_far += sum(ranked[at:until])
-        at = until
-        found.append(sum_so_far / whole)
-    return tuple(found)
+    """From how often each unit was chosen. What was never chosen gets the share that Good and Turing give it: as much
+    of the future choices as fell on units that were chosen once."""
+    whole = sum(counts) or 1.0
+    never = sum(1 for count in counts if not count)
+    unseen = min(0.5, sum(1 for count in counts if count == 1) / whole) if never else 0.0
+    shares = sorted(((1 - unseen) * count / whole if count else unseen / never for count in counts), reverse=True)
+    ends = [part * len(shares) // PARTS for part in range(PARTS + 1)]
+    return tuple(float(sum(shares[:end])) for end in ends[1:])

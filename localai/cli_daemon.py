@@ -18,6 +18,8 @@ _OPTIONS = (
     click.option("--host", default=None, help="Address of the TCP listener."),
     click.option("--port", type=int, default=None, help="TCP port; 0 for the Unix socket only."),
     click.option("--ram", default=None, help="Memory that all engines may take, as 4G."),
+    click.option("--vram", default=None, help="GPU memory that an engine may take, as 8G."),
+    click.option("--paging", default=None, help="auto: page models larger than memory from disk; off: refuse them."),
     click.option("--ctx", type=int, default=None, help="Served context in tokens."),
     click.option("--threads", type=int, default=None, help="Most threads of an engine."),
     click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),

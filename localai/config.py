@@ -13,7 +13,7 @@ from typing import Any
 from localai.errors import ConfigError
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
-_SIZES = ("ram", "max_body", "kv_ram", "kv_ssd")
+_SIZES = ("ram", "vram", "max_body", "kv_ram", "kv_ssd")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -40,6 +40,10 @@ class Config:
     """Served context in tokens; 0 is min(trained, what fits, 32768)."""
     ram: int = 0
     """Memory that all engines together may take, in bytes; 0 is what is free less a margin."""
+    vram: int = 0
+    """GPU memory that an engine may take, in bytes; 0 is all there is."""
+    paging: str = "auto"
+    """auto: a model larger than the memory left is paged from disk; off: it is refused."""
     threads: int = 0
     """Most threads of an engine; 0 is the number of usable cores."""
     kv_type: str = "f16"
@@ -179,6 +183,7 @@ def _check(config: Config) -> Config:
         "log_level": ("debug", "info", "warning", "error"),
         "policy": ("balanced", "fastest", "frugal"),
         "on_battery": ("same", "frugal"),
+        "paging": ("auto", "off"),
     }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
@@ -187,6 +192,7 @@ def _check(config: Config) -> Config:
         "port": (0, 65535),
         "ctx": (0, 2**24),
         "ram": (0, 2**50),
+        "vram": (0, 2**50),
         "kv_ram": (0, 2**50),
         "kv_ssd": (0, 2**60),
         "threads": (0, 1024),

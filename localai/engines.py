@@ -48,7 +48,8 @@ class Engines:
         if self._config.ram:
             return self._config.ram
         memory = inspect(self._config.home).memory
-        return memory.available + self.charged() - budget.margin(memory.total)
+        # Mapped weights of running engines count as charged, and to the kernel as available too.
+        return min(memory.available + self.charged(), memory.total) - budget.margin(memory.total)
 
     def hopeless(self, choice: Choice) -> bool:
         """Whether every setting of the backend died on this device, so that loading it would only fail."""
@@ -104,7 +105,7 @@ class Engines:
         )
         _log.info("loaded %s on %s in %.0f ms", choice.model.id, choice.backend, _since(begun))
 
-        if self.calibrator is not None:
+        if self.calibrator is not None and not plan.weights:
             self.calibrator.want(choice.model, rung, plan.total)
 
         def note_death(death: EngineDied) -> None:
