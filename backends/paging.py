@@ -28,6 +28,8 @@ _FADE = 0.9995
 _STEPS = 32
 _NEWEST = 0.05
 _WHOLE_BATCH = 512
+_LEAST_BATCH = 64
+"""As many as may want logits in a step."""
 _TOPK, _LAYER_OUT = b"ffn_moe_topk-", b"l_out-"
 
 _base = ctypes.CDLL(str(Path(llama.__file__).parent / "lib" / "libggml-base.so"))
@@ -80,7 +82,7 @@ class Pager:
         layer = largest * sum(1 for unit in self.units if unit[0] == next(iter(self.units))[0])
         if not self._layout.used or layer <= self._room:
             return _WHOLE_BATCH
-        return max(1, min(_WHOLE_BATCH, self._room // (largest * self._layout.used)))
+        return max(_LEAST_BATCH, min(_WHOLE_BATCH, self._room // (largest * self._layout.used)))
 
     def stepped(self, tokens: int, seconds: float) -> None:
         """Take note of a step that has ended."""

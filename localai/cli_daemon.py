@@ -87,12 +87,17 @@ def _status_text(report: Any) -> str:
     for engine in report["engines"]:
         way = engine["backend"] + (f":{engine['mode']}" if engine["mode"] else "")
         lines.append(f"  {engine['model']} on {way}: {_engine_text(engine)}")
+        lines += [f"    {_weights_text(engine['weights'])}"] if engine.get("weights") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
     if not report["engines"]:
         lines.append("  no model is loaded")
     for model, phases in report["best"].items():
         won = ", ".join(f"{phase} {w['backend']} ({w['tps']:.0f} token/s)" for phase, w in phases.items())
         lines += [f"  best with {model}: {won}"] if won else []
+    stalls = ", ".join(
+        f"{name} {share['some']:.0f} %" for name, share in report["pressure"].items() if share["some"] >= 1
+    )
+    lines += [f"  waiting in the last 10 s: {stalls}"] if stalls else []
     if report["measuring"]:
         lines.append(f"  measuring {report['measuring']}")
     return "\n".join(lines)
@@ -104,6 +109,17 @@ def _engine_text(engine: Any) -> str:
     size = (engine["resident_bytes"] or 0) / 2**20
     state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
     return f"{state}, context {engine['n_ctx']}, {engine['threads']} threads, {size:.0f} MiB resident"
+
+
+def _weights_text(weights: Any) -> str:
+    """What of a model that does not fit is in memory."""
+    mebibytes = {name: f"{weights[name] / 2**20:.0f}" for name in ("resident", "pinned", "paged", "budget", "read")}
+    how = "paged" if weights["help"] == "paged" else "left to the kernel, which does better on this disk"
+    rate = f"; about {weights['predicted_tps']:.1f} token/s expected" if weights["predicted_tps"] else ""
+    return (
+        f"weights {how}: {mebibytes['resident']} MiB of {mebibytes['pinned']} + {mebibytes['paged']} in memory, "
+        f"budget {mebibytes['budget']}, {mebibytes['read']} MiB read{rate}"
+    )
 
 
 def _duration(seconds: float) -> str:

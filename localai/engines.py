@@ -45,11 +45,13 @@ class Engines:
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
-        if self._config.ram:
-            return self._config.ram
         memory = inspect(self._config.home).memory
+        if self._config.ram and memory.limit is None:
+            return self._config.ram
         # Mapped weights of running engines count as charged, and to the kernel as available too.
-        return min(memory.available + self.charged(), memory.total) - budget.margin(memory.total)
+        free = min(memory.available + self.charged(), memory.total) - budget.margin(memory.total)
+        # A control group kills who takes more than its limit, whatever the setting allows.
+        return min(self._config.ram, free) if self._config.ram else free
 
     def hopeless(self, choice: Choice) -> bool:
         """Whether every setting of the backend died on this device, so that loading it would only fail."""

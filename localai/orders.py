@@ -114,11 +114,21 @@ class Orders:
             n_seq=N_SEQ,
             threads=self.threads,
             kv_type=self._config.kv_type,
-            gpu_layers=0 if plan.weights else self._config.gpu_layers,
+            gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan),
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
             digest=choice.model.digest or "",
             weights=plan.weights,
         )
+
+    def _gpu_layers(self, choice: Choice, plan: Plan) -> int:
+        """As configured, else as many as fit into the configured GPU memory, beside its compute buffers; -1 is all."""
+        asked, vram = self._config.gpu_layers, self._config.vram
+        if asked >= 0 or not vram or choice.backend != "llama.cpp" or choice.model.format != "gguf":
+            return asked
+        header = read_shards(choice.model.path)[0]
+        layers = header.number("block_count") or 1
+        need = budget.charge(header, plan.n_ctx, self._config.kv_type)
+        return max(0, min(layers, (vram - need.compute) * layers // max(1, need.weights + need.kv)))
 
     def key(self, choice: Choice) -> Key:
         """What verdicts on this choice's settings hold for."""

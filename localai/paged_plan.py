@@ -56,7 +56,7 @@ def paged_plan(headers: Sequence[GgufHeader], asked: int, free: int, kv_type: st
     if not found.units or room < found.least:
         least = found.least + need.kv + need.compute
         raise OutOfResources(
-            f"the model needs {gigabytes(least)} even with its weights paged from disk and a context of {n_ctx} tokens, "
+            f"the model needs {gigabytes(least)} even with its weights paged and a context of {n_ctx} tokens, "
             f"{gigabytes(max(free, 0))} are free",
             "take a smaller quantisation or context (--ctx), unload other models, or raise the budget (ram)",
         )
