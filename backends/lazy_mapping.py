@@ -21,9 +21,8 @@ _FUNCTION_SLOTS = (6, 7, 1025, 1026)
 """Relocations that hold a function's address, of x86-64 and of 64-bit ARM."""
 _HEADER = struct.Struct("<IIQQQQIIQQ")
 _RELOCATION = np.dtype([("offset", "<u8"), ("kind", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
-_Mmap = ctypes.CFUNCTYPE(
-    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-)
+_ARGUMENTS = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_Mmap = ctypes.CFUNCTYPE(ctypes.c_void_p, *_ARGUMENTS)
 
 
 @contextmanager
@@ -34,7 +33,7 @@ def unread(library: Path) -> Iterator[bool]:
         yield False
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, _Mmap._argtypes_  # type: ignore[attr-defined]
+    libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, list(_ARGUMENTS)
 
     def lazily(address: int, size: int, protection: int, flags: int, file: int, offset: int) -> int:
         return int(libc.mmap(address, size, protection, flags & ~_MAP_POPULATE, file, offset))

@@ -64,7 +64,7 @@ class MappedWeights:
     def touch(self, extent: Extent) -> None:
         """Read a byte of each page, as a computation would that nobody helps."""
         address, size = self._pages(extent)
-        int(np.frombuffer((ctypes.c_char * size).from_address(address), np.uint8)[::_PAGE].sum())
+        int(np.frombuffer(memoryview((ctypes.c_char * size).from_address(address)), np.uint8)[::_PAGE].sum())
 
     def announce(self, extent: Extent) -> None:
         """Begin to read; returns before the bytes are there."""
@@ -106,7 +106,7 @@ class MappedWeights:
         pages = (ctypes.c_ubyte * (-(-size // _PAGE)))()
         if _libc.mincore(address, size, pages) != 0:
             raise BackendError(f"the kernel does not tell what is resident: {os.strerror(ctypes.get_errno())}")
-        return min(extent.size, _PAGE * int((np.frombuffer(pages, np.uint8) & 1).sum()))
+        return min(extent.size, _PAGE * int((np.frombuffer(memoryview(pages), np.uint8) & 1).sum()))
 
     def _advise(self, extent: Extent, advice: int) -> None:
         address, size = self._pages(extent)
