@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from backends.kv_paging import PagedUse, Paging
+from backends.paging_report import WeightsReport
 
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
@@ -135,6 +136,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
     with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
     backend derives from the weights, '' for none. `rpc` are workers on other machines, as host:port.
+    `weights` is how many bytes of the weights may be resident, 0 where all of them fit; see `paging`.
     """
 
     backend: str
@@ -152,6 +154,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv: KvGrant = KvGrant()
     paging: Paging = Paging()
     digest: str = ""
+    weights: int = 0
     step_seconds: float = 0.15
     rpc: tuple[str, ...] = ()
 
@@ -390,4 +393,4 @@ class Pace(msgspec.Struct, frozen=True, tag=True):
 
 
 ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace | Purge
-FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport | Purged
+FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport | Purged | WeightsReport

@@ -47,6 +47,7 @@ from backends.contract import (
 from backends.errors import BackendError, DeathStep, EngineDied, InvalidJob, rebuild
 from backends.frames import child_decoder, encode
 from backends.kv_paging import PagedUse
+from backends.paging_report import WeightsReport
 
 _STOP_S = 5.0
 _LAST_WORDS_S = 0.5
@@ -75,8 +76,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
     """One running child. Make it with `start`.
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
-    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache,
-    `paged` what paging has taken so far.
+    count, `stages` the seconds that each stage of loading took, `kv` and `weights` the latest reports of its KV cache
+    and of weights that do not all fit, `paged` what paging the KV cache has taken so far.
     """
 
     info: EngineInfo
@@ -96,6 +97,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self.on_death: OnDeath | None = None
         self.kv: KvReport | None = None
         self.paged: PagedUse | None = None
+        self.weights: WeightsReport | None = None
         self.on_report: OnReport | None = None
         self._decoder = child_decoder()
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
@@ -322,6 +324,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
             self.kv = frame
             if self.on_report is not None:
                 self.on_report(frame)
+        elif isinstance(frame, WeightsReport):
+            self.weights = frame
         elif isinstance(frame, Stage):
             self._enter(frame.name)
             self._on_stage(frame.name, frame.fraction)

@@ -42,7 +42,7 @@ from backends.contract import (
     ToChild,
     Tokenize,
 )
-from backends.engine import Engine
+from backends.engine import Engine, Residence
 from backends.errors import BackendError, EngineBusy, ModelFileError
 from backends.frames import encode, parent_decoder
 from backends.kv.codecs import codec_for
@@ -57,6 +57,7 @@ MAX_WAITING = 256
 _READ = 1 << 16
 _STAGE_S = 0.1
 _REPORT_S = 1.0
+_REPORT_REST = 20.0
 _LONGEST_REST_S = 1.0
 FLUSH_S = 2.0
 """Seconds for writing what is kept in RAM alone, when the daemon ends."""
@@ -150,14 +151,36 @@ def _leave(error: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def serve(batcher: Batcher, inbox: SimpleQueue[Inbound], store: Store | None, outbox: Outbox) -> None:
-    """The step loop: sleeps while there is nothing to do, ends with its daemon."""
+def teller(engine: Engine, outbox: Outbox) -> Callable[[], None]:
+    """Makes what tells the daemon which weights are in memory: the kernel looks at every page, so it is paced."""
+    rest_until = 0.0
+
+    def tell() -> None:
+        nonlocal rest_until
+        begun = time.monotonic()
+        if isinstance(engine, Residence) and begun >= rest_until and (report := engine.residency()) is not None:
+            outbox.send(report)
+            rest_until = time.monotonic() + _REPORT_REST * (time.monotonic() - begun)
+
+    return tell
+
+
+def serve(
+    batcher: Batcher,
+    inbox: SimpleQueue[Inbound],
+    store: Store | None,
+    outbox: Outbox,
+    tell: Callable[[], None] = lambda: None,
+) -> None:
+    """The step loop: sleeps while there is nothing to do, ends with its daemon. `tell` makes other reports."""
     reported, rest = 0.0, 0.0
     while True:
         if batcher.idle and inbox.empty() and batcher.tend():
             continue
-        if store is not None and (batcher.idle or time.monotonic() - reported > _REPORT_S):
-            outbox.send(store.report())
+        if batcher.idle or time.monotonic() - reported > _REPORT_S:
+            if store is not None:
+                outbox.send(store.report())
+            tell()
             reported = time.monotonic()
         while batcher.idle or not inbox.empty():
             item = inbox.get()
@@ -251,7 +274,7 @@ def main() -> None:
     outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()
-    serve(batcher, inbox, store, outbox)
+    serve(batcher, inbox, store, outbox, teller(engine, outbox))
     while batcher.tend():
         pass
     if store is not None:

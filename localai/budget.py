@@ -17,6 +17,8 @@ MOST_CTX = 32_768
 LEAST_CTX = 512
 _MARGIN = 0.08
 _LEAST_MARGIN = 256 * 2**20
+_MOST_MARGIN = 0.125
+"""Share of a small memory that the margin is at most: a container of 300 MB would have none left."""
 _PROCESS = 120 * 2**20
 _MICRO_BATCH = 512
 _ROWS = 64
@@ -58,7 +60,7 @@ class Charge:
 
 def margin(total: int) -> int:
     """Bytes of a memory of `total` that stay free for everything else, unless the user sets a budget."""
-    return max(_LEAST_MARGIN, int(_MARGIN * total))
+    return max(min(_LEAST_MARGIN, int(_MOST_MARGIN * total)), int(_MARGIN * total))
 
 
 def charge(

@@ -18,6 +18,8 @@ _OPTIONS = (
     click.option("--host", default=None, help="Address of the TCP listener."),
     click.option("--port", type=int, default=None, help="TCP port; 0 for the Unix socket only."),
     click.option("--ram", default=None, help="Memory that all engines may take, as 4G."),
+    click.option("--vram", default=None, help="GPU memory that an engine may take, as 8G."),
+    click.option("--paging", default=None, help="auto: page models larger than memory from disk; off: refuse them."),
     click.option("--ctx", type=int, default=None, help="Served context in tokens."),
     click.option("--threads", type=int, default=None, help="Most threads of an engine."),
     click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
@@ -85,6 +87,7 @@ def _status_text(report: Any) -> str:
     for engine in report["engines"]:
         way = engine["backend"] + (f":{engine['mode']}" if engine["mode"] else "")
         lines.append(f"  {engine['model']} on {way}: {_engine_text(engine)}")
+        lines += [f"    {_weights_text(engine['weights'])}"] if engine.get("weights") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
         lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
     if not report["engines"]:
@@ -93,6 +96,10 @@ def _status_text(report: Any) -> str:
     for model, phases in report["best"].items():
         won = ", ".join(f"{phase} {w['backend']} ({w['tps']:.0f} token/s)" for phase, w in phases.items())
         lines += [f"  best with {model}: {won}"] if won else []
+    stalls = ", ".join(
+        f"{name} {share['some']:.0f} %" for name, share in report["pressure"].items() if share["some"] >= 1
+    )
+    lines += [f"  waiting in the last 10 s: {stalls}"] if stalls else []
     if report["measuring"]:
         lines.append(f"  measuring {report['measuring']}")
     return "\n".join(lines)
@@ -120,6 +127,17 @@ def _paging_text(paging: Any) -> str:
     chosen = "nothing decoded" if paging["selected"] is None else f"{paging['selected']:.0%} of pages attended to"
     read, held = (paging[name] / 2**20 for name in ("ssd_read_bytes", "ssd_bytes"))
     return f"pages: {paging['ram_bytes'] / 2**20:.0f} MiB RAM, {held:.0f} MiB SSD, {read:.0f} MiB read, {chosen}"
+
+
+def _weights_text(weights: Any) -> str:
+    """What of a model that does not fit is in memory."""
+    mebibytes = {name: f"{weights[name] / 2**20:.0f}" for name in ("resident", "pinned", "paged", "budget", "read")}
+    how = "paged" if weights["help"] == "paged" else "left to the kernel, which does better on this disk"
+    rate = f"; about {weights['predicted_tps']:.1f} token/s expected" if weights["predicted_tps"] else ""
+    return (
+        f"weights {how}: {mebibytes['resident']} MiB of {mebibytes['pinned']} + {mebibytes['paged']} in memory, "
+        f"budget {mebibytes['budget']}, {mebibytes['read']} MiB read{rate}"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from localai.errors import ConfigError
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
-_SIZES = ("ram", "max_body", "kv_ram", "kv_ssd", "page_ram", "page_ssd")
+_SIZES = ("ram", "vram", "max_body", "kv_ram", "kv_ssd", "page_ram", "page_ssd")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -44,6 +44,10 @@ class Config:
     """Served context in tokens; 0 is min(trained, what fits, 32768)."""
     ram: int = 0
     """Memory that all engines together may take, in bytes; 0 is what is free less a margin."""
+    vram: int = 0
+    """GPU memory that an engine may take, in bytes; 0 is all there is."""
+    paging: str = "auto"
+    """auto: a model larger than the memory left is paged from disk; off: it is refused."""
     threads: int = 0
     """Most threads of an engine; 0 is the number of usable cores."""
     kv_type: str = "f16"
@@ -207,6 +211,7 @@ def _check(config: Config) -> Config:
         "policy": ("balanced", "fastest", "frugal"),
         "on_battery": ("same", "frugal"),
         "answer_cache": ("off", "greedy", "always"),
+        "paging": ("auto", "off"),
     }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
@@ -216,6 +221,7 @@ def _check(config: Config) -> Config:
         "ollama_port": (0, 65535),
         "ctx": (0, 2**24),
         "ram": (0, 2**50),
+        "vram": (0, 2**50),
         "kv_ram": (0, 2**50),
         "kv_ssd": (0, 2**60),
         "page_ram": (2**20, 2**50),

@@ -48,10 +48,13 @@ class Engines:
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
-        if self._config.ram:
-            return self._config.ram
         memory = inspect(self._config.home).memory
-        return memory.available + self.charged() - budget.margin(memory.total)
+        if self._config.ram and memory.limit is None:
+            return self._config.ram
+        # Mapped weights of running engines count as charged, and to the kernel as available too.
+        free = min(memory.available + self.charged(), memory.total) - budget.margin(memory.total)
+        # A control group kills who takes more than its limit, whatever the setting allows.
+        return min(self._config.ram, free) if self._config.ram else free
 
     def hopeless(self, choice: Choice) -> bool:
         """Whether every setting of the backend died on this device, so that loading it would only fail."""
@@ -101,7 +104,7 @@ class Engines:
         _log.info("loaded %s on %s in %.0f ms", choice.model.id, choice.backend, _since(begun))
 
         remote = bool(rung.handle.order.rpc)
-        if self.calibrator is not None and not remote:
+        if self.calibrator is not None and not remote and not plan.weights:
             self.calibrator.want(choice.model, rung, plan.total)
 
         def note_death(death: EngineDied) -> None:

@@ -6,6 +6,7 @@ A Choice and free bytes enter, a Plan and a Load leave; starts nothing.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from localai import budget
 from localai.choice import Choice
 from localai.config import Config
 from localai.device import Device
-from localai.errors import from_backend
+from localai.errors import OutOfResources, from_backend
 from localai.kv_cache import KvCache
 from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import build_label
+from localai.paged_plan import can_page, paged_plan
 from localai.readings import Shape
 from localai.shapes import shape_of
 from localai.tested import Key
@@ -30,18 +32,28 @@ from localai.tested import Key
 N_SEQ = 32
 _FREE_SSD = 0.5
 """Share of the free disk that one engine's pages may take, whatever the setting says."""
+_SHELF = 16
+_NEAR = 0.9
+"""Share of the best budget for weights below which idle engines are unloaded for more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated.
 
-    `shelf` of them are for KV blocks in RAM.
+    `shelf` of them are for KV blocks in RAM. `weights` bytes of the model may be in memory at a time, 0: all of them.
     """
 
     n_ctx: int
     total: int
     shelf: int = 0
+    weights: int = 0
+
+    def as_good_as(self, best: Plan) -> bool:
+        """Whether unloading others for `best` would gain nothing worth it."""
+        if not self.weights:
+            return self.n_ctx >= best.n_ctx
+        return bool(best.weights) and self.n_ctx >= best.n_ctx and self.weights >= _NEAR * best.weights
 
 
 class Orders:
@@ -66,6 +78,7 @@ class Orders:
         if choice.backend == "echo":
             return Plan(choice.n_ctx or 4096, 0, self._shelf(2**30))
         extra = 0
+        headers: Sequence[GgufHeader] = ()
         try:
             if choice.model.format == "gguf":
                 # What counts is the sum of all shards; the first one's metadata speaks for the rest.
@@ -79,7 +92,15 @@ class Orders:
         way = (self._config.kv_type, choice.backend, choice.mode)
         pages = paged(choice)
         kv = self._config.page_ram if pages else None
-        n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way, kv)
+        try:
+            n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way, kv)
+        except OutOfResources:
+            if not headers or headers[0].is_embedding or not can_page(choice.backend, self._config.paging):
+                raise
+            tight = paged_plan(headers, choice.n_ctx, free, self._config.kv_type)
+            # A sixteenth of the weights' room is less use to them than the beginning of a known conversation.
+            shelf = min(self._shelf(free), (tight.weights - tight.least) // _SHELF)
+            return Plan(tight.n_ctx, tight.total, shelf, tight.weights - shelf)
         need = budget.charge(sizes, n_ctx, *way, kv).total + extra
         # Pages live as long as their engine: there is nothing to put on a shelf.
         shelf = 0 if pages else self._shelf(free - need)
@@ -100,11 +121,22 @@ class Orders:
             n_seq=N_SEQ,
             threads=self.threads,
             kv_type=self._config.kv_type,
-            gpu_layers=self._config.gpu_layers,
+            gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan),
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
             paging=paging(self._config) if paged(choice) else Paging(),
             digest=choice.model.digest or "",
+            weights=plan.weights,
         )
+
+    def _gpu_layers(self, choice: Choice, plan: Plan) -> int:
+        """As configured, else as many as fit into the configured GPU memory, beside its compute buffers; -1 is all."""
+        asked, vram = self._config.gpu_layers, self._config.vram
+        if asked >= 0 or not vram or choice.backend != "llama.cpp" or choice.model.format != "gguf":
+            return asked
+        header = read_shards(choice.model.path)[0]
+        layers = header.number("block_count") or 1
+        need = budget.charge(header, plan.n_ctx, self._config.kv_type)
+        return max(0, min(layers, (vram - need.compute) * layers // max(1, need.weights + need.kv)))
 
     def key(self, choice: Choice) -> Key:
         """What verdicts on this choice's settings hold for."""

@@ -103,7 +103,7 @@ def room_on(device: Device, build: EngineBuild | None, config: Config, limits: L
     shared = any(card.vendor == "apple" for card in device.gpus)
     total = sum(card.memory_bytes or 0 for card in cards)
     own = ram if shared else total - margin(total) if total else 0
-    return Room(ram, max(0, own if limits.vram is None else limits.vram), shared)
+    return Room(ram, max(0, (config.vram or own) if limits.vram is None else limits.vram), shared)
 
 
 def ways(device: Device, readings: Sequence[Reading], config: Config, *, offloads: bool) -> list[Way]:

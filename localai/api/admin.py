@@ -15,6 +15,7 @@ from localai.api.wire import JsonRoute, json_response
 from localai.energy.report import By
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
+from localai.pressure import pressure
 from localai.status import spent, status
 from localai.turn import Parts
 
@@ -40,6 +41,8 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         metrics.engines.labels("loading").set(sum(s.handle is None for s in slots))
         await asyncio.to_thread(kv_cache.refresh)
         metrics.charged.set(sum(s.charged for s in slots))
+        reports = {s.choice.model.id: s.handle.weights for s in slots if s.handle and s.handle.weights}
+        metrics.weights.hold(reports, pressure())
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/localai/status")
