@@ -48,7 +48,7 @@ def test_tokens_are_counted_as_they_are_sent(client: Any) -> None:
 
 
 def test_a_forced_call_streams_valid_json(client: Any) -> None:
-    forced: Any = {"type": "tool", "name": "get_weather"}
+    forced: Any = {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True}
     asked: Any = {**SHORT, "max_tokens": 60, "tools": [WEATHER], "tool_choice": forced}
     with client.messages.stream(messages=QUESTION, **asked) as stream:
         final = stream.get_final_message()
