@@ -38,7 +38,7 @@ def test_an_answer_streams_to_the_same_text(client: Any) -> None:
         assert (each.stop_reason, each.usage.output_tokens) == ("max_tokens", 5)
         assert each.model == "smollm2-135m-instruct"
         assert each.usage.input_tokens + each.usage.cache_read_input_tokens > 5
-        assert "energy" in each.usage.model_extra
+    assert "energy" in whole.usage.model_extra
 
 
 def test_tokens_are_counted_as_they_are_sent(client: Any) -> None:
