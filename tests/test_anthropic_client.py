@@ -38,7 +38,7 @@ def test_an_answer_streams_to_the_same_text(client: Any) -> None:
         assert (each.stop_reason, each.usage.output_tokens) == ("max_tokens", 5)
         assert each.model == "smollm2-135m-instruct"
         assert each.usage.input_tokens + each.usage.cache_read_input_tokens > 5
-        assert "energy" in each.usage.model_extra
+    assert "energy" in whole.usage.model_extra
 
 
 def test_tokens_are_counted_as_they_are_sent(client: Any) -> None:
@@ -48,7 +48,7 @@ def test_tokens_are_counted_as_they_are_sent(client: Any) -> None:
 
 
 def test_a_forced_call_streams_valid_json(client: Any) -> None:
-    forced: Any = {"type": "tool", "name": "get_weather"}
+    forced: Any = {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True}
     asked: Any = {**SHORT, "max_tokens": 60, "tools": [WEATHER], "tool_choice": forced}
     with client.messages.stream(messages=QUESTION, **asked) as stream:
         final = stream.get_final_message()

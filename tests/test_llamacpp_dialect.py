@@ -71,7 +71,6 @@ def test_documents_are_ranked_by_their_embeddings(daemon: Daemon) -> None:
     assert rows[0]["index"] == 1
     assert rows[0]["relevance_score"] >= rows[1]["relevance_score"]
     assert len(rows) == 2
-    assert "embeddings" in daemon.ask("POST", "/v1/rerank", {"query": "a", "documents": ["b"]}).error["message"]
 
 
 def test_a_closed_line_ends_a_completion(daemon: Daemon) -> None:

@@ -59,7 +59,13 @@ def test_a_response_is_continued_by_its_id(client: openai.OpenAI) -> None:
 
 
 def test_a_forced_call_and_its_result(client: openai.OpenAI) -> None:
-    asked: Any = {**SHORT, "max_output_tokens": 60, "tools": [WEATHER], "tool_choice": "required"}
+    asked: Any = {
+        **SHORT,
+        "max_output_tokens": 60,
+        "tools": [WEATHER],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+    }
     made = client.responses.create(input=QUESTION, **asked)
     (call,) = [item for item in made.output if item.type == "function_call"]
     assert list(json.loads(call.arguments)) == ["city"]
