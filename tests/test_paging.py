@@ -15,7 +15,6 @@ from backends.gguf import read_shards
 from backends.paging_layout import layout
 from backends.paging_report import WeightsReport, coverage, covered, seconds
 from localai.errors import OutOfResources
-from localai.keep_alive import Habits
 from localai.orders import Plan
 from localai.paged_plan import can_page, paged_plan
 from tests.perf.noise_gguf import Noise, write
@@ -128,27 +127,3 @@ def test_predicted_seconds(shares: tuple[float, ...], expected: float) -> None:
         help="paged", budget=60, resident=0, pinned=10, paged=100, read=0, rate=100.0, token_bytes=50, coverage=shares
     )
     assert seconds(report, 0.1, 60) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("gap", "expected"), [(40.0, 41.0), (1200.0, 10.0)], ids=["short gaps", "gaps too long"])
-def test_keep_alive_follows_the_gaps(gap: float, expected: float) -> None:
-    habits = Habits(load_s=8.0)
-    for number in range(20):
-        habits.note(number * gap, number * gap)
-    assert habits.keep_alive() == pytest.approx(expected)
-
-
-def test_little_use_keeps_the_fixed_time() -> None:
-    habits = Habits(load_s=8.0, fixed=300.0)
-    habits.note(0.0, 1.0)
-    assert habits.keep_alive() == 300.0
-    assert habits.warm_at(10.0) is None
-
-
-def test_a_daily_habit_is_warmed_up_for() -> None:
-    habits = Habits(load_s=8.0)
-    for day in range(5):
-        habits.note(day * 86_400.0 + 9 * 3600 + 60, day * 86_400.0 + 9 * 3600 + 90)
-    at = habits.warm_at(4 * 86_400.0 + 20 * 3600)
-    assert at is not None
-    assert 5 * 86_400.0 + 8.5 * 3600 <= at < 5 * 86_400.0 + 9 * 3600
