@@ -124,7 +124,8 @@ def chat(daemon: Daemon, engine: str, text: str, **fields: Any) -> Any:
 
 def spelt(daemon: Daemon, engine: str) -> list[bytes]:
     """What the blocks on the SSD say."""
-    piece = open_tokenizer(STARTER).raw_piece if engine == "starter" else spell
+    # Blocks of both engines lie side by side; the other one's tokens are no bytes.
+    piece = open_tokenizer(STARTER).raw_piece if engine == "starter" else lambda token: bytes([min(token, 255)])
     index = Index(daemon.home / "cache" / "kv")
     try:
         return [b"".join(map(piece, row.tokens)) for row in index.rows()]

@@ -80,8 +80,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/embed")
     async def embed(body: EmbedBody, request: Request) -> Response:
         """One unit vector per text."""
-        turns = embed_requests(body, caller(request))
-        answers = await gather_all([answer(turn, parts) for turn in turns], request)
+        answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))], request)
         found = ollama_out.embeddings(answers, body.model, body.dimensions)
         return json_response(found, energy(answers))
 
@@ -89,8 +88,8 @@ def routes(parts: Parts) -> APIRouter:
     async def embeddings(body: EmbedBody, request: Request) -> Response:
         """The older form: one text, one vector."""
         answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))[:1]], request)
-        shown = ollama_out.embeddings(answers, body.model, None)
-        return json_response({"embedding": shown["embeddings"][0]}, energy(answers))
+        found = ollama_out.embeddings(answers, body.model, None)["embeddings"]
+        return json_response({"embedding": found[0] if found else []}, energy(answers))
 
     whole.include_router(router)
     whole.include_router(ollama_manage.routes(parts))
