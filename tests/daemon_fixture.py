@@ -116,10 +116,14 @@ class Daemon:
         return self.ask("POST", "/v1/chat/completions", body, unix=unix)
 
     def rows(self, table: str) -> list[Json]:
-        """The ledger's rows, oldest first."""
+        """The ledger's rows, oldest first. They are written behind the answers: wait for what must come."""
         with closing(sqlite3.connect(self.home / "ledger.db")) as db:
             db.row_factory = sqlite3.Row
             return [dict(row) for row in db.execute(f"select * from {table} order by id")]
+
+    def newest(self, table: str) -> Json:
+        """The ledger's last row; empty where there is none yet."""
+        return next(reversed(self.rows(table)), {})
 
     def engines(self) -> list[Json]:
         found: list[Json] = self.client.get("/localai/status")["engines"]

@@ -79,7 +79,7 @@ def test_a_closed_line_ends_a_completion(daemon: Daemon) -> None:
         line.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
         line.getresponse().read1(10)
     wait_for(lambda: not any(e["users"] for e in daemon.engines() if e["model"].startswith("echo")), 5)
-    assert daemon.rows("queries")[-1]["finish"] == "cancelled"
+    wait_for(lambda: daemon.newest("queries").get("finish") == "cancelled")
 
 
 ROUTES = [

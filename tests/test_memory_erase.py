@@ -194,6 +194,13 @@ def test_shared_words_of_the_living_are_no_residue(store: Store) -> None:
     assert store.list()[0].text == "The spare key lies under a pot"
 
 
+def test_few_bytes_across_two_columns_are_no_residue(store: Store) -> None:
+    # The column before the text ends in "]".
+    added = store.add_many([NewMemory(text="]the"), NewMemory(text="the cat")])
+    receipt = forget(store, ids=[added[0].id])
+    assert (receipt.rewritten, receipt.residue) == (True, ())
+
+
 @pytest.mark.parametrize("at", [0, 1, 7, (4 << 20) - 9, 5_000_003])
 def test_the_scanner_finds_a_piece_at_any_offset(tmp_path: Path, at: int) -> None:
     path = tmp_path / "raw"

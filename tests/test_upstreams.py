@@ -157,7 +157,7 @@ def test_leaving_cancels_the_work_there(here: Daemon, far: Daemon) -> None:
         connection.getresponse().read1(200)
     row = wait_for(lambda: far.rows("queries")[before:])[0]
     assert row["finish"] == "cancelled"
-    assert wait_for(lambda: here.rows("queries")[-1]["finish"]) == "cancelled"
+    wait_for(lambda: here.newest("queries").get("finish") == "cancelled")
 
 
 def test_an_upstream_that_is_away_is_replaced_and_says_so(here: Daemon) -> None:
@@ -216,7 +216,7 @@ def test_loss_before_a_word_is_repaired_and_after_it_is_told(here: Daemon) -> No
     texts = [event["choices"][0]["delta"].get("content", "") for event in events if "choices" in event]
     assert "".join(texts) == "one two "
     assert events[-1]["error"]["code"] == "upstream_failed"
-    assert wait_for(lambda: here.rows("queries")[-1]["error"] == "upstream_failed")
+    wait_for(lambda: here.newest("queries").get("error") == "upstream_failed")
 
 
 def test_a_deadline_ends_what_was_begun(here: Daemon) -> None:
