@@ -248,6 +248,8 @@ def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor, dict[int,
 def main() -> None:
     """Entry point of the child. The daemon alone decides when it stops, so Ctrl-C in its terminal is not for us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where a debugger is installed, ggml's abort would first attach it, for ten seconds in which nobody is told.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     source = os.fdopen(os.dup(0), "rb", buffering=0)
     outbox = Outbox(os.fdopen(os.dup(1), "wb", buffering=1 << 16))
     # Whatever a library prints must not land between frames.
