@@ -21,7 +21,9 @@ import uvloop
 
 from backends.handle import EngineHandle
 from localai.answer_cache import Answers
+from localai.api.gate import Gate
 from localai.application import build
+from localai.audit import Audit
 from localai.calibrate import Calibrator
 from localai.calibration_store import CalibrationStore
 from localai.catalog_watch import CatalogWatcher
@@ -48,9 +50,12 @@ from localai.market import Market
 from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
+from localai.peers import PeerChecked
 from localai.pool import Pool
+from localai.quotas import Quotas
 from localai.spans import Spans
 from localai.tested import TestedSettings
+from localai.tokens import Tokens
 from localai.turn import Parts
 from localai.upstreams.relay import Upstreams
 from localai.watched import WatchedFolders
@@ -122,7 +127,9 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     upstreams = Upstreams(lambda: library.catalog)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams)
     server = _Server(config)
-    app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
+    tokens, audit = Tokens(config.home), Audit(config.logs / "audit.jsonl")
+    gate = Gate(tokens, Quotas(ledger.joules_of), audit, strangers=config.loopback and config.tokens == "optional")
+    app = build(parts, kept, metrics, kv_cache, watched, tokens, gate, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
@@ -135,7 +142,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         draws.close()
         await kv_cache.close()
         catalog.stop()
-        for each in (ledger, spans, watched, memories, answers, kept):
+        for each in (ledger, spans, watched, memories, answers, kept, audit):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
 
@@ -177,7 +184,7 @@ class _Server:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                http="httptools",
+                http=PeerChecked,
                 timeout_graceful_shutdown=2,
                 server_header=False,
                 date_header=False,
@@ -257,8 +264,7 @@ def _listen(config: Config) -> list[socket.socket]:
 
 
 def _tcp(config: Config, port: int) -> list[socket.socket]:
-    loopback = config.host in ("127.0.0.1", "localhost", "::1")
-    names = ["127.0.0.1", "::1"] if loopback else [config.host]
+    names = ["127.0.0.1", "::1"] if config.loopback else [config.host]
     made: list[socket.socket] = []
     for name in names:
         family = socket.AF_INET6 if ":" in name else socket.AF_INET
