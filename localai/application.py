@@ -36,7 +36,6 @@ from localai.errors import BadRequest, LocalaiError, NotFound, from_memory
 from localai.forgetting import Forgetting
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
-from localai.tokens import Tokens
 from localai.turn import Parts
 from localai.watched import WatchedFolders
 from memory_store.errors import MemoryStoreError
@@ -73,7 +72,6 @@ def build(
     metrics: Metrics,
     kv_cache: KvCache,
     watched: WatchedFolders,
-    tokens: Tokens,
     gate: Gate,
     *,
     started: float,
@@ -94,7 +92,7 @@ def build(
     app.include_router(llamacpp.routes(parts))
     app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
-    app.include_router(token_routes.routes(tokens))
+    app.include_router(token_routes.routes(gate.tokens))
     app.include_router(conversations.routes(parts, kept))
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_ask.routes(parts))

@@ -127,9 +127,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     upstreams = Upstreams(lambda: library.catalog)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams)
     server = _Server(config)
-    tokens, audit = Tokens(config.home), Audit(config.logs / "audit.jsonl")
-    gate = Gate(tokens, Quotas(ledger.joules_of), audit, strangers=config.loopback and config.tokens == "optional")
-    app = build(parts, kept, metrics, kv_cache, watched, tokens, gate, started=started, stop=server.end)
+    gate = _gate(config, ledger)
+    app = build(parts, kept, metrics, kv_cache, watched, gate, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
@@ -142,7 +141,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         draws.close()
         await kv_cache.close()
         catalog.stop()
-        for each in (ledger, spans, watched, memories, answers, kept, audit):
+        for each in (ledger, spans, watched, memories, answers, kept, gate):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
 
@@ -151,6 +150,12 @@ def _barred(pool: Pool, engines: Engines, choice: Choice) -> str:
     """Why an engine is not to be chosen now; '' where nothing speaks against it."""
     resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
     return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
+
+
+def _gate(config: Config, ledger: Ledger) -> Gate:
+    strangers = config.loopback and config.tokens == "optional"
+    audit = Audit(config.logs / "audit.jsonl")
+    return Gate(Tokens(config.home), Quotas(ledger.joules_of), audit, strangers=strangers)
 
 
 def _metering(config: Config, meter: Meter, draws: Draws, ledger: Ledger, pool: Pool) -> Metering:

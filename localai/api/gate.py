@@ -18,10 +18,13 @@ class Gate:
     """Of one daemon. `strangers` says whether programs without a token may do inference over TCP."""
 
     def __init__(self, tokens: Tokens, quotas: Quotas, audit: Audit, *, strangers: bool) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
         self._quotas = quotas
         self._audit = audit
         self._strangers = strangers
+
+    def close(self) -> None:
+        self._audit.close()
 
     async def admit(self, scope: Scope, headers: dict[bytes, str]) -> Visitor:
         """Raises Unauthorized, Forbidden, TooBusy or EnergyBudgetSpent, and notes that."""
@@ -60,7 +63,7 @@ class Gate:
         secret = secret_of(headers)
         if not secret:
             return Visitor(owner=from_unix_socket(scope))
-        token = self._tokens.of(secret)
+        token = self.tokens.of(secret)
         if token is None:
             self._quotas.wrong()
         return Visitor(token=token)
