@@ -54,6 +54,8 @@ class Daemon:
         self.socket = home / "run" / "localai.sock"
         self.env = {**clean_environment(), "LOCALAI_HOME": str(home), "LOCALAI_PORT": str(port)} | {
             "LOCALAI_CALIBRATE": "0",
+            # Threads that wait for each other by spinning hardly move on a machine where others want their cores.
+            "LOCALAI_THREADS": "1",
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -111,7 +113,7 @@ class Daemon:
 
     def connection(self, *, unix: bool = False) -> http.client.HTTPConnection:
         made = UnixConnection(self.socket) if unix else http.client.HTTPConnection("127.0.0.1", self.port)
-        made.timeout = 150
+        made.timeout = 300
         return made
 
     def chat(self, text: str, *, unix: bool = False, **fields: Any) -> Answer:
