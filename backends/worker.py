@@ -59,8 +59,8 @@ _STAGE_S = 0.1
 _REPORT_S = 1.0
 _REPORT_REST = 20.0
 _LONGEST_REST_S = 1.0
-FLUSH_S = 2.0
-"""Seconds for writing what is kept in RAM alone, when the daemon ends."""
+FLUSH_S = 8.0
+"""Most seconds for writing what is kept in RAM alone, when the daemon ends; a busy disk takes longer."""
 
 Inbound = Sequence | Cancel | Evicted | Pace | Purge | None
 """What the reader hands to the engine's thread; None is the end."""
