@@ -11,7 +11,7 @@ from typing import Any
 
 from localai.client import Client, EventStream
 from localai.errors import LocalaiError
-from tui.wire import Created, ReplyEvent, Text, reply_events
+from tui.wire import Called, Created, ReplyEvent, Text, reply_events
 
 
 class Reply:
@@ -74,7 +74,7 @@ class Reply:
             return
         for arrived in self._stream:
             for event in reply_events(arrived):
-                if isinstance(event, Text):
+                if isinstance(event, Text | Called):
                     self._first_at = self._first_at or time.monotonic()
                     self._deltas += 1
                 self._inbox.append(event)
