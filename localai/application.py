@@ -27,6 +27,7 @@ from localai.api import (
     memory_files,
     ollama,
     openai,
+    pulling,
     responses,
 )
 from localai.api.security import Door
@@ -94,6 +95,7 @@ def build(
     app.include_router(conversation_trees.routes(kept))
     app.include_router(conversations.routes(parts, kept))
     app.include_router(bench_reports.routes(parts.config.home))
+    app.include_router(pulling.routes(parts.library))
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_ask.routes(parts))
     app.include_router(memory_feedback.routes(parts.memories))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +12,10 @@ from textual.screen import Screen
 
 from localai.client import Client
 from tui.chat_screen import ChatScreen
+from tui.settings import Settings
 from tui.themes import ORDER, THEMES
+
+USUAL = Settings()
 
 
 def run(
@@ -20,15 +23,11 @@ def run(
     conversation: str | None = None,
     model: str | None = None,
     *,
-    keys: Mapping[str, str] | None = None,
-    theme: str = "",
+    settings: Settings = USUAL,
 ) -> None:
-    """Show the chat until the person leaves; `conversation` is the id of one to continue. Closes the client.
-
-    `keys` maps ids of bindings to other keys.
-    """
+    """Show the chat until the person leaves; `conversation` is the id of one to continue. Closes the client."""
     try:
-        ChatApp(client, conversation, model, keys=keys, theme=theme).run()
+        ChatApp(client, conversation, model, settings=settings).run()
     finally:
         client.close()
 
@@ -47,16 +46,15 @@ class ChatApp(App[None]):
         conversation: str | None = None,
         model: str | None = None,
         *,
-        keys: Mapping[str, str] | None = None,
-        theme: str = "",
+        settings: Settings = USUAL,
         folder: Path | None = None,
     ) -> None:
         super().__init__()
         for each in THEMES:
             self.register_theme(each)
-        if theme in self.available_themes:
-            self.theme = theme
-        self.set_keymap(dict(keys or {}))
+        if settings.theme in self.available_themes:
+            self.theme = settings.theme
+        self.set_keymap(dict(settings.keys))
         self._client = client
         self.chat = ChatScreen(client, conversation, model, folder or Path.cwd())
 

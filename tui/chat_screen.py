@@ -36,7 +36,7 @@ class ChatScreen(WritingScreen):
         Binding("f2,ctrl+o", "open", "Open", id="open"),
         Binding("f3", "branches", "Branches", id="branches"),
         Binding("f4", "models", "Models", id="models"),
-        Binding("f6", "memory", "Memory", id="memory", priority=True),
+        Binding("f6", "memory", "Memory of the answer", show=False, id="memory", priority=True),
         Binding("f5", "dashboard", "Engines and power", show=False, id="dashboard", priority=True),
         Binding("f7", "bench", "Last benchmark", show=False, id="bench", priority=True),
         Binding("f8", "app.theme", "Next theme", show=False, id="theme"),

@@ -21,7 +21,7 @@ _ROOT = "/localai/conversations"
 class Chooser(ListScreen[str]):
     HEADING = "Conversations: type to search by words and meaning, Enter opens"
     AUTO_FOCUS = "Input"
-    CSS = "Chooser Input { border: none; height: 1; padding: 0; background: $panel; }"
+    DEFAULT_CSS = "Chooser Input { border: none; height: 1; padding: 0; background: $panel; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "Up", show=False, priority=True),
         Binding("down", "move(1)", "Down", show=False, priority=True),
@@ -78,6 +78,7 @@ class Chooser(ListScreen[str]):
         if self.chosen is not None:
             self._renaming = self.chosen
             self._input.value = self._chats[self.chosen].title
+            self._input.action_end()
             self.heading.update("The new title; Enter keeps it, Esc does not")
 
     def action_delete(self) -> None:

@@ -60,8 +60,10 @@ class Dashboard(FetchingScreen[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f5", "dismiss(None)", "Back")]
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, live: bool = True) -> None:
+        """Not `live`, it shows only the readings that it is given."""
         super().__init__()
+        self._live = live
         self._client = client
         self._board = Static(markup=False)
         self._readings: deque[Reading] = deque(maxlen=KEPT)
@@ -72,8 +74,9 @@ class Dashboard(FetchingScreen[None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self._look()
-        self.set_interval(EVERY_S, self._look)
+        if self._live:
+            self._look()
+            self.set_interval(EVERY_S, self._look)
 
     def show(self, *readings: Reading) -> None:
         """Add readings, the newest last."""

@@ -20,7 +20,7 @@ class ListScreen(FetchingScreen[ResultT | None], ModalScreen[ResultT | None]):
 
     AUTO_FOCUS = "OptionList"
     HEADING = ""
-    CSS = """
+    DEFAULT_CSS = """
     ListScreen { align: center middle; }
     ListScreen > Vertical { width: 95%; max-width: 110; height: 90%; border: round $primary; padding: 0 1; }
     ListScreen OptionList { height: 1fr; border: none; padding: 0; }

@@ -32,7 +32,7 @@ class Recalled:
 
 class MemoryPanel(ListScreen[None]):
     HEADING = "Recalled for this answer: source, trust, text"
-    CSS = "MemoryPanel Input { display: none; border: none; height: 1; padding: 0; background: $panel; }"
+    DEFAULT_CSS = "MemoryPanel Input { display: none; border: none; height: 1; padding: 0; background: $panel; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "judge('confirmed')", "Confirm"),
         Binding("r", "judge('refuted')", "Refute"),
@@ -91,6 +91,7 @@ class MemoryPanel(ListScreen[None]):
         chosen = self.chosen
         if chosen is not None and self._known[chosen].text:
             self._input.value = self._known[chosen].text
+            self._input.action_end()
             self._input.display = True
             self._input.focus()
             self.heading.update("What is right; Enter keeps it and refutes the old text")

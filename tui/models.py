@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -67,7 +68,12 @@ class Models(ListScreen[Choice]):
         self._plan((event.option_id or "").partition("\t")[0])
 
     def _listed(self, models: tuple[ModelLine, ...]) -> None:
+        self.show(models, {})
+
+    def show(self, models: tuple[ModelLine, ...], costs: Mapping[str, tuple[Cost, ...]]) -> None:
+        """List these; the costs of others are asked for when they are highlighted."""
         self._models = models
+        self._costs |= costs
         self._show()
 
     def _plan(self, model: str) -> None:

@@ -223,7 +223,7 @@ class Transcript(ScrollView, can_focus=False):
         if kept is None:
             if self._painter is None:
                 app = self.app
-                plain = app.current_theme.name == "plain" or app.no_color
+                plain = app.current_theme.ansi or app.no_color
                 palette = palette_of(app.theme_variables, dark=app.current_theme.dark, plain=plain)
                 self._painter = Painter(self._width - 2, palette)
             marked = self.marked[1] if self.marked and self.marked[0] is turn else None
