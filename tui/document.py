@@ -45,8 +45,11 @@ class Document:
 
     def finish(self) -> None:
         """Parse everything once more: a link may be explained far below its use."""
+        cited = bool(self._links.get("references"))
+        # An explanation that was still being written counts as the first one.
+        self._links = {}
         fresh = self._parse(0)
-        if len(fresh) != len(self.blocks) or self._links.get("references"):
+        if cited or len(fresh) != len(self.blocks):
             self.blocks = fresh
 
     @property

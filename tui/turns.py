@@ -52,9 +52,9 @@ class Turn:
     def write(self, content: str, reasoning: str) -> None:
         """Append to an answer that is being written."""
         self.reasoning += reasoning
-        self.content += content
         if content:
             self.blocks_of().append(content)
+            self.content += content
 
     def finish(self) -> None:
         """No more text comes."""
