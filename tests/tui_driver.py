@@ -16,7 +16,7 @@ from tui.app import ChatApp
 from tui.turns import Turn
 
 Driver = Pilot[None]
-LONG_S = 25.0
+LONG_S = 60.0
 
 
 def chat(daemon: Daemon, folder: Path, conversation: str | None = None, model: str | None = None) -> ChatApp:

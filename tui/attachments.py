@@ -72,7 +72,7 @@ def _folder(path: Path) -> Attachment:
     parts, size = [], 0
     names = [name for name in listed(path) if not name.endswith("/")]
     if len(names) > _MOST_IN_FOLDER:
-        raise BadRequest(f"{path} holds {len(names)} files", f"attach a folder with at most {_MOST_IN_FOLDER}")
+        raise BadRequest(f"{path.name} holds {len(names)} files", f"attach a folder with at most {_MOST_IN_FOLDER}")
     for name in names:
         try:
             text = _text(path / name)
@@ -81,24 +81,24 @@ def _folder(path: Path) -> Attachment:
             continue
         size += len(text)
         if size > LARGEST_BYTES:
-            raise BadRequest(f"{path} holds more than {LARGEST_BYTES // 2**20} MiB of text", "attach a part of it")
+            raise BadRequest(f"{path.name} holds more than {LARGEST_BYTES // 2**20} MiB of text", "attach a part of it")
         parts.append(f"== {name} ==\n{text}")
     if not parts:
-        raise BadRequest(f"there is no text file in {path}", "choose another folder")
+        raise BadRequest(f"there is no text file in {path.name}", "choose another folder")
     return attached(f"{path}/", "\n".join(parts))
 
 
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_BYTES:
-            raise BadRequest(f"{path} is larger than {LARGEST_BYTES // 2**20} MiB", "attach a part of it")
+            raise BadRequest(f"{path.name} is larger than {LARGEST_BYTES // 2**20} MiB", "attach a part of it")
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}", "check the path") from error
+        raise BadRequest(f"{path.name} cannot be read: {error.strerror}", "check the path") from error
     except UnicodeDecodeError as error:
-        raise BadRequest(f"{path} is not a text file", "attach text in UTF-8") from error
+        raise BadRequest(f"{path.name} is not a text file", "attach text in UTF-8") from error
     if "\0" in text:
-        raise BadRequest(f"{path} is not a text file", "attach text in UTF-8")
+        raise BadRequest(f"{path.name} is not a text file", "attach text in UTF-8")
     return text
 
 

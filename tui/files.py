@@ -29,7 +29,7 @@ def written(path: Path, text: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise BadRequest(f"{target} cannot be written: {error.strerror}", "choose another place") from error
+            raise BadRequest(f"{target.name} cannot be written: {error.strerror}", "choose another place") from error
         return target
     raise BadRequest(f"there are too many files named like {path.name}", "choose another name")
 
@@ -41,7 +41,7 @@ def chats_of(path: Path) -> Any:
             raise BadRequest(f"{path.name} is larger than {_MOST_BYTES // 2**20} MiB", "import a part of it")
         found = json.loads(path.read_bytes())
     except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}", "check the path") from error
+        raise BadRequest(f"{path.name} cannot be read: {error.strerror}", "check the path") from error
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"{path.name} is no JSON", "give the JSON file of an export") from error
     if not isinstance(found, list | dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from textual import events
@@ -54,16 +53,15 @@ class Prompt(TextArea):
             self.text = text
 
     class Attached(Message):
-        """The person has chosen a file or folder."""
+        """The person has chosen a file or folder, relative to the one where the chat was started."""
 
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: str) -> None:
             super().__init__()
             self.path = path
 
-    def __init__(self, completion: Completion, folder: Path) -> None:
+    def __init__(self, completion: Completion) -> None:
         super().__init__(placeholder="Ask anything. Enter sends, / lists commands, @ attaches files", soft_wrap=True)
         self._completion = completion
-        self._folder = folder
         self.earlier: list[str] = []
         self._at = 0
         self._draft = ""
@@ -159,6 +157,6 @@ class Prompt(TextArea):
             self.replace(f"/{name} ", (row, 0), (row, column))
         else:
             self.replace("", (row, wanted.start), (row, column))
-            self.post_message(self.Attached(self._folder / name.rstrip("/")))
+            self.post_message(self.Attached(name))
         self._completion.close()
         return True

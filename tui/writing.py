@@ -36,7 +36,7 @@ class WritingScreen(ConversationScreen):
         self.attachments: tuple[Attachment, ...] = ()
         self.editing: Turn | None = None
         self.completion = Completion(folder)
-        self.prompt = Prompt(self.completion, folder)
+        self.prompt = Prompt(self.completion)
         self.attached = Static(id="attached", markup=False)
 
     def compose(self) -> ComposeResult:
@@ -102,7 +102,7 @@ class WritingScreen(ConversationScreen):
         self._attach_one(attachments.attached(f"pasted {number}", event.text))
 
     def on_prompt_attached(self, event: Prompt.Attached) -> None:
-        self.action_attach(str(event.path))
+        self.action_attach(event.path)
 
     def action_attach(self, path: str) -> None:
         def read() -> Attachment:
