@@ -75,6 +75,8 @@ async def test_a_paste_of_a_megabyte_becomes_an_attachment(host: Daemon, tmp_pat
         assert app_of(pilot).chat.prompt.text == ""
         await pilot.press("alt+backspace")
         await wait_until(pilot, lambda: not app_of(pilot).chat.attachments)
+        app_of(pilot).chat.prompt.post_message(events.Paste("short\nand plain"))
+        await wait_until(pilot, lambda: app_of(pilot).chat.prompt.text == "short\nand plain")
 
 
 @pytest.mark.parametrize(

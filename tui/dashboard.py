@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -14,8 +15,9 @@ from textual.containers import VerticalScroll
 from textual.widgets import Footer, Static
 
 from localai.client import Client
+from localai.errors import LocalaiError
 from tui.fetching import FetchingScreen
-from tui.sanitize import one_line
+from tui.sanitize import clean, one_line
 
 EVERY_S = 2.0
 KEPT = 240
@@ -86,6 +88,9 @@ class Dashboard(FetchingScreen[None]):
     def on_resize(self) -> None:
         if self._readings:
             self.show()
+
+    async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
+        self._board.update(f"{clean(error.message)}. {clean(error.hint)}")
 
     def _look(self) -> None:
         def ask() -> Reading:

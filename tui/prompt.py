@@ -89,13 +89,12 @@ class Prompt(TextArea):
         row, column = self.cursor_location
         self._completion.offer(wanted_at(self.document[row], column, first=row == 0))
 
-    async def _on_paste(self, event: events.Paste) -> None:
+    def on_paste(self, event: events.Paste) -> None:
+        """A short one is left to the text area."""
         if len(event.text) >= LONG_PASTE:
             event.stop()
             event.prevent_default()
             self.post_message(self.Pasted(clean(event.text)))
-        else:
-            await super()._on_paste(event)
 
     def action_submit(self) -> None:
         if self._completion.open and self._completion.wanted and self._complete():

@@ -66,7 +66,8 @@ class WritingScreen(ConversationScreen):
 
     def shown(self, chat: Chat) -> None:
         self.prompt.earlier = [m.content for m in chat.messages if m.role == "user"][-200:]
-        self.prompt.remember(self.prompt.earlier.pop() if self.prompt.earlier else "")
+        if self.prompt.earlier:
+            self.prompt.remember(self.prompt.earlier.pop())
 
     # Sending.
 
@@ -153,7 +154,8 @@ class WritingScreen(ConversationScreen):
         elif self.editing is not None:
             self.editing = None
             self.prompt.clear()
-        self.transcript.select(None)
+        if self.transcript.selected is not None:
+            self.transcript.select(None)
 
     def action_again(self) -> None:
         self.retry()
