@@ -97,6 +97,8 @@ class Prompt(TextArea):
             self.post_message(self.Pasted(clean(event.text)))
 
     def action_submit(self) -> None:
+        # The last letters may not have been looked at yet.
+        self.on_text_area_changed()
         if self._completion.open and self._completion.wanted and self._complete():
             return
         if self.text.strip():

@@ -110,7 +110,7 @@ class WritingScreen(ConversationScreen):
             found = attachments.read(self.folder / Path(path).expanduser())
             return Attachment(path, found.text, found.tokens)
 
-        self.fetch(read, self._attach_one, lambda: None)
+        self.fetch(read, self._attach_one)
 
     def action_detach(self) -> None:
         if self.prompt.text:
@@ -233,7 +233,7 @@ class WritingScreen(ConversationScreen):
             return
         fence = fences[marked or 0]
         target = self.folder / (name or f"code{ending_of(fence.language)}")
-        self.fetch(lambda: written(target, (fence.code or "") + "\n"), self.say_written, lambda: None)
+        self.fetch(lambda: written(target, (fence.code or "") + "\n"), self.say_written)
 
     def say_written(self, path: Path) -> None:
         self.notify(f"Written: {path}", markup=False)

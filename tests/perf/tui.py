@@ -22,8 +22,8 @@ from tests.perf.measure import Figure, Reading, Rounds, arguments, at_most, play
 from tests.terminal import Terminal, terminal
 
 _ECHOED = [chr(0x100 + number) for number in range(0x80)]
-_WORDS = "Some words of **Markdown** with `code`, and a few more to fill two lines of a usual terminal window. "
 _CTX = "131072"
+"""Tokens; a message of the conversation is about six, and the engine says all of them again."""
 
 
 def plant(path: Path, messages: int) -> str:
@@ -35,7 +35,7 @@ def plant(path: Path, messages: int) -> str:
             conversation="",
             parent=str(number - 1) if number else None,
             role="assistant" if number % 2 else "user",
-            content=f"Message {number}. {_WORDS * (1 + number % 4)}",
+            content=f"m{number} ",
             reasoning="",
             model=None,
             finish_reason="stop" if number % 2 else None,
@@ -56,7 +56,7 @@ class Bench:
         self._options = options
 
     def round(self, number: int) -> Reading:
-        with running() as daemon:
+        with running(LOCALAI_CTX=_CTX) as daemon:
             daemon.end()
             chat = plant(daemon.home / "conversations.db", self._options.messages)
             daemon.start()
@@ -73,7 +73,7 @@ class Bench:
     def _stream(self, daemon: Daemon, chat: str) -> dict[str, float]:
         with terminal(_command("-c", chat, "-m", daemon.echo("fast.txt", 10)), daemon.env) as screen:
             process = psutil.Process(screen.pid)
-            screen.wait(f"Message {self._options.messages - 1}".encode())
+            screen.wait(f"m{self._options.messages - 1}".encode())
             found = {"rss": process.memory_info().rss / 2**20}
             found["key to echo, idle, p95"] = self._echo(screen)
             self._begin(screen)
@@ -87,9 +87,7 @@ class Bench:
     def _begin(self, screen: Terminal) -> None:
         """Clear what was typed, and wait until an answer comes."""
         screen.type(b"\x15" * 4)
-        screen.type(b"/new\r")
-        screen.wait(b"New conversation")
-        screen.type(("word " * 1500).encode()[:900] + b"\r")
+        screen.type(b"go on\r")
         screen.wait(b"answering", 120)
 
     def _echo(self, screen: Terminal) -> float:
