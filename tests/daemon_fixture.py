@@ -68,7 +68,7 @@ class Daemon:
     def start(self) -> None:
         command = [sys.executable, "-P", "-m", "localai", "serve", "--quiet"]
         self.process = subprocess.Popen(command, env=self.env, cwd="/", stderr=subprocess.DEVNULL)
-        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 60)
+        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 150)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
