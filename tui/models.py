@@ -15,6 +15,7 @@ from tui.listing import ListScreen
 from tui.sanitize import one_line
 
 _PLAN_TIMEOUT_S = 60.0
+_PLANNING = "planning…"
 _MIB = 2**20
 
 
@@ -79,7 +80,7 @@ class Models(ListScreen[Choice]):
     def _plan(self, model: str) -> None:
         if not model or model in self._costs:
             return
-        self._costs[model] = "planning…"
+        self._costs[model] = _PLANNING
 
         def ask() -> tuple[Cost, ...] | str:
             try:
@@ -88,8 +89,10 @@ class Models(ListScreen[Choice]):
                 return one_line(error.message)
 
         def planned(costs: tuple[Cost, ...] | str) -> None:
-            self._costs[model] = costs
-            self._show()
+            # Told otherwise meanwhile, it stays at that.
+            if self._costs.get(model) == _PLANNING:
+                self._costs[model] = costs
+                self._show()
 
         self.fetch(ask, planned)
 
