@@ -17,6 +17,8 @@ from localai import __version__
 from localai.api import (
     admin,
     anthropic,
+    bench_reports,
+    conversation_trees,
     conversations,
     llamacpp,
     memory,
@@ -25,6 +27,7 @@ from localai.api import (
     memory_files,
     ollama,
     openai,
+    pulling,
     responses,
 )
 from localai.api import tokens as token_routes
@@ -93,7 +96,10 @@ def build(
     app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(token_routes.routes(gate.tokens))
+    app.include_router(conversation_trees.routes(kept))
     app.include_router(conversations.routes(parts, kept))
+    app.include_router(bench_reports.routes(parts.config.home))
+    app.include_router(pulling.routes(parts.library))
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_ask.routes(parts))
     app.include_router(memory_feedback.routes(parts.memories))

@@ -199,10 +199,18 @@ def _run(daemon: Client, body: dict[str, Any], answer: _Answer) -> None:
 @click.command()
 @click.option("-m", "--model", default=None, help="Model for new conversations.")
 @click.option("-c", "--conversation", default=None, help="Open this conversation.")
-def chat(model: str | None, conversation: str | None) -> None:
+@click.option("--plain", is_flag=True, help="Lines of text only: for screen readers, pipes and simple terminals.")
+def chat(model: str | None, conversation: str | None, plain: bool) -> None:
     """Open the terminal chat."""
     config = load()
     ensure_running(config)
-    from tui.app import run
+    named = None if model is None else model_name(model)
+    if plain:
+        from tui.plain import run_plain
 
-    run(client(config), conversation=conversation, model=model)
+        run_plain(client(config), sys.stdin, sys.stdout, conversation, named)
+        return
+    from tui.app import run
+    from tui.settings import settings_of
+
+    run(client(config), conversation=conversation, model=named, settings=settings_of(config.home / "chat.toml"))

@@ -18,9 +18,10 @@ from typing import Any, get_args
 
 from sqlite_utils import Database
 
+from localai.conversation_schema import STEPS
 from localai.errors import BadRequest, NotFound
 from localai.messages import Role
-from localai.sqlite_file import Step, open_file, translated
+from localai.sqlite_file import open_file, translated
 
 TITLE_CHARACTERS = 50
 
@@ -40,6 +41,7 @@ class Conversation:
     updated: float
     head: str | None
     messages: int
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class StoredMessage:
     """One node of a conversation's tree.
 
     `finish_reason` is None while an answer is being written, and for ever where the daemon was killed meanwhile.
+    `figures` tell how an answer was made: engine, reason, timings, memories.
     """
 
     id: str
@@ -59,41 +62,7 @@ class StoredMessage:
     finish_reason: str | None
     usage: dict[str, Any] | None
     created: float
-
-
-def m001_conversations(db: Database) -> None:
-    db.executescript(
-        """
-        CREATE TABLE conversations (
-            id TEXT PRIMARY KEY,
-            title TEXT NOT NULL,
-            model TEXT,
-            system TEXT NOT NULL,
-            created REAL NOT NULL,
-            updated REAL NOT NULL,
-            head TEXT REFERENCES messages(id) ON DELETE SET NULL
-        );
-        CREATE INDEX conversations_updated ON conversations(updated, id);
-        CREATE TABLE messages (
-            id TEXT PRIMARY KEY,
-            conversation TEXT NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,
-            parent TEXT REFERENCES messages(id) ON DELETE CASCADE,
-            role TEXT NOT NULL,
-            content TEXT NOT NULL,
-            reasoning TEXT NOT NULL,
-            model TEXT,
-            finish_reason TEXT,
-            usage TEXT,
-            created REAL NOT NULL
-        );
-        CREATE INDEX messages_conversation ON messages(conversation);
-        CREATE INDEX messages_parent ON messages(parent);
-        """
-    )
-
-
-# Append only: a released step is never edited, because files in the field have it already.
-STEPS: tuple[Step, ...] = (m001_conversations,)
+    figures: dict[str, Any] | None = None
 
 
 class Conversations:
@@ -126,23 +95,24 @@ class Conversations:
         rows = self._query(_SELECT_CONVERSATION + "WHERE c.id = ?", conversation)
         if not rows:
             raise _no_conversation(conversation)
-        return Conversation(**rows[0])
+        return _conversation_of(rows[0])
 
     def list(self, *, limit: int = 50, before: str | None = None) -> tuple[Conversation, ...]:
-        """The last used first; `before` is the id of the conversation where the previous page ended."""
+        """Pinned ones first, then the last used; `before` is the id of the one where the previous page ended."""
         if limit < 1:
             raise BadRequest(f"limit is {limit}, which shows nothing", "give a limit of 1 or more", param="limit")
         if before is None:
-            rows = self._query(_SELECT_CONVERSATION + "ORDER BY c.updated DESC, c.id DESC LIMIT ?", limit)
+            rows = self._query(_SELECT_CONVERSATION + _ORDER, limit)
         else:
             border = self.get(before)
             rows = self._query(
-                _SELECT_CONVERSATION + "WHERE (c.updated, c.id) < (?, ?) ORDER BY c.updated DESC, c.id DESC LIMIT ?",
+                _SELECT_CONVERSATION + "WHERE (c.pinned, c.updated, c.id) < (?, ?, ?) " + _ORDER,
+                border.pinned,
                 border.updated,
                 border.id,
                 limit,
             )
-        return tuple(Conversation(**row) for row in rows)
+        return tuple(map(_conversation_of, rows))
 
     def update(
         self,
@@ -152,14 +122,21 @@ class Conversations:
         system: str | None = None,
         model: str | None = None,
         head: str | None = None,
+        pinned: bool | None = None,
     ) -> Conversation:
-        """Change what is given, leave what is None. Raises NotFound; `head` must be a message of this conversation."""
-        given = {"title": title, "system": system, "model": model, "head": head}
-        changes = {name: value for name, value in given.items() if value is not None}
+        """Change what is given, leave what is None.
+
+        `head` must be a message of this conversation, or "" for none, so that the next message is a new root. Raises
+        NotFound.
+        """
+        given = {"title": title, "system": system, "model": model, "head": head, "pinned": pinned}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         with self._transaction() as db:
             self.get(conversation)
-            if head is not None:
+            if head:
                 self._require_member(conversation, head)
+            if head == "":
+                changes["head"] = None
             db.table("conversations").update(conversation, {**changes, "updated": time.time()})
             return self.get(conversation)
 
@@ -171,6 +148,7 @@ class Conversations:
         """Remove a conversation with all its messages. Raises NotFound."""
         with self._transaction() as db:
             self.get(conversation)
+            _remove(db, [message.id for message in self.tree(conversation)])
             db.execute("DELETE FROM conversations WHERE id = ?", [conversation])
 
     def append(
@@ -213,6 +191,36 @@ class Conversations:
             db.table("conversations").update(conversation, {"head": message.id, "title": title, "updated": now})
         return message
 
+    def plant(self, conversation: str, messages: Sequence[StoredMessage], head: str | None) -> Conversation:
+        """Add a whole tree, parents before their children, under new ids; `head` is one of the old ids."""
+        ids: dict[str, str] = {}
+        with self._transaction() as db:
+            rows = []
+            for message in messages:
+                ids[message.id] = self._new_id()
+                parent = None if message.parent is None else ids[message.parent]
+                rows.append({**_row_of(message), "id": ids[message.id], "parent": parent, "conversation": conversation})
+            names = StoredMessage.__slots__
+            values = ", ".join(f":{name}" for name in names)
+            db.conn.executemany(f"INSERT INTO messages ({', '.join(names)}) VALUES ({values})", rows)
+            shown = None if head is None else ids[head]
+            db.table("conversations").update(conversation, {"head": shown})
+            return self.get(conversation)
+
+    def cut(self, message: str) -> Conversation:
+        """Remove a message and all that follows from it; a head among them becomes its parent. Raises NotFound."""
+        with self._transaction() as db:
+            found = self.message(message)
+            head = self.get(found.conversation).head
+            if head is not None and any(above.id == message for above in self.path(head)):
+                db.table("conversations").update(found.conversation, {"head": found.parent})
+            cut = {message: None}
+            for below in self.tree(found.conversation):
+                if below.parent in cut:
+                    cut[below.id] = None
+            _remove(db, [*cut])
+            return self.get(found.conversation)
+
     def extend(self, message: str, content: str = "", *, reasoning: str = "") -> None:
         """Append text to a message that is being written; the caller batches. Raises NotFound."""
         with self._transaction() as db:
@@ -224,12 +232,19 @@ class Conversations:
                 raise _no_message(message)
 
     def finish(
-        self, message: str, reason: str, usage: dict[str, Any] | None = None, *, model: str | None = None
+        self,
+        message: str,
+        reason: str,
+        usage: dict[str, Any] | None = None,
+        *,
+        model: str | None = None,
+        figures: dict[str, Any] | None = None,
     ) -> StoredMessage:
-        """End a message: why it ended, what it took, and which model answered where that became known late."""
+        """End a message: why it ended, what it took, how it was made, and which model answered if known only now."""
         with self._transaction() as db:
             before = self.message(message)
-            end = {"finish_reason": reason, "usage": _usage_text(usage), "model": model or before.model}
+            end = {"finish_reason": reason, "model": model or before.model}
+            end |= {"usage": _json_text(usage), "figures": _json_text(figures)}
             db.table("messages").update(message, end)
             db.table("conversations").update(before.conversation, {"updated": time.time()})
             return self.message(message)
@@ -243,20 +258,24 @@ class Conversations:
 
     def path(self, message: str) -> tuple[StoredMessage, ...]:
         """From the root of the tree to `message`, both included. Raises NotFound."""
-        rows = self._query(
-            """
-            WITH RECURSIVE up(id, parent, depth) AS (
-                SELECT id, parent, 0 FROM messages WHERE id = ?
-                UNION ALL
-                SELECT m.id, m.parent, up.depth + 1 FROM messages m JOIN up ON m.id = up.parent
-            )
-            SELECT m.* FROM up JOIN messages m ON m.id = up.id ORDER BY up.depth DESC
-            """,
-            message,
-        )
-        if not rows:
-            raise _no_message(message)
+        known = {found.id: found for found in self.tree(self.message(message).conversation)}
+        path = []
+        at: str | None = message
+        while at is not None:
+            path.append(known[at])
+            at = known[at].parent
+        return tuple(reversed(path))
+
+    def tree(self, conversation: str) -> tuple[StoredMessage, ...]:
+        """Every message of every branch, parents before their children. Raises NotFound."""
+        self.get(conversation)
+        rows = self._query("SELECT * FROM messages WHERE conversation = ? ORDER BY rowid", conversation)
         return tuple(map(_message_of, rows))
+
+    def texts(self) -> tuple[tuple[str, str, str], ...]:
+        """Conversation, id and text of everything that a person or a model said, the newest first."""
+        sql = "SELECT conversation, id, content FROM messages WHERE role IN ('user', 'assistant') ORDER BY rowid DESC"
+        return tuple((row["conversation"], row["id"], row["content"]) for row in self._query(sql))
 
     def children(self, message: str) -> tuple[StoredMessage, ...]:
         """The answers to, or continuations of, `message`, oldest first."""
@@ -294,9 +313,10 @@ class Conversations:
 
 _SELECT_CONVERSATION = """
     SELECT c.id, c.title, c.model, c.system, c.created, c.updated, c.head,
-           (SELECT count(*) FROM messages m WHERE m.conversation = c.id) AS messages
+           c.pinned, (SELECT count(*) FROM messages m WHERE m.conversation = c.id) AS messages
     FROM conversations c
     """
+_ORDER = "ORDER BY c.pinned DESC, c.updated DESC, c.id DESC LIMIT ?"
 
 
 def title_of(text: str) -> str:
@@ -316,15 +336,24 @@ def _no_message(message: str) -> NotFound:
     return NotFound(f"no message {message!r} in this conversation", "GET /localai/conversations/{id} lists them")
 
 
-def _usage_text(usage: dict[str, Any] | None) -> str | None:
-    return None if usage is None else json.dumps(usage, ensure_ascii=False)
+def _remove(db: Database, messages: Sequence[str]) -> None:
+    """Children, which come after their parents, go first: SQLite follows a chain of cascades only 1,000 deep."""
+    db.conn.executemany("DELETE FROM messages WHERE id = ?", [(message,) for message in reversed(messages)])
+
+
+def _json_text(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _row_of(message: StoredMessage) -> dict[str, Any]:
-    names = StoredMessage.__slots__
-    return {name: getattr(message, name) for name in names} | {"usage": _usage_text(message.usage)}
+    fields = {name: getattr(message, name) for name in StoredMessage.__slots__}
+    return fields | {"usage": _json_text(message.usage), "figures": _json_text(message.figures)}
 
 
 def _message_of(row: dict[str, Any]) -> StoredMessage:
-    usage = row["usage"]
-    return StoredMessage(**{**row, "usage": None if usage is None else json.loads(usage)})
+    loaded = {name: None if row[name] is None else json.loads(row[name]) for name in ("usage", "figures")}
+    return StoredMessage(**{**row, **loaded})
+
+
+def _conversation_of(row: dict[str, Any]) -> Conversation:
+    return Conversation(**{**row, "pinned": bool(row["pinned"])})

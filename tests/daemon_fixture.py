@@ -71,7 +71,7 @@ class Daemon:
     def start(self) -> None:
         command = [sys.executable, "-P", "-m", "localai", "serve", "--quiet"]
         self.process = subprocess.Popen(command, env=self.env, cwd="/", stderr=subprocess.DEVNULL)
-        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 120)
+        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 150)
         if self.process.poll() is None:
             # It listens before it serves: this is answered when all its parts are there.
             assert self.ask("GET", "/health").status == 200

@@ -1,386 +1,311 @@
-"""The chat screen, driven by real keys against a real server on loopback."""
+"""The chat driven by its keys, against a daemon whose engine says the whole conversation again."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from textual import events
-from textual.pilot import Pilot
-from textual.widgets import Collapsible, Markdown
 
-from localai.client import Client
-from localai.errors import EngineFailed, Unavailable
-from tests.chat_server import ChatServer, Script, serving
-from tests.daemon_fixture import free_port
-from tui.app import ChatApp
+from tests.daemon_fixture import Daemon, running, wait_for
+from tests.tui_driver import (
+    answered,
+    answers,
+    app_of,
+    chat,
+    idle,
+    opened,
+    planted,
+    say,
+    seen,
+    shows,
+    stored,
+    turns,
+    wait_until,
+)
+from tui.branches import Branches
 from tui.chooser import Chooser
 from tui.help import Help
-from tui.prompt import Prompt
-from tui.sanitize import clean
-from tui.status import StatusLine
-from tui.transcript import Answer, Earlier, Notice, Question, Transcript
+from tui.models import Models
 
-Driver = Pilot[None]
+SLOW_MS = 40
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "conversations.db"
+@pytest.fixture(scope="module")
+def host() -> Iterator[Daemon]:
+    with running(LOCALAI_DEFAULT_MODEL="echo:/dev/null") as started:
+        yield started
 
 
 @pytest.fixture
-def server(path: Path) -> Iterator[ChatServer]:
-    with serving(path) as running:
-        yield running
+def fast(host: Daemon) -> str:
+    return host.echo("fast.txt", 0)
 
 
-def chat(server: ChatServer, conversation: str | None = None) -> ChatApp:
-    return ChatApp(Client(base_url=server.url), conversation)
+@pytest.fixture
+def slow(host: Daemon) -> str:
+    return host.echo("slow.txt", SLOW_MS)
 
 
-@asynccontextmanager
-async def opened(app: ChatApp, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Driver]:
-    async with app.run_test(size=size) as pilot:
-        yield pilot
-
-
-async def wait_until(pilot: Driver, true: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for a condition rather than for a time, which is never the right one."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not within {seconds} s; on the screen:\n{seen(pilot)}"
-        await asyncio.sleep(0.01)
-    await pilot.pause()
-
-
-async def say(pilot: Driver, text: str) -> None:
-    pilot.app.query_one(Prompt).insert(text)
-    await pilot.press("enter")
-
-
-def seen(pilot: Driver) -> str:
-    """The characters on the screen, line by line."""
-    app = pilot.app
-    lines = app.screen._compositor.render_strips(app.size)
-    return "\n".join("".join(segment.text for segment in line) for line in lines)
-
-
-def idle(pilot: Driver) -> bool:
-    assert isinstance(pilot.app, ChatApp)
-    return pilot.app._reply is None
-
-
-async def answered(pilot: Driver, count: int = 1) -> None:
-    await wait_until(pilot, lambda: idle(pilot) and len(pilot.app.query(Answer)) == count)
-
-
-def answers(pilot: Driver) -> list[str]:
-    return [answer.content for answer in pilot.app.query(Answer)]
-
-
-async def test_a_question_is_answered_and_kept(server: ChatServer) -> None:
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "Hi [bold]you[/bold]")
+async def test_a_question_is_answered_and_kept(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast), size=(120, 40)) as pilot:
+        await say(pilot, "Hi [bold]you[/bold] 日本語")
         await answered(pilot)
-        await wait_until(pilot, lambda: "localai · Hi [bold]you[/bold]" in seen(pilot))
-        screen = seen(pilot)
-    assert "Hello there" in screen
-    assert "starter · llama.cpp · 45.5 tok/s · TTFT 0.21 s · 42/2048 tokens" in screen
-    stored = server.store.path(server.store.list()[0].head or "")
-    assert [(m.role, m.content) for m in stored] == [("user", "Hi [bold]you[/bold]"), ("assistant", "Hello there")]
+        await shows(pilot, "localai · Hi [bold]you[/bold] 日本語", "tok/s", "TTFT", "echo:fast.txt")
+        conversation = app_of(pilot).chat.conversation
+        await wait_until(pilot, lambda: stored(host, conversation)["messages"][-1]["finish_reason"])
+    said = [(m["role"], m["content"]) for m in stored(host, conversation)["messages"]]
+    assert said == [("user", "Hi [bold]you[/bold] 日本語"), ("assistant", "Hi [bold]you[/bold] 日本語")]
 
 
-async def test_text_appears_while_it_is_written(server: ChatServer) -> None:
-    server.script = Script(pieces=["first", " second"], hold=0)
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
-        await wait_until(pilot, lambda: "first" in seen(pilot))
-        assert "second" not in seen(pilot)
-        assert "answering" in seen(pilot)
-        server.script.released.set()
-        await answered(pilot)
-        assert "first second" in seen(pilot)
-
-
-async def test_escape_stops_and_keeps_the_part(server: ChatServer) -> None:
-    server.script = Script(pieces=["part", " rest"], hold=0)
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
-        await wait_until(pilot, lambda: "part" in seen(pilot))
+async def test_text_appears_while_it_is_written_and_esc_stops_it(host: Daemon, slow: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=slow)) as pilot:
+        await say(pilot, "word " * 40)
+        await wait_until(pilot, lambda: answers(pilot) and answers(pilot)[0].count("word") > 1)
+        assert not idle(pilot)
         await pilot.press("escape")
         await answered(pilot)
-        assert answers(pilot) == ["part"]
-        assert "stopped" in seen(pilot)
-        assert await asyncio.to_thread(server.gone.wait, 60)
-        await wait_until(pilot, lambda: server.store.path(server.store.list()[0].head or "")[-1].finish_reason)
-    assert server.store.path(server.store.list()[0].head or "")[-1].finish_reason == "cancelled"
+        part = answers(pilot)[0]
+        await shows(pilot, "stopped")
+        conversation = app_of(pilot).chat.conversation
+        await wait_until(pilot, lambda: stored(host, conversation)["messages"][-1]["finish_reason"] == "cancelled")
+    assert 0 < len(part) < 200
+    assert stored(host, conversation)["messages"][-1]["content"].startswith(part)
 
 
-async def test_again_replaces_the_answer_with_a_sibling(server: ChatServer) -> None:
-    async with opened(chat(server)) as pilot:
+async def test_a_chat_that_goes_away_loses_no_word(host: Daemon, slow: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=slow)) as pilot:
+        await say(pilot, "again " * 30)
+        await wait_until(pilot, lambda: answers(pilot) and "again again" in answers(pilot)[0])
+        received, conversation = answers(pilot)[0], app_of(pilot).chat.conversation
+    kept = await asyncio.to_thread(
+        wait_for, lambda: [m for m in stored(host, conversation)["messages"][1:] if m["finish_reason"]], 60
+    )
+    assert kept[0]["content"].startswith(received)
+    async with opened(chat(host, tmp_path, conversation)) as pilot:
+        await wait_until(pilot, lambda: answers(pilot) == [kept[0]["content"]])
+
+
+async def test_again_makes_a_branch_and_the_keys_go_between(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast)) as pilot:
         await say(pilot, "go")
         await answered(pilot)
-        server.script = Script(pieces=["Another"])
+        first = turns(pilot)[0].id
         await pilot.press("ctrl+r")
-        await wait_until(pilot, lambda: idle(pilot) and answers(pilot) == ["Another"])
-    question = server.store.path(server.store.list()[0].head or "")[0]
-    assert [m.content for m in server.store.children(question.id)] == ["Hello there", "Another"]
+        await wait_until(pilot, lambda: idle(pilot) and turns(pilot) and turns(pilot)[0].id != first)
+        await shows(pilot, "branch 2 of 2")
+        await pilot.press("alt+left")
+        await wait_until(pilot, lambda: turns(pilot) and turns(pilot)[0].id == first)
+        await shows(pilot, "branch 1 of 2")
+        await pilot.press("alt+left")
+        await shows(pilot, "There is no other branch there.")
+        await pilot.press("alt+right")
+        await shows(pilot, "branch 2 of 2")
 
 
-async def test_a_new_conversation_leaves_the_old_one_alone(server: ChatServer) -> None:
-    async with opened(chat(server)) as pilot:
+async def test_a_question_is_edited_and_sent_again(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast)) as pilot:
+        await say(pilot, "frist")
+        await answered(pilot)
+        await pilot.press("alt+e")
+        assert app_of(pilot).chat.prompt.text == "frist"
+        app_of(pilot).chat.prompt.text = ""
+        await say(pilot, "first")
+        await wait_until(pilot, lambda: idle(pilot) and answers(pilot) == ["first"])
+        await shows(pilot, "branch 2 of 2")
+        assert [turn.content for turn in turns(pilot, "user")] == ["first"]
+        await pilot.press("alt+z")
+        await wait_until(pilot, lambda: answers(pilot) == ["frist"])
+        assert app_of(pilot).chat.prompt.text == "first"
+
+
+async def test_editing_is_given_up_with_esc(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, planted(host, ("user", "one"), ("assistant", "two")))) as pilot:
+        await shows(pilot, "two")
+        await pilot.press("alt+e", "escape")
+        assert (app_of(pilot).chat.prompt.text, app_of(pilot).chat.editing) == ("", None)
+
+
+async def test_undo_takes_the_last_exchange_back(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast)) as pilot:
         await say(pilot, "one")
         await answered(pilot)
+        await say(pilot, "two")
+        await answered(pilot, 2)
+        await pilot.press("alt+z")
+        await wait_until(pilot, lambda: len(answers(pilot)) == 1)
+        assert app_of(pilot).chat.prompt.text == "two"
+
+
+async def test_branches_are_a_tree_to_go_through_and_to_prune(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast)) as pilot:
+        await say(pilot, "root")
+        await answered(pilot)
+        await pilot.press("ctrl+r")
+        await shows(pilot, "branch 2 of 2")
+        await wait_until(pilot, lambda: idle(pilot))
+        await pilot.press("f3")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, Branches))
+        await shows(pilot, "* > root", "  < root", "*   < root")
+        await pilot.press("up", "ctrl+d")
+        await shows(pilot, "Ctrl+D again deletes")
+        await pilot.press("ctrl+d")
+        await wait_until(pilot, lambda: seen(pilot).count("root") == 2)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: not isinstance(pilot.app.screen, Branches) and "branch" not in seen(pilot))
+    assert len(stored(host, app_of(pilot).chat.conversation)["messages"]) == 2
+
+
+async def test_a_fork_goes_on_alone(host: Daemon, fast: str, tmp_path: Path) -> None:
+    before = planted(host, ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), title="Forked")
+    async with opened(chat(host, tmp_path, before)) as pilot:
+        await shows(pilot, "d")
+        await wait_until(pilot, lambda: len(answers(pilot)) == 2)
+        await pilot.press("alt+up", "alt+up", "alt+up", "alt+f")
+        await wait_until(pilot, lambda: app_of(pilot).chat.conversation != before and answers(pilot) == ["b"])
+    assert len(stored(host, before)["messages"]) == 4
+
+
+async def test_conversations_are_searched_renamed_pinned_and_deleted(host: Daemon, tmp_path: Path) -> None:
+    planted(host, ("user", "zebra stripes"), ("assistant", "black and white"), title="Animals")
+    planted(host, ("user", "weather"), title="Sky")
+    async with opened(chat(host, tmp_path), size=(110, 30)) as pilot:
+        await pilot.press("ctrl+o")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, Chooser))
+        await shows(pilot, "Animals", "Sky")
+        await pilot.press(*"zebra")
+        await wait_until(pilot, lambda: "zebra stripes" in seen(pilot) and "Sky" not in seen(pilot))
+        await pilot.press("ctrl+r", *" 2", "enter")
+        await shows(pilot, "Animals 2")
+        await pilot.press(*"zebra")
+        await wait_until(pilot, lambda: "Sky" not in seen(pilot))
+        await pilot.press("ctrl+p")
+        await shows(pilot, "* 2")
+        await pilot.press("enter")
+        await shows(pilot, "black and white", "localai · Animals 2")
+        await pilot.press("f2")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, Chooser))
+        await pilot.press(*"zebra")
+        await wait_until(pilot, lambda: "zebra stripes" in seen(pilot) and "Sky" not in seen(pilot))
+        await pilot.press("ctrl+d")
+        await shows(pilot, "Ctrl+D again deletes")
+        await pilot.press("ctrl+d")
+        await wait_until(pilot, lambda: "zebra stripes" not in seen(pilot))
+
+
+async def test_a_new_conversation_leaves_the_old_one_alone(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast)) as pilot:
+        await say(pilot, "one")
+        await answered(pilot)
+        first = app_of(pilot).chat.conversation
         await pilot.press("ctrl+n")
         await wait_until(pilot, lambda: not answers(pilot))
         await say(pilot, "two")
         await answered(pilot)
-    assert [(c.title, c.messages) for c in server.store.list()] == [("two", 2), ("one", 2)]
+        assert app_of(pilot).chat.conversation != first
+    assert len(stored(host, first)["messages"]) == 2
 
 
-async def test_leaving_an_answer_for_a_new_conversation_stops_it(server: ChatServer) -> None:
-    server.script = Script(hold=0)
-    async with opened(chat(server)) as pilot:
+async def test_an_engine_that_dies_is_named_under_its_answer(host: Daemon, fast: str, tmp_path: Path) -> None:
+    path = host.home / "deadly.txt"
+    path.write_text("0 crash-always\n")
+    async with opened(chat(host, tmp_path, model=f"echo:{path}")) as pilot:
         await say(pilot, "go")
-        await wait_until(pilot, lambda: "Hello" in seen(pilot))
-        await pilot.press("ctrl+n")
-        assert await asyncio.to_thread(server.gone.wait, 60)
-        await wait_until(pilot, lambda: idle(pilot) and not answers(pilot))
-        assert "New conversation" in seen(pilot)
-
-
-async def test_an_earlier_conversation_is_chosen_and_continued(server: ChatServer) -> None:
-    kept = server.store.create(title="[red]Kept[/red]")
-    asked = server.store.append(kept.id, None, "user", "before")
-    server.store.append(kept.id, asked.id, "assistant", "**old** words", reasoning="why", finish_reason="length")
-    async with opened(chat(server)) as pilot:
-        await pilot.press("ctrl+o")
-        await wait_until(pilot, lambda: isinstance(pilot.app.screen, Chooser))
-        assert "[red]Kept[/red]" in seen(pilot)
-        await pilot.press("enter")
-        await wait_until(pilot, lambda: "old words" in seen(pilot))
-        assert "cut at the token limit" in seen(pilot)
-        await say(pilot, "more")
-        await answered(pilot, 2)
-    assert len(server.store.path(server.store.get(kept.id).head or "")) == 4
-
-
-async def test_a_restart_shows_the_conversation_again(server: ChatServer) -> None:
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "remember me")
-        await answered(pilot)
-    async with opened(chat(server, server.store.list()[0].id)) as pilot:
-        await wait_until(pilot, lambda: "Hello there" in seen(pilot))
-        assert "remember me" in seen(pilot)
-
-
-async def test_a_long_conversation_opens_at_its_end_and_pages_back(server: ChatServer) -> None:
-    kept, last = server.store.create(title="Long"), None
-    for number in range(20):
-        last = server.store.append(kept.id, last, "user", f"question {number}").id
-        last = server.store.append(kept.id, last, "assistant", f"answer {number}", finish_reason="stop").id
-    async with opened(chat(server, kept.id)) as pilot:
-        await wait_until(pilot, lambda: "answer 19" in seen(pilot))
-        assert len(pilot.app.query(Question)) == 8
-        await pilot.press(*["pageup"] * 8)
-        await wait_until(pilot, lambda: len(pilot.app.query(Question)) == 20)
-        await pilot.press(*["pageup"] * 8)
-        await wait_until(pilot, lambda: "question 0" in seen(pilot) and not pilot.app.query(Earlier))
-
-
-async def test_a_title_that_comes_under_the_help_is_kept(server: ChatServer) -> None:
-    server.script = Script(hold=0)
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
-        await wait_until(pilot, lambda: "Hello" in seen(pilot))
-        await pilot.press("f1")
-        server.script.released.set()
-        await answered(pilot)
-        await pilot.press("f1")
-        await wait_until(pilot, lambda: "localai · go" in seen(pilot))
-
-
-async def test_a_refused_message_stays_typed_and_is_sent_again(server: ChatServer) -> None:
-    server.script = Script(refuse=Unavailable("the daemon is stopping", "wait a moment"))
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "my long text")
-        await wait_until(pilot, lambda: "the daemon is stopping" in seen(pilot))
-        assert seen(pilot).count("wait a moment") == 1
-        assert pilot.app.query_one(Prompt).text == "my long text"
-        server.script = Script()
-        await pilot.press("ctrl+r")
-        await answered(pilot)
-        assert not pilot.app.query(Notice)
-        assert pilot.app.query_one(Prompt).text == ""
-    assert [m.content for m in server.store.path(server.store.list()[0].head or "")] == ["my long text", "Hello there"]
-
-
-async def test_an_engine_that_dies_is_named_under_its_answer(server: ChatServer) -> None:
-    server.script = Script(pieces=["half"], fail=EngineFailed("the engine died", "the next request starts a new one"))
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
-        await wait_until(pilot, lambda: "the engine died" in seen(pilot))
-        assert answers(pilot) == ["half"]
-        server.script = Script(pieces=["whole"])
-        await pilot.press("ctrl+r")
-        await wait_until(pilot, lambda: idle(pilot) and answers(pilot) == ["whole"])
-        assert "the engine died" not in seen(pilot)
-
-
-async def test_a_daemon_that_comes_late(path: Path) -> None:
-    port = free_port()
-    with serving(path, port) as first:
-        pass
-    async with opened(ChatApp(Client(base_url=first.url))) as pilot:
-        await wait_until(pilot, lambda: "localai start" in seen(pilot))
-        await say(pilot, "kept")
-        await wait_until(pilot, lambda: idle(pilot) and pilot.app.query(Notice))
-        assert pilot.app.query_one(Prompt).text == "kept"
-        with serving(path, port):
-            await pilot.press("ctrl+r")
-            await answered(pilot)
-            assert "Hello there" in seen(pilot)
-
-
-async def test_stopping_before_the_answer_gives_the_text_back(server: ChatServer) -> None:
-    server.script = Script(hold=-2)
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "too early")
-        await wait_until(pilot, lambda: server.requests)
-        assert "too early" in seen(pilot)
-        await pilot.press("l", "a", "t", "e", "r", "escape")
+        await shows(pilot, "Ctrl+R tries again")
         await wait_until(pilot, lambda: idle(pilot))
-        assert pilot.app.query_one(Prompt).text == "too early\nlater"
-        assert not pilot.app.query(Question)
+        assert "go" in seen(pilot)
+        app_of(pilot).chat.action_use(fast)
+        await pilot.press("ctrl+r")
+        await wait_until(pilot, lambda: idle(pilot) and "go" in answers(pilot)[-1:])
 
 
-async def test_waiting_says_for_what(server: ChatServer) -> None:
-    server.script = Script(comments=["loading model 0.4"], hold=-1)
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
-        await wait_until(pilot, lambda: "loading model 40%" in seen(pilot))
-        server.script.released.set()
+async def test_a_daemon_that_is_down_costs_nothing_typed(fresh: Daemon, tmp_path: Path) -> None:
+    model = fresh.echo("late.txt", 0)
+    fresh.end()
+    async with opened(chat(fresh, tmp_path, model=model)) as pilot:
+        await shows(pilot, "localai start")
+        await say(pilot, "my long text")
+        await wait_until(pilot, lambda: idle(pilot) and app_of(pilot).chat.prompt.text == "my long text")
+        await asyncio.to_thread(fresh.start)
+        await pilot.press("ctrl+r")
         await answered(pilot)
-        assert "loading" not in seen(pilot)
+        assert not turns(pilot, "notice")
+        assert app_of(pilot).chat.prompt.text == ""
 
 
-async def test_thinking_is_folded_until_asked_for(server: ChatServer) -> None:
-    server.script = Script(reasoning=["secret ", "thoughts"], pieces=["Answer"])
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
+async def test_a_second_question_waits_for_the_first(host: Daemon, slow: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=slow)) as pilot:
+        await say(pilot, "one " * 40)
+        await wait_until(pilot, lambda: answers(pilot) and answers(pilot)[0])
+        await say(pilot, "two")
+        await wait_until(pilot, lambda: app_of(pilot).chat.prompt.text == "two")
+        await pilot.press("ctrl+r")
+        await pilot.press("escape")
         await answered(pilot)
-        assert "Thinking" in seen(pilot)
+    assert len(stored(host, app_of(pilot).chat.conversation)["messages"]) == 2
+
+
+async def test_hostile_output_reaches_the_screen_as_plain_text(host: Daemon, tmp_path: Path) -> None:
+    hostile = "\x1b]0;owned\x07 \x9b31m [red]mark[/red] <b>html</b> \u202egnorw\n\n<div>block</div>"
+    async with opened(chat(host, tmp_path, planted(host, ("user", "x"), ("assistant", hostile)))) as pilot:
+        await shows(pilot, "[red]mark[/red] <b>html</b>", "<div>block</div>")
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(seen(pilot))
+
+
+async def test_thinking_is_folded_until_asked_for(host: Daemon, tmp_path: Path) -> None:
+    kept = planted(host, ("user", "x"), ("assistant", "Answer"))
+    body = json.loads(host.client.get(f"/localai/conversations/{kept}/export?kind=json")["content"])
+    body["messages"][1]["reasoning"] = "secret thoughts"
+    made = host.client.post("/localai/conversations/import", {"content": body})["conversations"][0]["id"]
+    async with opened(chat(host, tmp_path, made)) as pilot:
+        await shows(pilot, "▸ Thinking (2 words)")
         assert "secret thoughts" not in seen(pilot)
         await pilot.press("ctrl+t")
-        await wait_until(pilot, lambda: "secret thoughts" in seen(pilot))
-        assert not pilot.app.query_one(Collapsible).collapsed
+        await shows(pilot, "secret thoughts")
 
 
-async def test_hostile_output_reaches_the_screen_as_plain_text(server: ChatServer) -> None:
-    server.script = Script(pieces=["\x1b]0;owned\x07 \x9b31m", "[red]mark[/red] <b>html</b>\n\n<div>block</div>"])
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
-        await answered(pilot)
-        screen = seen(pilot)
-    assert "[red]mark[/red] <b>html</b>" in screen
-    assert "<div>block</div>" in screen
-    assert not {"\x1b", "\x07", "\x9b"} & set(screen)
+async def test_code_is_chosen_copied_and_saved(host: Daemon, tmp_path: Path) -> None:
+    text = "One:\n\n```python\nprint(1)\n```\n\n- two:\n\n  ```sh\n  ls\n  ```\n"
+    async with opened(chat(host, tmp_path, planted(host, ("user", "x"), ("assistant", text)))) as pilot:
+        await shows(pilot, "─ python", "print(1)")
+        await pilot.press("alt+b", "alt+c")
+        assert pilot.app.clipboard == "print(1)"
+        await pilot.press("alt+b", "alt+c")
+        assert pilot.app.clipboard == "ls"
+        await pilot.press("alt+b", "alt+s")
+        await wait_until(pilot, lambda: (tmp_path / "code.py").exists())
+        await pilot.press("alt+s")
+        await wait_until(pilot, lambda: (tmp_path / "code-2.py").exists())
+    assert (tmp_path / "code.py").read_text() == "print(1)\n"
 
 
-async def test_a_fence_that_closes_late_is_drawn_whole(server: ChatServer) -> None:
-    source = "Text\n\n```python\nprint(1)\n```\n\nafter\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
-    server.script = Script(pieces=list(source))
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "go")
-        await answered(pilot)
-        streamed = [type(block).__name__ for block in pilot.app.query_one(Markdown).children]
-        assert pilot.app.query_one(Markdown).source == source
-    assert streamed == ["MarkdownParagraph", "MarkdownFence", "MarkdownParagraph", "MarkdownTable"]
-
-
-async def test_new_lines_are_typed_with_their_own_key(server: ChatServer) -> None:
-    async with opened(chat(server)) as pilot:
-        await pilot.press("a", "ctrl+j", "b", "shift+enter", "c")
-        assert pilot.app.query_one(Prompt).text == "a\nb\nc"
-        await pilot.press("enter")
-        await answered(pilot)
-    assert server.requests[0]["content"] == "a\nb\nc"
-
-
-async def test_keys_that_come_in_one_burst_keep_their_order(server: ChatServer) -> None:
-    async with opened(chat(server)) as pilot:
-        for key in ("o", "n", "e", "enter", "t", "w", "o"):
+async def test_keys_that_come_in_one_burst_keep_their_order(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast)) as pilot:
+        for key in ("o", "n", "e", "ctrl+j", "!", "enter", "t", "w", "o"):
             pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
         await answered(pilot)
-        assert pilot.app.query_one(Prompt).text == "two"
-    assert server.requests[0]["content"] == "one"
+        assert app_of(pilot).chat.prompt.text == "two"
+        assert answers(pilot) == ["one\n!"]
 
 
-async def test_help_lists_the_keys_that_work(server: ChatServer) -> None:
-    async with opened(chat(server)) as pilot:
+async def test_help_lists_the_keys_that_work(host: Daemon, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path), size=(100, 70)) as pilot:
         await pilot.press("f1")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, Help))
-        screen = seen(pilot)
+        await shows(pilot, "Ctrl+R", "F2, Ctrl+O", "Alt+E", "Shift+Enter, Ctrl+J", "/export")
         await pilot.press("escape")
         await wait_until(pilot, lambda: not isinstance(pilot.app.screen, Help))
-    for line in ("Ctrl+R", "Ctrl+N", "Ctrl+O", "Ctrl+Q", "Esc", "Shift+Enter, Ctrl+J"):
-        assert line in screen
 
 
-async def test_a_second_question_waits_for_the_first(server: ChatServer) -> None:
-    server.script = Script(hold=0)
-    async with opened(chat(server)) as pilot:
-        await say(pilot, "one")
-        await wait_until(pilot, lambda: "Hello" in seen(pilot))
-        await say(pilot, "two")
-        await pilot.press("ctrl+r")
-        await wait_until(pilot, lambda: pilot.app.query_one(Prompt).text == "two")
-        server.script.released.set()
-        await answered(pilot)
-    assert len(server.requests) == 1
-
-
-async def test_a_small_terminal_shows_all_parts(server: ChatServer) -> None:
-    async with opened(chat(server), size=(60, 18)) as pilot:
-        await say(pilot, "go")
-        await answered(pilot)
-        screen = seen(pilot)
-        heights = [pilot.app.query_one(part).size.height for part in (Transcript, StatusLine, Prompt)]
-    assert "Hello there" in screen
-    assert "45.5 tok/s" in screen
-    assert "Quit" in screen
-    assert heights[0] >= 8
-    assert heights[1] == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [("\x1b[2Jx", "[2Jx"), ("a\r\nb\tc", "a\nb\tc"), ("\x9d\x7f\x00é…", "é…")],
-    ids=["escape", "line ends", "C1"],
-)
-def test_control_characters_are_removed(text: str, cleaned: str) -> None:
-    assert clean(text) == cleaned
-
-
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
-def test_the_screen_looks_as_it_did(
-    server: ChatServer, size: tuple[int, int], snap_compare: Callable[..., bool]
-) -> None:
-    server.script = Script(
-        reasoning=["Two words."],
-        pieces=["# Heading\n\nSome **bold** text and `code`.\n\n", "```python\nprint('hi')\n```\n\n- one\n- two\n"],
-    )
-
-    async def talk(pilot: Driver) -> None:
-        await say(pilot, "Show me\nsome Markdown")
-        await answered(pilot)
-        await wait_until(pilot, lambda: "localai · Show me" in seen(pilot))
-        pilot.app.query_one(Prompt).cursor_blink = False
-        await pilot.pause()
-
-    assert snap_compare(chat(server), terminal_size=size, run_before=talk)
+async def test_a_model_is_chosen_with_what_it_costs(host: Daemon, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path), size=(110, 30)) as pilot:
+        await pilot.press("f4")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, Models))
+        await shows(pilot, "smollm2-135m-instruct", "tok/s", "MiB", "llama.cpp")
+        await pilot.press("down", "enter")
+        await wait_until(pilot, lambda: not isinstance(pilot.app.screen, Models))
+        assert app_of(pilot).chat.model == "smollm2-135m-instruct"
+        assert app_of(pilot).chat.options["backend"]

@@ -11,24 +11,28 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.commands import COMMANDS
+
 
 class Help(ModalScreen[None]):
     AUTO_FOCUS = "VerticalScroll"
     CSS = """
     Help { align: center middle; }
     Help VerticalScroll {
-        width: 50; max-width: 95%; height: auto; max-height: 90%; border: round $primary; padding: 0 1;
+        width: 76; max-width: 95%; height: auto; max-height: 90%; border: round $primary; padding: 0 1;
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1", "dismiss(None)", "Back")]
 
-    def __init__(self, bindings: Iterable[BindingType]) -> None:
+    def __init__(self, bindings: Iterable[Binding]) -> None:
         super().__init__()
-        self._keys = [binding for binding in bindings if isinstance(binding, Binding)]
+        self._keys = [binding for binding in bindings if binding.description]
 
     def compose(self) -> ComposeResult:
+        keys = [f"{keys_text(each.key):24}{each.description}" for each in self._keys]
+        typed = [f"{f'/{each.name} {each.argument}':24}{each.help}" for each in COMMANDS]
         with VerticalScroll():
-            yield Static("\n".join(f"{keys_text(each.key):24}{each.description}" for each in self._keys), markup=False)
+            yield Static("\n".join([*keys, "", *typed]), markup=False)
 
 
 _NAMES = {"escape": "Esc", "pageup": "PageUp", "pagedown": "PageDown"}

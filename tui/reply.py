@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from localai.client import Client, EventStream
 from localai.errors import LocalaiError
-from tui.wire import Created, ReplyEvent, Text, reply_events
+from tui.wire import Called, Created, Opened, ReplyEvent, Text, reply_events
 
 
 class Reply:
-    """`run` belongs to a thread of its own; the rest may be called from any."""
+    """`run` belongs to a thread of its own; the rest may be called from any. `asked` is the id of a stored question."""
 
     def __init__(self, client: Client, conversation: str | None, model: str | None, body: dict[str, Any]) -> None:
         """`conversation` None: one is created first. `body` is that of the reply request, without the model."""
@@ -27,6 +28,7 @@ class Reply:
         self._inbox: deque[ReplyEvent] = deque()
         self.question: str | None = body.get("content")
         self.error: LocalaiError | None = None
+        self.asked: str | None = None
         self.stopped = False
         self.over = False
         self._deltas = 0
@@ -41,7 +43,8 @@ class Reply:
     def run(self) -> None:
         """Fetch the whole answer. A failure ends up in `error`; `over` is set last of all."""
         try:
-            self._fetch()
+            for event in self.events():
+                self._inbox.append(event)
         except LocalaiError as error:
             self.error = None if self.stopped else error
         finally:
@@ -64,17 +67,20 @@ class Reply:
         if self._stream is not None:
             self._stream.close()
 
-    def _fetch(self) -> None:
+    def events(self) -> Iterator[ReplyEvent]:
+        """What comes, one after the other, for whoever has nothing else to do meanwhile. Raises LocalaiError."""
         if self._conversation is None:
             made = self._client.post("/localai/conversations", {"model": self._model} if self._model else {})
             self._conversation = str(made["id"])
-            self._inbox.append(Created(self._conversation))
+            yield Created(self._conversation)
         self._stream = self._client.stream(f"/localai/conversations/{self._conversation}/reply", self._body)
         if self.stopped:
             return
         for arrived in self._stream:
             for event in reply_events(arrived):
-                if isinstance(event, Text):
+                if isinstance(event, Text | Called):
                     self._first_at = self._first_at or time.monotonic()
                     self._deltas += 1
-                self._inbox.append(event)
+                elif isinstance(event, Opened):
+                    self.asked = event.user
+                yield event

@@ -1,238 +1,280 @@
-"""The messages of one conversation, and the answer that is being written at its end.
+"""All turns of one conversation, of which only the lines on the screen are ever painted.
 
-Clean text enters; what is on the screen is its only output. It knows nothing of the daemon.
+Turns enter; lines, and clicks on them, leave. Heights of turns that were never seen are guessed, and put right when
+they come into view, without moving what is read. It knows nothing of the daemon.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 
-from markdown_it import MarkdownIt
-from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
-from textual.widget import Widget
-from textual.widgets import Collapsible, Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from rich.segment import Segment
+from textual import events
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
 
-from localai.errors import LocalaiError
-from tui.sanitize import clean
-from tui.wire import ShownMessage
+from tui.painting import Painter
+from tui.palette import palette_of
+from tui.turns import Turn
 
-SHOWN_AT_ONCE = 16
-_ENDINGS = {
-    "stop": "",
-    "tool_calls": "",
-    "length": "cut at the token limit",
-    "cancelled": "stopped",
-    "deadline": "stopped at its deadline",
-    "error": "failed",
-}
+KEPT_PAINTED = 64
+"""Turns whose lines are kept for the next drawing."""
+_SETTLE_ROUNDS = 8
 
 
-class Question(Static):
-    """What the person wrote, as it was typed; paler until the daemon has stored it and given it an id."""
+class Transcript(ScrollView, can_focus=False):
+    """Scrolled to the end as long as the person does not scroll away from it."""
 
     DEFAULT_CSS = """
-    Question { border-left: thick $primary; padding: 0 1; margin: 0 0 1 0; }
-    Question.unsent { color: $text-muted; border-left: thick $panel; }
+    Transcript { height: 1fr; padding: 0 1; overflow-x: hidden; overflow-y: scroll; scrollbar-size-vertical: 1; }
     """
 
-    def __init__(self, text: str, message: str | None = None) -> None:
-        super().__init__(clean(text), markup=False)
-        self.message = message
-        self.set_class(message is None, "unsent")
+    class Toggled(Message):
+        """The person clicked on a fold of this turn."""
 
-    def sent(self, message: str) -> None:
-        self.message = message
-        self.remove_class("unsent")
-
-
-class Notice(Static):
-    """An error that belongs to no answer."""
-
-    DEFAULT_CSS = "Notice { color: $text-error; padding: 0 1; margin: 0 0 1 0; }"
-
-    def __init__(self, error: LocalaiError) -> None:
-        super().__init__(error_text(error), markup=False)
-
-
-class Earlier(Static):
-    """Stands for the messages before the first one shown; drawing them all would take a tenth of a second each."""
-
-    DEFAULT_CSS = "Earlier { color: $text-muted; padding: 0 1; margin: 0 0 1 0; }"
-
-    def __init__(self, count: int) -> None:
-        super().__init__(f"{count} earlier messages: PageUp shows more", markup=False)
-
-
-class Answer(Vertical):
-    """What the model wrote: thoughts folded away, text as Markdown, and a note on how it stands."""
-
-    DEFAULT_CSS = """
-    Answer {
-        height: auto;
-        margin: 0 0 1 0;
-        Collapsible { display: none; border: none; padding: 0 1; background: transparent; }
-        Collapsible.filled { display: block; }
-        .thoughts { color: $text-muted; }
-        Markdown { padding: 0 1; margin: 0; background: transparent; }
-        Markdown > MarkdownBlock:last-child { margin-bottom: 0; }
-        .note { padding: 0 1; color: $text-muted; text-style: italic; }
-        .note.failed { color: $text-error; }
-    }
-    """
-
-    def __init__(self, content: str = "", reasoning: str = "") -> None:
-        super().__init__()
-        self._content = content
-        self._reasoning = reasoning
-        self._thoughts = Static(reasoning, markup=False, classes="thoughts")
-        self._fold = Collapsible(self._thoughts, title="Thinking", classes="filled" if reasoning else "")
-        self._text = Markdown(content, parser_factory=_parser, open_links=False)
-        self._note = Static("", markup=False, classes="note")
-        self._note.display = False
-        self._stream: MarkdownStream | None = None
-
-    def compose(self) -> ComposeResult:
-        yield self._fold
-        yield self._text
-        yield self._note
-
-    @property
-    def content(self) -> str:
-        return self._content
-
-    async def write(self, content: str, reasoning: str) -> None:
-        """Append; the Markdown widget merges what comes faster than it can draw."""
-        if reasoning:
-            self._reasoning += reasoning
-            self._fold.add_class("filled")
-            self._thoughts.update(self._reasoning)
-        if content:
-            self._content += content
-            self._stream = self._stream or Markdown.get_stream(self._text)
-            await self._stream.write(content)
-
-    async def finish(self) -> None:
-        """Parse the whole text once more: what closed late (a fence, a table) is drawn right only then."""
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
-            await self._text.update(self._content)
-
-    def note(self, text: str, *, failed: bool = False) -> None:
-        self._note.update(text)
-        self._note.display = bool(text)
-        self._note.set_class(failed, "failed")
-
-    def toggle_thoughts(self) -> None:
-        self._fold.collapsed = not self._fold.collapsed
-
-
-class Transcript(VerticalScroll):
-    """All messages, scrolled to the end as long as the person does not scroll away from it."""
-
-    DEFAULT_CSS = "Transcript { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }"
+        def __init__(self, turn: Turn) -> None:
+            super().__init__()
+            self.turn = turn
 
     def __init__(self) -> None:
         super().__init__()
-        self._earlier: Sequence[ShownMessage] = ()
+        self.turns: list[Turn] = []
+        self.selected: Turn | None = None
+        self.marked: tuple[Turn, int] | None = None
+        self._painter: Painter | None = None
+        self._heights: list[int] = []
+        self._tops: list[int] = [0]
+        self._strips: OrderedDict[Turn, list[Strip]] = OrderedDict()
+        self._following = True
+        self._settling = False
 
     def on_mount(self) -> None:
-        self.anchor()
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.repaint())
 
-    async def show(self, messages: Sequence[ShownMessage]) -> None:
-        """Replace everything by the end of `messages`; `page` brings the others."""
-        self._earlier = messages
-        async with self.batch():
-            await self.remove_children()
-            await self._mount_earlier()
-        self.anchor()
+    # What is shown.
 
-    async def page(self, pages: int) -> None:
-        """Scroll by whole pages; up from the top, more of the earlier messages are added."""
-        if pages > 0:
-            self.scroll_page_down(animate=False)
-        elif self.scroll_y > 0 or not self._earlier:
-            self.scroll_page_up(animate=False)
+    def show(self, turns: Sequence[Turn]) -> None:
+        """Replace everything, and go to the end."""
+        self.turns = list(turns)
+        self.selected = self.marked = None
+        self._strips.clear()
+        self._guess()
+        self.follow()
+
+    def add(self, turn: Turn) -> None:
+        self.turns.append(turn)
+        self._heights.append(turn.guess(self._width))
+        self._settle()
+
+    def take_away(self, *turns: Turn) -> None:
+        gone = {id(turn) for turn in turns}
+        kept = [n for n, turn in enumerate(self.turns) if id(turn) not in gone]
+        self._heights = [self._heights[n] for n in kept]
+        self.turns = [self.turns[n] for n in kept]
+        for turn in turns:
+            self._strips.pop(turn, None)
+        if self.selected is not None and id(self.selected) in gone:
+            self.selected = None
+        self._settle()
+
+    def changed(self, turn: Turn) -> None:
+        """Paint this turn anew."""
+        self._strips.pop(turn, None)
+        self._settle()
+
+    def repaint(self) -> None:
+        """Everything anew, for another width or palette."""
+        self._painter = None
+        self._strips.clear()
+        self._settle()
+
+    def select(self, turn: Turn | None) -> None:
+        """Mark a turn and bring it into view; None marks none and returns to the end."""
+        before, self.selected = self.selected, turn
+        for each in (before, turn):
+            if each is not None:
+                self._strips.pop(each, None)
+        if turn is None:
+            self.follow()
+            return
+        self._settle()
+        number = self.turns.index(turn)
+        top, bottom = self._tops[number], self._tops[number + 1]
+        height = self.scrollable_content_region.height
+        if top < self.scroll_offset.y or bottom > self.scroll_offset.y + height:
+            self._go(top if bottom - top >= height or top < self.scroll_offset.y else bottom - height)
+
+    def mark(self, turn: Turn | None, fence: int = 0) -> None:
+        """Choose a fence of a turn."""
+        before, self.marked = self.marked, None if turn is None else (turn, fence)
+        for each in (turn, before[0] if before else None):
+            if each is not None:
+                self._strips.pop(each, None)
+        self._settle()
+
+    # Scrolling.
+
+    def follow(self) -> None:
+        """Go to the end and stay there."""
+        self._following = True
+        self._settle()
+
+    def page(self, pages: int) -> None:
+        """Scroll by whole pages."""
+        height = max(1, self.scrollable_content_region.height - 1)
+        self._go(self.scroll_offset.y + pages * height)
+
+    def _go(self, y: int) -> None:
+        self._following = False
+        self.scroll_to(y=y, animate=False, immediate=True)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if not self._settling:
+            self._following = new_value >= self.max_scroll_y
+            self._settle()
+
+    def on_resize(self, _: events.Resize) -> None:
+        if self._painter is None or self._painter.width != self._width - 2:
+            self.repaint()
         else:
-            top = self.children[1]
-            async with self.batch():
-                await self.query(Earlier).remove()
-                await self._mount_earlier()
-            self.release_anchor()
-            self.call_after_refresh(self.scroll_to_widget, top, animate=False)
+            self._settle()
 
-    async def _mount_earlier(self) -> None:
-        self._earlier, now = self._earlier[:-SHOWN_AT_ONCE], self._earlier[-SHOWN_AT_ONCE:]
-        views = [view for message in now for view in _views_of(message)]
-        marks = [Earlier(len(self._earlier))] if self._earlier else []
-        await self.mount_all([*marks, *views], before=0 if self.children else None)
-
-    async def ask(self, text: str) -> Question:
-        await self.clear_notices()
-        question = Question(text)
-        await self.mount(question)
-        self.anchor()
-        return question
-
-    async def begin_answer(self) -> Answer:
-        """A new answer under the last question, in place of the one that is there."""
-        for stale in self._after_question():
-            await stale.remove()
-        answer = Answer()
-        await self.mount(answer)
-        self.anchor()
-        return answer
-
-    async def fail(self, error: LocalaiError) -> None:
-        await self.clear_notices()
-        await self.mount(Notice(error))
-        self.anchor()
-
-    async def clear_notices(self) -> None:
-        await self.query(Notice).remove()
+    # Heights.
 
     @property
-    def last_question(self) -> Question | None:
-        return next((view for view in reversed(self.children) if isinstance(view, Question)), None)
+    def _width(self) -> int:
+        return max(12, self.scrollable_content_region.width)
 
-    @property
-    def last_answer(self) -> Answer | None:
-        return next((view for view in reversed(self.children) if isinstance(view, Answer)), None)
+    def _guess(self) -> None:
+        self._heights = [turn.guess(self._width - 2) for turn in self.turns]
 
-    def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
-        """The model wrote the link: only the web is opened, no file and no other program."""
-        if event.href.startswith(("https://", "http://")):
-            self.app.open_url(event.href)
+    def _settle(self) -> None:
+        """Paint what is in view, and correct the heights until nothing moves any more."""
+        if not self.is_attached or not self.size:
+            return
+        self._settling = True
+        try:
+            for _ in range(_SETTLE_ROUNDS):
+                anchor = self._anchor()
+                self._measure()
+                self._place(anchor)
+                if not self._unpainted():
+                    break
+        finally:
+            self._settling = False
+        self.refresh()
 
-    def _after_question(self) -> list[Widget]:
-        question = self.last_question
-        views = list(self.children)
-        return views[views.index(question) + 1 :] if question in views else []
+    def _anchor(self) -> tuple[int, int]:
+        """The first turn in view, and how many of its lines are above the view."""
+        y = self.scroll_offset.y
+        number = self._at(y)
+        return number, y - self._tops[number]
+
+    def _measure(self) -> None:
+        self._tops = [*accumulate(self._heights, initial=0)]
+        if self._following:
+            number, room = len(self.turns), self.size.height
+            while number and room > 0:
+                number -= 1
+                self._heights[number] = len(self._lines_of(self.turns[number]))
+                room -= self._heights[number]
+        else:
+            for number in self._in_view():
+                self._heights[number] = len(self._lines_of(self.turns[number]))
+        self._tops = [*accumulate(self._heights, initial=0)]
+
+    def _place(self, anchor: tuple[int, int]) -> None:
+        self.virtual_size = Size(self._width, self._tops[-1])
+        number, above = anchor
+        if self._following:
+            target = self.max_scroll_y
+        else:
+            target = min(self.max_scroll_y, self._tops[min(number, len(self.turns))] + above)
+        if round(self.scroll_y) != round(target):
+            self.scroll_to(y=target, animate=False, immediate=True, force=True)
+
+    def _unpainted(self) -> bool:
+        return any(
+            turn not in self._strips or self._heights[n] != len(self._strips[turn])
+            for n in self._in_view()
+            for turn in (self.turns[n],)
+        )
+
+    def _at(self, y: int) -> int:
+        return max(0, min(len(self._tops) - 2, bisect_right(self._tops, y) - 1))
+
+    def _in_view(self) -> range:
+        if not self.turns:
+            return range(0)
+        y = self.scroll_offset.y
+        return range(self._at(y), min(len(self.turns), self._at(y + max(1, self.size.height)) + 1))
+
+    # Lines.
+
+    def _lines_of(self, turn: Turn) -> list[Strip]:
+        kept = self._strips.get(turn)
+        if kept is None:
+            if self._painter is None:
+                app = self.app
+                plain = app.current_theme.ansi or app.no_color
+                palette = palette_of(app.theme_variables, dark=app.current_theme.dark, plain=plain)
+                self._painter = Painter(self._width - 2, palette)
+            marked = self.marked[1] if self.marked and self.marked[0] is turn else None
+            lines = turn.lines(self._painter, selected=turn is self.selected, marked=marked)
+            kept = [Strip(line) for line in lines]
+            self._strips[turn] = kept
+            while len(self._strips) > KEPT_PAINTED:
+                self._strips.popitem(last=False)
+        self._strips.move_to_end(turn)
+        return kept
+
+    def render_line(self, y: int) -> Strip:
+        line = y + self.scroll_offset.y
+        width = self.size.width
+        if line >= self._tops[-1] or not self.turns:
+            return Strip.blank(width, self.rich_style)
+        number = self._at(line)
+        strips = self._lines_of(self.turns[number])
+        inside = line - self._tops[number]
+        strip = strips[inside] if inside < len(strips) else Strip.blank(width)
+        strip = strip.apply_style(self.rich_style).adjust_cell_length(width, self.rich_style)
+        chosen = self.text_selection
+        if chosen is not None and (span := chosen.get_span(line)) is not None:
+            strip = _highlighted(strip, span, self.screen.get_component_rich_style("screen--selection"))
+        return strip.apply_offsets(0, line)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        first = selection.start.y if selection.start else 0
+        last = selection.end.y if selection.end else self._tops[-1] - 1
+        taken = [""] * first
+        for line in range(first, min(last, self._tops[-1] - 1) + 1):
+            number = self._at(line)
+            strips = self._lines_of(self.turns[number])
+            inside = line - self._tops[number]
+            taken.append(strips[inside].text.rstrip() if inside < len(strips) else "")
+        return selection.extract("\n".join(taken)), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+    def on_click(self, event: events.Click) -> None:
+        if not self.turns:
+            return
+        line = event.y + self.scroll_offset.y
+        number = self._at(line)
+        if line - self._tops[number] in self.turns[number].folds:
+            self.post_message(self.Toggled(self.turns[number]))
 
 
-def error_text(error: LocalaiError) -> str:
-    """The error, what to do about it, and the key that tries again."""
-    hint = f"\n{clean(error.hint)}." if error.hint else ""
-    return f"{clean(error.message)}.{hint}\nCtrl+R tries again."
-
-
-def ending_text(reason: str | None) -> str:
-    """How an answer ended, in words; "" where it ended by itself."""
-    return "incomplete" if reason is None else _ENDINGS.get(reason, reason)
-
-
-def _views_of(message: ShownMessage) -> list[Widget]:
-    if message.role == "user":
-        return [Question(message.content, message.id)]
-    if message.role != "assistant":
-        return []
-    answer = Answer(message.content, message.reasoning)
-    answer.note(ending_text(message.finish_reason))
-    return [answer]
-
-
-def _parser() -> MarkdownIt:
-    # HTML would vanish from the screen; as text it can at least be read.
-    return MarkdownIt("gfm-like", {"html": False})
+def _highlighted(strip: Strip, span: tuple[int, int], style: object) -> Strip:
+    start, end = span
+    end = strip.cell_length if end == -1 else end
+    before, inside, after = (list(part) for part in strip.divide([start, end, strip.cell_length]))
+    return Strip([*before, *Segment.apply_style(inside, post_style=style), *after])  # type: ignore[arg-type]

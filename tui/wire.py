@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from localai.client import ServerEvent
-from tui.sanitize import clean
+from tui.sanitize import clean, one_line
+
+
+@dataclass(frozen=True, slots=True)
+class UsedMemory:
+    """A memory that an answer was given: its id, its source as kind:name, how far that is trusted (0 to 1)."""
+
+    id: str
+    source: str
+    trust: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What is known of how an answer was made; None where it is not. Rates in tokens/s, times in ms, energy in J.
+
+    `cached` are tokens found in the KV cache by tier.
+    """
+
+    model: str | None = None
+    backend: str | None = None
+    reason: str | None = None
+    decode_tps: float | None = None
+    ttft_ms: float | None = None
+    used: int | None = None
+    n_ctx: int | None = None
+    joules: float | None = None
+    quality: str | None = None
+    cached: tuple[tuple[str, int], ...] | None = None
+    memories: tuple[UsedMemory, ...] | None = None
+
+    def updated(self, newer: Figures) -> Figures:
+        """These, with what `newer` knows."""
+        known = {f.name: v for f in fields(newer) if (v := getattr(newer, f.name)) is not None}
+        return replace(self, **known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +49,12 @@ class ShownMessage:
     """One message of an open conversation. `finish_reason` is None where an answer never ended."""
 
     id: str
+    parent: str | None
     role: str
     content: str
     reasoning: str
     finish_reason: str | None
+    figures: Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +64,27 @@ class Chat:
     id: str
     title: str
     model: str | None
+    system: str
     messages: tuple[ShownMessage, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatLine:
-    """One conversation in a list; `updated` in Unix seconds."""
+    """One conversation in a list; `updated` in Unix seconds. `found` are the words that a search found in it."""
 
     id: str
     title: str
     updated: float
+    pinned: bool
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants to be called, with its arguments as JSON, perhaps unfinished."""
+
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +119,22 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """A piece of tool call number `index`: its name comes first, then its arguments."""
+
+    index: int
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The model's side has ended: `stop`, `length`, `cancelled`, ..."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What is known of the engine and its speed; None where it is not. Rates in tokens/s, times in ms."""
-
-    model: str | None = None
-    backend: str | None = None
-    decode_tps: float | None = None
-    ttft_ms: float | None = None
-    used: int | None = None
-    n_ctx: int | None = None
-
-
-ReplyEvent = Created | Opened | Progress | Text | Finished | Figures
+ReplyEvent = Created | Opened | Progress | Text | Called | Finished | Figures
 
 
 def chat_of(body: dict[str, Any]) -> Chat:
@@ -98,13 +142,20 @@ def chat_of(body: dict[str, Any]) -> Chat:
         id=body["id"],
         title=one_line(body.get("title") or ""),
         model=body.get("model"),
+        system=body.get("system") or "",
         messages=tuple(_message_of(message) for message in body["messages"]),
     )
 
 
 def chat_lines_of(body: dict[str, Any]) -> tuple[ChatLine, ...]:
     return tuple(
-        ChatLine(chat["id"], one_line(chat.get("title") or "Untitled"), float(chat["updated"]))
+        ChatLine(
+            chat["id"],
+            one_line(chat.get("title") or "Untitled"),
+            float(chat["updated"]),
+            bool(chat.get("pinned")),
+            one_line((chat.get("found") or {}).get("snippet") or ""),
+        )
         for chat in body["conversations"]
     )
 
@@ -126,17 +177,15 @@ def progress_of(comment: str) -> Progress:
         return Progress(one_line(comment.strip() or "waiting"), None)
 
 
-def one_line(text: str) -> str:
-    return " ".join(clean(text).split())
-
-
 def _message_of(message: dict[str, Any]) -> ShownMessage:
     return ShownMessage(
         id=message["id"],
+        parent=message.get("parent"),
         role=message["role"],
         content=clean(message["content"]),
         reasoning=clean(message.get("reasoning") or ""),
         finish_reason=message.get("finish_reason"),
+        figures=figures_of({**(message.get("figures") or {}), **{n: message.get(n) for n in ("model", "usage")}}),
     )
 
 
@@ -150,20 +199,32 @@ def _frame_events(frame: dict[str, Any]) -> Iterator[ReplyEvent]:
         content, reasoning = delta.get("content") or "", delta.get("reasoning_content") or ""
         if content or reasoning:
             yield Text(clean(content), clean(reasoning))
+        for call in delta.get("tool_calls") or ():
+            said = call.get("function") or {}
+            yield Called(call["index"], one_line(said.get("name") or ""), clean(said.get("arguments") or ""))
         if choice.get("finish_reason"):
             yield Finished(str(choice["finish_reason"]))
     if frame.get("usage") or frame.get("timings") or frame.get("backend"):
-        yield _figures_of(frame)
+        yield figures_of(frame)
 
 
-def _figures_of(frame: dict[str, Any]) -> Figures:
+def figures_of(frame: dict[str, Any]) -> Figures:
+    """From the last frame of an answer, or from what is stored with it."""
     usage, timings = frame.get("usage") or {}, frame.get("timings") or {}
     asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    energy, cached, memories = usage.get("energy") or {}, timings.get("cached"), frame.get("memories")
     return Figures(
         model=frame.get("model"),
         backend=frame.get("backend"),
+        reason=None if frame.get("reason") is None else one_line(frame["reason"]),
         decode_tps=timings.get("decode_tps"),
         ttft_ms=timings.get("ttft_ms"),
         used=None if asked is None or answered is None else asked + answered,
         n_ctx=frame.get("n_ctx"),
+        joules=energy.get("joules"),
+        quality=energy.get("quality"),
+        cached=None if cached is None else tuple((one_line(tier), int(n)) for tier, n in cached.items()),
+        memories=None
+        if memories is None
+        else tuple(UsedMemory(m["id"], one_line(m["source"]), float(m["trust"])) for m in memories),
     )

@@ -16,11 +16,12 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from localai.api.openai_in import SamplingBody
-from localai.api.openai_out import ChatStream, usage
+from localai.api.openai_out import ChatStream, memories, timings, usage
 from localai.api.wire import JsonRoute, data, json_response, stream
+from localai.conversation_search import ConversationSearch
 from localai.conversations import Conversation, Conversations, StoredMessage
 from localai.errors import BadRequest, LocalaiError
-from localai.messages import ChoiceDone, Delta, Message, Started, Summary, TurnEvent, TurnRequest
+from localai.messages import ChoiceDone, Delta, Message, Recalled, Started, Summary, TurnEvent, TurnRequest
 from localai.turn import Parts, answer
 
 _FLUSH_S = 0.25
@@ -38,6 +39,7 @@ class ChangeBody(BaseModel):
     model: str | None = None
     system: str | None = None
     head: str | None = None
+    pinned: bool | None = None
 
 
 class ReplyBody(SamplingBody):
@@ -48,10 +50,13 @@ class ReplyBody(SamplingBody):
 def routes(parts: Parts, kept: Conversations) -> APIRouter:
     """The routes under /localai/conversations."""
     router = APIRouter(prefix="/localai/conversations", tags=["conversations"], route_class=JsonRoute)
+    finder = ConversationSearch(kept)
 
     @router.get("")
-    async def listing(limit: int = 50, before: str | None = None) -> Response:
-        """Conversations, the last touched first."""
+    async def listing(limit: int = 50, before: str | None = None, search: str = "") -> Response:
+        """Conversations, pinned ones first, then the last touched; with `search`, those that hold or mean it."""
+        if search.strip():
+            return json_response({"conversations": await asyncio.to_thread(_found, kept, finder, search, limit)})
         found = await asyncio.to_thread(kept.list, limit=max(1, min(limit, 500)), before=before)
         return json_response({"conversations": [asdict(c) for c in found]})
 
@@ -71,7 +76,7 @@ def routes(parts: Parts, kept: Conversations) -> APIRouter:
 
     @router.patch("/{conversation}")
     async def change(conversation: str, body: ChangeBody) -> Response:
-        """Rename, choose a model or system prompt, or show another branch."""
+        """Rename, pin, choose a model or system prompt, or show another branch (`head` "" shows none)."""
         given = body.model_dump(exclude_none=True)
         return json_response(asdict(await asyncio.to_thread(lambda: kept.update(conversation, **given))))
 
@@ -134,24 +139,29 @@ async def _kept(
     """Pass events on and write the answer down as it comes, so that neither side's crash loses what was said."""
     notes = _Notes(kept, message)
     reason, spent, model = "cancelled", None, None
+    figures: dict[str, Any] = {}
     try:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Started):
                     model = event.model
+                    figures |= {"backend": event.backend, "reason": event.reason, "n_ctx": event.n_ctx or None}
+                elif isinstance(event, Recalled):
+                    figures["memories"] = memories(event)
                 elif isinstance(event, Delta):
                     await notes.take(event)
                 elif isinstance(event, ChoiceDone):
                     reason = event.reason
                 elif isinstance(event, Summary):
                     spent = usage(event)
+                    figures["timings"] = timings(event)
                 yield event
     except LocalaiError:
         reason = "error"
         raise
     finally:
         notes.write()
-        kept.finish(message.id, reason, spent, model=model)
+        kept.finish(message.id, reason, spent, model=model, figures=figures or None)
 
 
 class _Notes:
@@ -196,3 +206,8 @@ class _ReplyStream(ChatStream):
 
 def _shown(conversation: Conversation, path: tuple[StoredMessage, ...]) -> dict[str, Any]:
     return {**asdict(conversation), "messages": [asdict(m) for m in path]}
+
+
+def _found(kept: Conversations, finder: ConversationSearch, query: str, limit: int) -> list[dict[str, Any]]:
+    places = finder.find(query, max(1, min(limit, 500)))
+    return [{**asdict(kept.get(place.conversation)), "found": asdict(place)} for place in places]

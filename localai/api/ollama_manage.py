@@ -68,7 +68,7 @@ def routes(parts: Parts) -> APIRouter:
         if not here:
             # In Ollama's dialect even this is an answer of success with an error in it, where it streams.
             refuse_strangers(request, f"pulling {name}")
-        work = _nothing if here else _pulling(library, name)
+        work = _nothing if here else pulling(library, name)
         return await _report(work, body.stream is not False)
 
     @router.post("/create")
@@ -115,13 +115,15 @@ def _nothing(_: _Show, __: threading.Event) -> None:
     return
 
 
-def _pulling(library: Library, name: str) -> Callable[[_Show, threading.Event], None]:
+def pulling(library: Library, name: str) -> Callable[[_Show, threading.Event], None]:
+    """The work of bringing a model here."""
+
     def work(show: _Show, cancel: threading.Event) -> None:
-        def progress(at: PullProgress) -> None:
+        def tell(at: PullProgress) -> None:
             show({"status": f"{at.stage} {at.file}", "digest": at.file, "total": at.total, "completed": at.done})
 
         show({"status": "pulling manifest"})
-        Puller(library).pull(name, progress, cancel)
+        Puller(library).pull(name, tell, cancel)
 
     return work
 
@@ -152,10 +154,15 @@ async def _report(work: Callable[[_Show, threading.Event], None], streamed: bool
     if not streamed:
         await asyncio.to_thread(work, lambda _: None, threading.Event())
         return json_response({"status": "success"})
-    return StreamingResponse(_lines(work), media_type="application/x-ndjson")
+    return StreamingResponse(progress(work), media_type="application/x-ndjson")
 
 
-async def _lines(work: Callable[[_Show, threading.Event], None]) -> AsyncIterator[bytes]:
+async def progress(
+    work: Callable[[_Show, threading.Event], None],
+    frame: Callable[[Any], bytes] = line,
+    described: Callable[[LocalaiError], dict[str, Any]] = ollama,
+) -> AsyncIterator[bytes]:
+    """Do `work` in a thread, and frame each status that it shows; an error is described in the last one."""
     loop, cancel = asyncio.get_running_loop(), threading.Event()
     shown: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
@@ -167,14 +174,14 @@ async def _lines(work: Callable[[_Show, threading.Event], None]) -> AsyncIterato
             work(tell, cancel)
             tell({"status": "success"})
         except LocalaiError as error:
-            tell(ollama(error))
+            tell(described(error))
         finally:
             tell(None)
 
     working = asyncio.create_task(asyncio.to_thread(run))
     try:
         while (status := await shown.get()) is not None:
-            yield line(status)
+            yield frame(status)
         await working
     finally:
         # A client that went away stops a download; what has arrived is kept.

@@ -1,0 +1,252 @@
+"""The chat's main screen: what each key and command does about whole conversations, models and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from textual.binding import Binding, BindingType
+
+from tui.bench_screen import BenchScreen
+from tui.branches import Branches
+from tui.chooser import Chooser
+from tui.conversation import ROOT
+from tui.dashboard import Dashboard
+from tui.files import chats_of, written
+from tui.help import Help
+from tui.memory_panel import MemoryPanel
+from tui.models import Choice, Models
+from tui.options import option_of
+from tui.prompt import Prompt
+from tui.sanitize import clean, one_line
+from tui.tree import Tree, tree_of
+from tui.turns import Turn
+from tui.welcome import welcome
+from tui.wire import Figures
+from tui.writing import WritingScreen
+
+
+class ChatScreen(WritingScreen):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "help", "Help", id="help"),
+        Binding("escape", "stop", "Stop", id="stop"),
+        Binding("ctrl+r", "again", "Again", id="again"),
+        Binding("ctrl+n", "new", "New", id="new"),
+        Binding("f2,ctrl+o", "open", "Open", id="open"),
+        Binding("f3", "branches", "Branches", id="branches"),
+        Binding("f4", "models", "Models", id="models"),
+        Binding("f6", "memory", "Memory of the answer", show=False, id="memory", priority=True),
+        Binding("f5", "dashboard", "Engines and power", show=False, id="dashboard", priority=True),
+        Binding("f7", "bench", "Last benchmark", show=False, id="bench", priority=True),
+        Binding("f8", "app.theme", "Next theme", show=False, id="theme"),
+        Binding("ctrl+t", "thoughts", "Show or hide thinking and tool calls", show=False, id="thoughts"),
+        Binding("alt+up", "select(-1)", "Choose the message before", show=False, id="select_up"),
+        Binding("alt+down", "select(1)", "Choose the message after", show=False, id="select_down"),
+        Binding("alt+left", "sibling(-1)", "The branch before", show=False, id="branch_before"),
+        Binding("alt+right", "sibling(1)", "The branch after", show=False, id="branch_after"),
+        Binding("alt+e", "edit", "Edit the chosen question and send it again", show=False, id="edit"),
+        Binding("alt+f", "fork", "Go on from here in a new conversation", show=False, id="fork"),
+        Binding("alt+z", "undo", "Back to what was shown before", show=False, id="undo"),
+        Binding("alt+b", "next_code", "Choose the next code", show=False, id="next_code"),
+        Binding("alt+c", "copy", "Copy the chosen code, else the answer", show=False, id="copy"),
+        Binding("alt+s", "save_code('')", "Save the chosen code", show=False, id="save_code"),
+        Binding("ctrl+g", "editor", "Write in $EDITOR", show=False, id="editor"),
+        Binding("alt+backspace", "detach", "Take the last attachment away", show=False, id="detach", priority=True),
+    ]
+
+    def on_mount(self) -> None:
+        self.begin_with(self.conversation)
+        if self.conversation is None:
+            self.refresh_today()
+            self.fetch(lambda: welcome(self.client), self._welcome)
+
+    def _welcome(self, text: str) -> None:
+        """What the first run tells; what is being typed meanwhile is not touched."""
+        if text and not self.transcript.turns:
+            self.transcript.show([Turn(role="assistant", content=text)])
+
+    # Other screens.
+
+    def action_help(self) -> None:
+        self.app.push_screen(Help([b for b in (*Prompt.BINDINGS, *ChatScreen.BINDINGS) if isinstance(b, Binding)]))
+
+    def action_dashboard(self) -> None:
+        self.app.push_screen(Dashboard(self.client))
+
+    def action_bench(self) -> None:
+        self.app.push_screen(BenchScreen(self.client))
+
+    def action_memory(self) -> None:
+        turn = self.transcript.selected or self._last("assistant")
+        used = (turn.figures.memories if turn else None) or ()
+        asked = next((t.content for t in self.transcript.turns if turn and t.id == turn.parent), "")
+        self.app.push_screen(MemoryPanel(self.client, used, asked))
+
+    def action_models(self) -> None:
+        self.app.push_screen(Models(self.client), self._take_model)
+
+    def _take_model(self, choice: Choice | None) -> None:
+        if choice is not None:
+            self.action_use(choice.model)
+            self.options.pop("backend", None)
+            if choice.backend:
+                self.options["backend"] = choice.backend
+
+    def action_use(self, model: str) -> None:
+        """From now on in this chat; stored with the conversation where there is one."""
+        self.model = model
+        self._set_figures(Figures(model=model))
+        if self.conversation is not None:
+            self._change({"model": model}, lambda _: None)
+
+    def action_branches(self) -> None:
+        conversation = self.conversation
+        if conversation is None or self.busy():
+            return
+        path = f"{ROOT}/{quote(conversation)}"
+
+        def cut(message: str) -> Tree:
+            self.client.delete(f"{path}/messages/{quote(message)}")
+            return tree_of(self.client.get(f"{path}/tree"))
+
+        def chosen(head: str | None) -> None:
+            if head is not None:
+                self.show_branch(head)
+            else:
+                self.load(conversation)
+
+        self.fetch(lambda: tree_of(self.client.get(f"{path}/tree")), lambda tree: self._branches(tree, cut, chosen))
+
+    def _branches(self, tree: Tree, cut: Any, chosen: Any) -> None:
+        self.app.push_screen(Branches(tree, cut), chosen)
+
+    # Whole conversations.
+
+    async def action_new(self) -> None:
+        await self.leave()
+        self.options.clear()
+        self.begin_with(None)
+
+    def action_open(self) -> None:
+        self.app.push_screen(Chooser(self.client), self._chosen)
+
+    async def _chosen(self, conversation: str | None) -> None:
+        if conversation is not None:
+            await self.leave()
+            self.begin_with(conversation)
+        elif self.conversation is not None and self.reply is None:
+            # It may have been renamed, or deleted.
+            self.load(self.conversation)
+
+    def action_fork(self) -> None:
+        """Up to the chosen message, else to the last."""
+        turn = self.transcript.selected
+        message = (turn.id if turn else None) or self.leaf
+        if self.conversation is None or message is None or self.busy():
+            return
+        path = f"{ROOT}/{quote(self.conversation)}/fork"
+        self.fetch(lambda: self.client.post(path, {"message": message}), self._forked)
+
+    def _forked(self, body: dict[str, Any]) -> None:
+        self.begin_with(body["id"])
+        self.notify("This is a new conversation now.")
+
+    def action_rename(self, title: str) -> None:
+        self._change({"title": title}, lambda body: self.set_title(one_line(body["title"])))
+
+    def action_pin(self) -> None:
+        if self.conversation is not None:
+            path = f"{ROOT}/{quote(self.conversation)}"
+
+            def turn() -> bool:
+                pinned = not self.client.get(path)["pinned"]
+                self.client.patch(path, {"pinned": pinned})
+                return pinned
+
+            self.fetch(turn, lambda pinned: self.notify("Pinned." if pinned else "Not pinned any more."))
+
+    def action_system(self, text: str) -> None:
+        if self.conversation is None:
+            body = {"system": text, **({"model": self.model} if self.model else {})}
+            self.fetch(lambda: self.client.post(ROOT, body), self._begun)
+        else:
+            self._change({"system": text}, lambda _: self.notify("The next answers follow it."))
+
+    def _begun(self, body: dict[str, Any]) -> None:
+        self.conversation = body["id"]
+        self.notify("The next answers follow it.")
+
+    def action_set(self, text: str) -> None:
+        def took(option: tuple[str, object | None]) -> None:
+            name, value = option
+            self.options.pop(name, None)
+            if value is not None:
+                self.options[name] = value
+            self.notify(f"{name}: {'as usual' if value is None else value}", markup=False)
+
+        self.fetch(lambda: option_of(text), took)
+
+    def action_export(self, kind: str) -> None:
+        conversation = self.conversation
+        if conversation is None:
+            self.notify("There is nothing to export yet.")
+            return
+        path = f"{ROOT}/{quote(conversation)}/export?kind={quote(kind or 'markdown')}"
+
+        def export() -> Path:
+            body = self.client.get(path)
+            return written(self.folder / Path(body["name"]).name, body["content"])
+
+        self.fetch(export, self.say_written)
+
+    def action_import(self, name: str) -> None:
+        def bring_in() -> list[dict[str, Any]]:
+            content = chats_of(self.folder / Path(name).expanduser())
+            found: list[dict[str, Any]] = self.client.post(f"{ROOT}/import", {"content": content}, timeout=300)[
+                "conversations"
+            ]
+            return found
+
+        def brought(chats: list[dict[str, Any]]) -> None:
+            self.notify(f"{len(chats)} conversations were imported.")
+            self.begin_with(chats[-1]["id"])
+
+        self.fetch(bring_in, brought)
+
+    def action_remember(self, text: str) -> None:
+        def kept(body: dict[str, Any]) -> None:
+            self.notify("Remembered.")
+
+        self.fetch(lambda: self.client.post("/localai/memory", {"text": text}), kept)
+
+    def action_pull(self, model: str) -> None:
+        """Progress shows in the gauges; leaving the chat stops it, and what has arrived is kept."""
+
+        def pull() -> str:
+            with self.client.stream("/localai/pull", {"model": model}) as events:
+                for event in events:
+                    if event.data is not None:
+                        self.app.call_from_thread(self.gauges.set_activity, pull_text(event.data))
+            return model
+
+        def pulled(name: str) -> None:
+            self.gauges.set_activity("")
+            self.action_use(name)
+            self.notify(f"{name} is here.", markup=False)
+
+        self.fetch(pull, pulled)
+
+    def _change(self, body: dict[str, Any], then: Any) -> None:
+        if self.conversation is None:
+            self.notify("There is no conversation yet: it begins with the first message.")
+            return
+        path = f"{ROOT}/{quote(self.conversation)}"
+        self.fetch(lambda: self.client.patch(path, body), then)
+
+
+def pull_text(progress: dict[str, Any]) -> str:
+    """`downloading model.gguf 40%`."""
+    total, done = progress.get("total"), progress.get("completed")
+    share = f" {done / total:.0%}" if total and done is not None else ""
+    return one_line(clean(str(progress.get("status") or ""))) + share

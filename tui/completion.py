@@ -1,0 +1,88 @@
+"""What fits the word at the cursor: commands after a slash, files after an @. A list above the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual.fuzzy import Matcher
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from tui.attachments import listed
+from tui.commands import COMMANDS
+from tui.sanitize import one_line
+
+SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The word that is being typed: `kind` is its first character, `start` its place in the line."""
+
+    kind: str
+    text: str
+    start: int
+
+
+def wanted_at(line: str, column: int, *, first: bool) -> Wanted | None:
+    """What is to be completed before `column`; a slash counts at the beginning of the `first` line only."""
+    before = line[:column]
+    if first and before.startswith("/") and " " not in before:
+        return Wanted("/", before[1:], 0)
+    start = before.rfind("@")
+    if start < 0 or (start > 0 and not before[start - 1].isspace()) or " " in before[start:]:
+        return None
+    return Wanted("@", before[start + 1 :], start)
+
+
+class Completion(OptionList, can_focus=False):
+    """Shown while something fits; the prompt moves through it."""
+
+    DEFAULT_CSS = """
+    Completion { height: auto; max-height: 8; display: none; border: none; background: $panel; margin: 0 1; }
+    Completion.-open { display: block; }
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(markup=False)
+        self._folder = folder
+        self._files: tuple[str, ...] | None = None
+        self.wanted: Wanted | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.has_class("-open")
+
+    def offer(self, wanted: Wanted | None) -> None:
+        """Show what fits, the best first; nothing where nothing does."""
+        self.wanted = wanted
+        rows = [] if wanted is None else self._fitting(wanted)
+        self.clear_options()
+        self.add_options([Option(text, id=name) for name, text in rows])
+        self.highlighted = 0 if rows else None
+        self.set_class(bool(rows), "-open")
+
+    def close(self) -> None:
+        self.offer(None)
+
+    def chosen(self) -> str | None:
+        """The highlighted name."""
+        if self.highlighted is None:
+            return None
+        return self.get_option_at_index(self.highlighted).id
+
+    def _fitting(self, wanted: Wanted) -> Sequence[tuple[str, str]]:
+        if wanted.kind == "/":
+            found = [c for c in COMMANDS if c.name.startswith(wanted.text)]
+            if [c.name for c in found] == [wanted.text]:
+                return ()
+            return [(c.name, f"/{f'{c.name} {c.argument}':18} {c.help}") for c in found]
+        if self._files is None:
+            self._files = listed(self._folder)
+        if not wanted.text:
+            return [(name, one_line(name)) for name in self._files[:SHOWN]]
+        matcher = Matcher(wanted.text)
+        scored = sorted(((matcher.match(name), name) for name in self._files), key=lambda pair: -pair[0])
+        return [(name, one_line(name)) for score, name in scored[:SHOWN] if score > 0]

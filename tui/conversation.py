@@ -1,0 +1,358 @@
+"""One conversation that lives in the daemon: loaded, continued, stopped, tried again; and the turns that show it.
+
+The base of the chat's screen. It keeps nothing that a restart would miss.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from urllib.parse import quote
+
+from textual.message import Message
+from textual.widgets import Static
+
+from localai.client import Client
+from localai.errors import LocalaiError
+from tui.fetching import FetchingScreen
+from tui.gauges import Gauges, progress_text, today_text
+from tui.reply import Reply
+from tui.sanitize import clean, one_line
+from tui.transcript import Transcript
+from tui.tree import Node, Tree, tree_of
+from tui.turns import Turn, ending_text, error_text, notice, turn_of
+from tui.wire import (
+    Called,
+    Chat,
+    Created,
+    Figures,
+    Finished,
+    Opened,
+    Progress,
+    ReplyEvent,
+    Text,
+    ToolCall,
+    chat_of,
+)
+
+SHORTEST_DRAW_S = 0.05
+_SHARE = 8.0
+"""Drawing takes at most about 1/8 of a core: the next one waits so many times what the last one took."""
+ROOT = "/localai/conversations"
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What was shown before a change: its last message, and what had been typed."""
+
+    head: str | None
+    typed: str
+
+
+class Tick(Message):
+    """Time to show what has arrived of the answer."""
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, Tick)
+
+
+class ConversationScreen(FetchingScreen[None]):
+    """`conversation` is None until the first message of a new one has been sent."""
+
+    def __init__(self, client: Client, conversation: str | None, model: str | None) -> None:
+        super().__init__()
+        self.client = client
+        self.conversation = conversation
+        self.chat_title = ""
+        self.system = ""
+        self.model = model
+        self.options: dict[str, Any] = {}
+        self.branching = Tree()
+        self.leaf: str | None = None
+        self.reply: Reply | None = None
+        self.figures = Figures()
+        self.earlier: list[Earlier] = []
+        # Kept by name: a query would have to be made before each use.
+        self.heading = Static(id="title", markup=False)
+        self.transcript = Transcript()
+        self.gauges = Gauges()
+        self._question: Turn | None = None
+        self._answer: Turn | None = None
+        self._reason: str | None = None
+        self._repeat: Callable[[], object] | None = None
+
+    # Hooks of the screen that has a prompt.
+
+    def put_back(self, text: str) -> None:
+        """What could not be sent returns to where it was typed."""
+
+    def send_again(self) -> None:
+        """Send what was put back."""
+
+    def shown(self, chat: Chat) -> None:
+        """A conversation has been loaded."""
+
+    # Which conversation.
+
+    def begin_with(self, conversation: str | None) -> None:
+        """Show `conversation`, or an empty one that the daemon will hear of with its first message."""
+        self.conversation, self.leaf, self._repeat = conversation, None, None
+        self.branching, self.earlier = Tree(), []
+        self._set_figures(Figures(model=self.model or "default"))
+        self.set_title("")
+        self.transcript.show(())
+        if conversation is None:
+            self.fetch(lambda: self.client.get("/health"), lambda _: self._clear_notices())
+        else:
+            self.load(conversation)
+
+    def load(self, conversation: str) -> None:
+        def both() -> tuple[Chat, Tree]:
+            path = f"{ROOT}/{quote(conversation)}"
+            return chat_of(self.client.get(path)), tree_of(self.client.get(f"{path}/tree"))
+
+        self.fetch(both, lambda found: self._loaded(*found))
+
+    def show_branch(self, head: str | None, *, typed: str = "", undoable: bool = True) -> None:
+        """Show the branch that ends in `head`, None for the empty one."""
+        conversation = self.conversation
+        if conversation is None or self.busy():
+            return
+        before = Earlier(self.leaf, typed)
+
+        def changed(_: object) -> None:
+            if undoable:
+                self.earlier.append(before)
+            self.load(conversation)
+
+        path = f"{ROOT}/{quote(conversation)}"
+        self.fetch(lambda: self.client.patch(path, {"head": head or ""}), changed)
+
+    def busy(self) -> bool:
+        """True, and said, while an answer is being written."""
+        if self.reply is not None:
+            self.notify("An answer is being written. Esc stops it.")
+        return self.reply is not None
+
+    async def leave(self) -> None:
+        if self.reply is not None:
+            self.reply.stop()
+            await self._end(self.reply)
+        self._answer = None
+
+    def set_title(self, title: str) -> None:
+        self.chat_title = title
+        self.heading.update(f"localai · {title or 'New conversation'}")
+
+    def _loaded(self, chat: Chat, tree: Tree) -> None:
+        if chat.id != self.conversation or self.reply is not None:
+            return
+        self.branching, self.system = tree, chat.system
+        self.leaf = chat.messages[-1].id if chat.messages else None
+        self.set_title(chat.title)
+        turns = [turn_of(message) for message in chat.messages]
+        for turn in turns:
+            turn.siblings = tree.place(turn.id or "")
+        self.transcript.show(turns)
+        known = next((turn.figures for turn in reversed(turns) if turn.role == "assistant"), Figures())
+        self._set_figures(Figures(model=self.model or chat.model or "default").updated(known))
+        self.shown(chat)
+        self.refresh_today()
+
+    def refresh_today(self) -> None:
+        """Ask what today's answers took. Not said where it fails: the next answer asks again."""
+
+        def ask() -> str:
+            try:
+                rows = self.client.get("/localai/energy?by=day&days=2")["rows"]
+            except LocalaiError:
+                return ""
+            return today_text(rows, date.today().isoformat())
+
+        self.fetch(ask, self.gauges.set_today)
+
+    # One answer.
+
+    def ask(self, text: str, parent: str | None) -> None:
+        """Show the question and send it. Until the daemon has stored it, a failure gives it back."""
+        self._clear_notices()
+        self.earlier.append(Earlier(self.leaf, text))
+        self._question = Turn(role="user", content=clean(text), parent=parent)
+        self.transcript.select(None)
+        self.transcript.add(self._question)
+        # The parent is always named: sent twice, a question becomes a second branch and no answer to itself.
+        self._start({"content": text, "parent": parent})
+
+    def regenerate(self) -> None:
+        """Answer the last question anew, as another branch."""
+        question = next((turn for turn in reversed(self.transcript.turns) if turn.role == "user"), None)
+        if question is None or question.id is None:
+            self.notify("There is no question to answer again.")
+            return
+        self._question = question
+        self.earlier.append(Earlier(self.leaf, ""))
+        self._start({"parent": question.id})
+
+    def retry(self) -> None:
+        """Repeat what failed, or answer the last question anew."""
+        if not self.busy():
+            repeat, self._repeat = self._repeat, None
+            self.call_later(repeat or self.regenerate)
+
+    def stop(self) -> None:
+        if self.reply is not None:
+            self.reply.stop()
+
+    def _start(self, body: dict[str, Any]) -> None:
+        self._answer, self._reason = None, None
+        self.reply = Reply(self.client, self.conversation, self.model, {**self.options, **body})
+        self._say("sending…")
+        reply = self.reply
+        self.run_worker(reply.run, thread=True)
+        self._draw_later(0.0)
+        self.refresh_bindings()
+
+    def _draw_later(self, spent: float) -> None:
+        # A message, because a timer's own callback runs beside the handlers.
+        self.set_timer(max(SHORTEST_DRAW_S, _SHARE * spent), lambda: self.post_message(Tick()))
+
+    async def on_tick(self) -> None:
+        """Show what has arrived since the last time."""
+        reply = self.reply
+        if reply is None:
+            return
+        begun = time.thread_time()
+        # Asked before the inbox is emptied, so that nothing can come in between.
+        over = reply.over
+        for event in reply.take():
+            self._show(reply, event)
+        if self._answer is not None:
+            self.transcript.changed(self._answer)
+        if over:
+            await self._end(reply)
+        else:
+            self._draw_later(time.thread_time() - begun)
+
+    def _show(self, reply: Reply, event: ReplyEvent) -> None:
+        answer = self._answer
+        match event:
+            case Created():
+                self.conversation = event.conversation
+            case Opened():
+                self._open(event)
+            case Progress():
+                self._say(progress_text(event))
+            case Text() if answer is not None:
+                self._say(f"answering, about {reply.rate:.0f} tok/s" if reply.rate else "answering…", noted="")
+                answer.write(event.content, event.reasoning)
+            case Called() if answer is not None:
+                answer.calls = _called(answer.calls, event)
+            case Finished():
+                self._reason = event.reason
+            case Figures():
+                self._set_figures(self.figures.updated(event))
+                if answer is not None:
+                    answer.figures = event
+
+    def _open(self, opened: Opened) -> None:
+        """The daemon has stored the question."""
+        self.leaf = opened.assistant
+        question = self._question
+        if question is not None and opened.user is not None:
+            question.id = opened.user
+            self.branching.add(Node(opened.user, question.parent, "user", one_line(question.content)[:80]))
+            self._truncate(question.parent)
+            self.transcript.add(question)
+        if question is not None and question.id is not None:
+            self._truncate(question.id)
+            self.branching.add(Node(opened.assistant, question.id, "assistant", "…"))
+        self._answer = Turn(role="assistant", id=opened.assistant, parent=question.id if question else None)
+        self._answer.siblings = self.branching.place(opened.assistant)
+        if question is not None:
+            question.siblings = self.branching.place(question.id or "")
+            self.transcript.changed(question)
+        self.transcript.add(self._answer)
+        self.transcript.follow()
+        self._say("waiting for the model…")
+
+    async def _end(self, reply: Reply) -> None:
+        self.reply = None
+        self._say("", noted="")
+        self.refresh_bindings()
+        answer = self._answer
+        if answer is not None:
+            answer.finish()
+            failed = reply.error is not None
+            ending = ending_text("cancelled" if reply.stopped else self._reason or "stop")
+            answer.note = error_text(reply.error) if reply.error is not None else ending
+            answer.failed = failed
+            self.transcript.changed(answer)
+        else:
+            self._take_back(reply)
+        if reply.error is None:
+            self._retitle()
+            self.refresh_today()
+
+    def _retitle(self) -> None:
+        """The daemon has named the conversation after its first message."""
+        conversation = self.conversation
+        if conversation is not None and not self.chat_title:
+
+            def titled(body: dict[str, Any]) -> None:
+                if body["id"] == self.conversation:
+                    self.set_title(one_line(body.get("title") or ""))
+
+            self.fetch(lambda: self.client.get(f"{ROOT}/{quote(conversation)}"), titled)
+
+    def _take_back(self, reply: Reply) -> None:
+        """No answer has begun: what was typed returns to the prompt, before what has been typed since."""
+        if self.earlier:
+            self.earlier.pop()
+        if reply.question is not None and self._question is not None:
+            self.transcript.take_away(self._question)
+            self.put_back(reply.question)
+            self._repeat = self.send_again
+        if reply.error is not None:
+            self._fail(reply.error)
+
+    # Small things.
+
+    async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
+        self._repeat = again
+        self._fail(error)
+
+    def _fail(self, error: LocalaiError) -> None:
+        self._clear_notices()
+        self.transcript.add(notice(error))
+        self.transcript.follow()
+
+    def _clear_notices(self) -> None:
+        self.transcript.take_away(*(turn for turn in self.transcript.turns if turn.role == "notice"))
+
+    def _truncate(self, last: str | None) -> None:
+        """Take away what follows the message `last`, all of it for None."""
+        ids = [turn.id for turn in self.transcript.turns]
+        after = 0 if last is None else ids.index(last) + 1 if last in ids else len(ids)
+        gone = self.transcript.turns[after:]
+        if gone:
+            self.transcript.take_away(*gone)
+
+    def _say(self, text: str, *, noted: str | None = None) -> None:
+        """What is going on: in the gauges, and under the answer (`noted` where that is to differ)."""
+        self.gauges.set_activity(text)
+        if self._answer is not None:
+            self._answer.note = text if noted is None else noted
+
+    def _set_figures(self, figures: Figures) -> None:
+        self.figures = figures
+        self.gauges.set_figures(figures)
+
+
+def _called(calls: tuple[ToolCall, ...], piece: Called) -> tuple[ToolCall, ...]:
+    known = [*calls, *[ToolCall("", "")] * (piece.index + 1 - len(calls))]
+    before = known[piece.index]
+    known[piece.index] = ToolCall(before.name + piece.name, before.arguments + piece.arguments)
+    return tuple(known)

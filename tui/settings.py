@@ -1,0 +1,36 @@
+"""`chat.toml` in the daemon's home: a theme and other keys. A path enters, settings leave."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localai.errors import ConfigError
+
+_HINT = 'write theme = "NAME" and, under [keys], NAME = "KEY", as in again = "f9"; F1 lists the keys'
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`keys` maps ids of bindings to keys."""
+
+    theme: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+
+def settings_of(path: Path) -> Settings:
+    """What the file says; as usual where there is none. Raises ConfigError."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}", _HINT) from error
+    theme, keys = content.pop("theme", ""), content.pop("keys", {})
+    if content or not isinstance(theme, str) or not isinstance(keys, dict):
+        raise ConfigError(f"{path.name}: a setting is unknown or of a wrong type", _HINT)
+    if not all(isinstance(key, str) for key in keys.values()):
+        raise ConfigError(f"{path.name}: a key is no text", _HINT)
+    return Settings(theme, keys)
