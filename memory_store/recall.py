@@ -224,7 +224,7 @@ def _check(question: Question) -> None:
 
 
 def _scores(nums: Numbers, scores: Scores) -> dict[int, float]:
-    return {int(num): float(score) for num, score in zip(nums, scores, strict=True)}
+    return dict(zip(nums.tolist(), scores.tolist(), strict=True))
 
 
 def _turns(connection: Connection, namespace: str, ranked: Sequence[int]) -> list[Turn]:
