@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -63,7 +65,7 @@ def fuse(words: Mapping[int, float], vectors: Mapping[int, float], weights: Weig
         by_words = words.get(num, 0.0) / top if top > 0 else 0.0
         by_vector = (cosine - low) / spread if cosine is not None and cosine > low and spread > 0 else 0.0
         score = share * by_words + (1 - share) * by_vector
-        found[num] = Parts(by_words, by_vector, cosine or 0.0, score=score)
+        found[num] = Parts(by_words, by_vector, cosine or 0.0, 0.0, 0.0, (), score)
     return found
 
 
@@ -99,6 +101,8 @@ def link(
 
 def order(parts: Mapping[int, Parts]) -> Sequence[int]:
     """Best first; of equals the one written first. Nothing that scores nothing."""
+    nums = np.fromiter(parts, np.int64, len(parts))
     # Rounded: sums in another order must not swap what is equal.
-    scored = ((-round(part.score, 9), num) for num, part in parts.items() if part.score > 1e-9)
-    return [num for _, num in sorted(scored)]
+    scores = np.round(np.fromiter((part.score for part in parts.values()), np.float64, len(parts)), 9)
+    found: list[int] = nums[np.lexsort((nums, -scores))[: int((scores > 0).sum())]].tolist()
+    return found

@@ -30,7 +30,7 @@ WIDEST = 20_000
 LENDERS = 20
 SEEDS = 5
 """So many of the best lead to other memories by what they name."""
-BATCH = 32
+BATCH = 16
 LEARNED_DEPTH = 20
 """So many of the best are put into a learned order at least; what lies below them cannot come up."""
 MOST_HITS = 1000
