@@ -32,7 +32,7 @@ HIGH = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Texts in rising order of their numbers. `nums` (n,) is -1 where erased, `lengths` (n,) in terms; `words`: their sum.
+    """Texts in rising order of their numbers. `nums` (n,) is -1 where erased, `lengths` (n,) in terms, `words` their sum.
 
     The postings of the term with number t are `docs[starts[t]:starts[t + 1]]`, rising, with `times` beside them.
     """
@@ -184,9 +184,7 @@ def _groups(runs: Sequence[_Run]) -> Iterator[list[_Run]]:
 def _add(part: Segment, scores: Scores, runs: list[_Run], mean: float) -> None:
     docs = np.concatenate([part.docs[run] for run, _ in runs])
     times = np.concatenate([part.times[run] for run, _ in runs])
-    weights = np.repeat(
-        np.array([weight for _, weight in runs], np.float32), [run.stop - run.start for run, _ in runs]
-    )
+    weights = np.repeat(np.array([weight for _, weight in runs], np.float32), [run.stop - run.start for run, _ in runs])
     weights *= _tf(times, part.lengths[docs], mean)
     # In the order of the terms, one after the other: a sum does not depend on what was taken together.
     np.add.at(scores, docs, weights)
