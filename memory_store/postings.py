@@ -32,7 +32,7 @@ HIGH = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Texts in rising order of their numbers. `nums` (n,) is -1 where erased, `lengths` (n,) in terms, `words` their sum.
+    """Texts in rising order of their numbers. `nums` (n,) is -1 where erased; `lengths` (n,) in terms, `words` in all.
 
     The postings of the term with number t are `docs[starts[t]:starts[t + 1]]`, rising, with `times` beside them.
     """
