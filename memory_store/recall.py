@@ -230,6 +230,8 @@ def _scores(nums: Numbers, scores: Scores) -> dict[int, float]:
 def _turns(connection: Connection, namespace: str, ranked: Sequence[int]) -> list[Turn]:
     """The places of all candidates, and of the turns beside the best of them."""
     found: dict[int, Turn] = {}
+    if connection.execute("SELECT 1 FROM memory WHERE episode IS NOT NULL LIMIT 1").fetchone() is None:
+        return []
     for start in range(0, len(ranked), 500):
         part = ranked[start : start + 500]
         marks = ",".join("?" * len(part))
