@@ -28,6 +28,8 @@ WORTH_PRUNING = 32_768
 CHEAPER = 5
 # The hundredth best of long lists has mostly more than this share of what the best has.
 HIGH = 0.25
+# What is left may give a little more than its sum: float32 rounds.
+SLACK = 1.0001
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +152,13 @@ def _best(part: Segment, weights: list[tuple[str, float]], mean: float, k: int) 
     done, hopeful = 0, None
     for group in _groups(runs):
         if hopeful is None and left > max(WORTH_PRUNING, done):
-            hopeful = _hopeful(scores, None, rest, k)
+            hopeful = _hopeful(scores, rest, k)
         for step in [group] if hopeful is None else [[one] for one in group]:
             size, most = sum(run.stop - run.start for run, _ in step), sum(weight for _, weight in step) * (K1 + 1)
             if hopeful is None or size < CHEAPER * len(hopeful):
                 _add(part, scores, step, mean)
             else:
-                hopeful = _hopeful(scores, hopeful, rest, k)
+                hopeful = _fewer(scores, hopeful, rest, k)
                 _add_to(part, scores, hopeful, step[0], mean)
             done, left, rest = done + size, left - size, rest - most
     found = _upper(scores, k) if hopeful is None else hopeful
@@ -209,17 +211,17 @@ def _tf(times: Counts, lengths: Scores, mean: float) -> Scores:
     return often
 
 
-def _hopeful(scores: Scores, before: Places | None, rest: float, k: int) -> Places | None:
+def _hopeful(scores: Scores, rest: float, k: int) -> Places | None:
     """The documents that may still be among the best `k` if the terms left give `rest` at most; None: any may be."""
-    if before is not None and len(before) <= 4 * k:
+    least = _least(scores[_upper(scores, k)], k)
+    return np.flatnonzero(scores >= least - rest * SLACK) if least > rest * SLACK else None
+
+
+def _fewer(scores: Scores, before: Places, rest: float, k: int) -> Places:
+    """Those of them that may still be."""
+    if len(before) <= 4 * k:
         return before
-    known = _upper(scores, k) if before is None else before
-    least = _least(scores[known], k)
-    # A little more than the sum of what is left: float32 rounds.
-    rest *= 1.0001
-    if before is not None:
-        return before[scores[before] >= least - rest]
-    return np.flatnonzero(scores >= least - rest) if least > rest else None
+    return before[scores[before] >= _least(scores[before], k) - rest * SLACK]
 
 
 def _upper(scores: Scores, k: int) -> Places:

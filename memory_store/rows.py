@@ -59,9 +59,9 @@ class Filter:
 def memory_of(row: Sequence[Any]) -> Memory:
     num, memory_id, namespace, author_kind, author_name, *rest, tags, derived_from, text = row
     author = Author(kind=author_kind, name=author_name)
-    lists = {"tags": _strings(tags), "derived_from": _strings(derived_from)}
-    fields = dict(zip(_PLAIN, rest, strict=True))
-    return Memory(num=num, id=memory_id, namespace=namespace, author=author, text=text, **fields, **lists)
+    fields: dict[str, Any] = dict(zip(_PLAIN, rest, strict=True))
+    fields["tags"], fields["derived_from"] = _strings(tags), _strings(derived_from)
+    return Memory(num=num, id=memory_id, namespace=namespace, author=author, text=text, **fields)
 
 
 def _strings(text: str) -> tuple[str, ...]:
