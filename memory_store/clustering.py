@@ -21,7 +21,7 @@ MOST_CENTRES = 4096
 QUESTIONS = 384
 NEIGHBOURS = 10
 # Of the true neighbours of rows that were asked like questions, how many must be in the pages read.
-WITHIN_SHARE = 0.965
+WITHIN_SHARE = 0.976
 AT_ONCE = 4096
 
 

@@ -112,7 +112,7 @@ def _product(query: Vectors, cdist: Any) -> tuple[_Product, np.float32]:
         return (lambda block: block.view(np.int8).astype(np.float32) @ query), np.float32(1)
     step = float(np.abs(query).max()) / 127 or 1.0
     small = np.rint(query / step).astype(np.int8).reshape(1, -1)
-    return (lambda block: np.asarray(cdist(small, block.view(np.int8), metric="dot")).reshape(-1)), np.float32(step)
+    return (lambda block: np.asarray(cdist(small, block.view(np.int8), "dot"))[0]), np.float32(step)
 
 
 def codec(name: str, width: int) -> Codec:

@@ -5,7 +5,7 @@ Functions on a connection enter, their results leave once the transaction is dur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Condition, Lock
 from typing import Generic, TypeVar
 
@@ -148,3 +148,25 @@ class GroupCommit:
         self._forget()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+class Followed:
+    """What follows the file is told of every write, once for all that were committed before it began to look."""
+
+    def __init__(self) -> None:
+        self._turn, self._numbers = Lock(), Lock()
+        self._committed = self._told = 0
+
+    def pass_on(self, followers: Iterable[Callable[[], None]]) -> None:
+        """Called after a commit; at return each of `followers` has run since then."""
+        with self._numbers:
+            self._committed += 1
+            mine = self._committed
+        with self._turn:
+            if self._told >= mine:
+                return
+            with self._numbers:
+                seen = self._committed
+            for follower in followers:
+                follower()
+            self._told = seen

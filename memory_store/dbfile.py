@@ -24,6 +24,7 @@ Connection = sqlite3.Connection
 JOURNAL_BYTES = 64 << 20
 CHECKPOINT_PAGES = 16_000
 CACHE_KIB = 32 << 10
+MAPPED_BYTES = 256 << 20
 _WRITABLE = "check that the folder exists, belongs to you and can be written to"
 
 
@@ -57,7 +58,7 @@ class DatabaseFile:
         with translated():
             connection = self._open()
             try:
-                _prepare(connection, read_only)
+                _prepare(connection, read_only, self.path.stat().st_size)
             except BaseException:
                 connection.close()
                 raise
@@ -69,10 +70,12 @@ class DatabaseFile:
         return sqlite3.connect(self.path, timeout=self._busy, check_same_thread=False, isolation_level=None)
 
 
-def _prepare(connection: Connection, read_only: bool) -> None:
+def _prepare(connection: Connection, read_only: bool, size: int) -> None:
     if read_only:
         # Nothing else: settings of the file would take the write lock, and wait for a writer.
         connection.execute("PRAGMA query_only = ON")
+        # Of a file that is small as memory goes, searches read rows in place; a large one would fill the memory.
+        connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES if size <= MAPPED_BYTES else 0}")
         return
     # Only an empty file takes this setting; it must precede the first table and the journal mode.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

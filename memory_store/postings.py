@@ -6,25 +6,35 @@ Terms enter, documents and scores leave. Frozen: adding makes a new one that sha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Docs = npt.NDArray[np.int32]
+Places = npt.NDArray[np.intp]
 Counts = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 
 K1 = 1.2
 B = 0.75
 MOST_TIMES = 255
+# In postings: what is scored in one step, what pruning must spare at least to be worth its cost, and how many cost what
+# looking up one document does.
+TOGETHER = 8192
+WORTH_PRUNING = 32_768
+CHEAPER = 5
+# The hundredth best of long lists has mostly more than this share of what the best has.
+HIGH = 0.25
+# What is left may give a little more than its sum: float32 rounds.
+SLACK = 1.0001
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Texts in rising order of their numbers. `nums` (n,) is -1 where erased; `lengths` (n,) in terms.
+    """Texts in rising order of their numbers. `nums` (n,) is -1 where erased; `lengths` (n,) in terms, `words` in all.
 
     The postings of the term with number t are `docs[starts[t]:starts[t + 1]]`, rising, with `times` beside them.
     """
@@ -35,13 +45,15 @@ class Segment:
     starts: Ints
     docs: Docs
     times: Counts
+    words: float = field(init=False)
 
-    def postings(self, term: str) -> tuple[Docs, Counts]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", float(self.lengths.sum(dtype=np.float64)))
+
+    def run(self, term: str) -> slice:
+        """Where the postings of the term are; empty for an unknown one."""
         at = self.vocabulary.get(term)
-        if at is None:
-            return self.docs[:0], self.times[:0]
-        part = slice(int(self.starts[at]), int(self.starts[at + 1]))
-        return self.docs[part], self.times[part]
+        return slice(0, 0) if at is None else slice(int(self.starts[at]), int(self.starts[at + 1]))
 
 
 def segment(nums: Sequence[int], texts: Sequence[list[str]]) -> Segment:
@@ -112,10 +124,10 @@ def without(part: Segment, gone: Ints) -> Segment:
 def search(segments: Sequence[Segment], terms: Sequence[str], k: int) -> tuple[Ints, Scores]:
     """The exact best `k` by BM25, equal scores by number. Rare terms first: what frequent ones cannot lift is left out.
 
-    MaxScore (Turtle and Flood 1995), term by term.
+    MaxScore (Turtle and Flood 1995), several short lists of postings in one step.
     """
-    total = sum(int((part.nums >= 0).sum()) for part in segments)
-    mean = sum(float(part.lengths[part.nums >= 0].sum()) for part in segments) / max(1, total)
+    total = sum(len(part.nums) for part in segments)
+    mean = sum(part.words for part in segments) / max(1, total)
     weights = _weights(segments, terms, total)
     found = [_best(part, weights, mean, k) for part in segments]
     nums = np.concatenate([numbers for numbers, _ in found]) if found else np.zeros(0, np.int64)
@@ -127,51 +139,97 @@ def search(segments: Sequence[Segment], terms: Sequence[str], k: int) -> tuple[I
 def _weights(segments: Sequence[Segment], terms: Sequence[str], total: int) -> list[tuple[str, float]]:
     weighed = []
     for term in dict.fromkeys(terms):
-        frequency = sum(len(part.postings(term)[0]) for part in segments)
+        frequency = sum(run.stop - run.start for run in (part.run(term) for part in segments))
         if frequency:
             weighed.append((term, float(np.log1p(max(0.0, total - frequency + 0.5) / (frequency + 0.5)))))
     return sorted(weighed, key=lambda item: (-item[1], item[0]))
 
 
 def _best(part: Segment, weights: list[tuple[str, float]], mean: float, k: int) -> tuple[Ints, Scores]:
-    if not len(part.nums):
-        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    runs = [(run, weight) for term, weight in weights if (run := part.run(term)).stop > run.start]
     scores = np.zeros(len(part.nums), np.float32)
-    most = [weight * (K1 + 1) for _, weight in weights]
-    found: list[Docs] = []
-    candidates: Docs | None = None
-    for at, (term, weight) in enumerate(weights):
-        docs, times = part.postings(term)
-        if len(docs) > 4 * k:
-            candidates = _hopeful(scores, found, candidates, sum(most[at:]), k)
-        if candidates is not None:
-            if not len(docs):
-                continue
-            where = np.minimum(np.searchsorted(docs, candidates), len(docs) - 1)
-            hit = docs[where] == candidates
-            docs, times = candidates[hit], times[where[hit]]
-        else:
-            found.append(docs[scores[docs] == 0])
-        often = times.astype(np.float32)
-        scores[docs] += weight * (K1 + 1) * often / (often + K1 * (1 - B) + (K1 * B / mean) * part.lengths[docs])
-    candidates = np.concatenate([np.zeros(0, np.int32), *found]) if candidates is None else candidates
-    candidates = candidates[part.nums[candidates] >= 0]
-    values = scores[candidates]
-    if len(values) > k:
-        least = np.partition(values, len(values) - k)[len(values) - k]
-        candidates = candidates[values >= least]
-    return part.nums[candidates], scores[candidates]
+    left, rest = sum(run.stop - run.start for run, _ in runs), sum(weight for _, weight in runs) * (K1 + 1)
+    done, hopeful = 0, None
+    for group in _groups(runs):
+        if hopeful is None and left > max(WORTH_PRUNING, done):
+            hopeful = _hopeful(scores, rest, k)
+        for step in [group] if hopeful is None else [[one] for one in group]:
+            size, most = sum(run.stop - run.start for run, _ in step), sum(weight for _, weight in step) * (K1 + 1)
+            if hopeful is None or size < CHEAPER * len(hopeful):
+                _add(part, scores, step, mean)
+            else:
+                hopeful = _fewer(scores, hopeful, rest, k)
+                _add_to(part, scores, hopeful, step[0], mean)
+            done, left, rest = done + size, left - size, rest - most
+    found = _upper(scores, k) if hopeful is None else hopeful
+    found = found[scores[found] >= _least(scores[found], k)]
+    return part.nums[found], scores[found]
 
 
-def _hopeful(scores: Scores, found: list[Docs], before: Docs | None, rest: float, k: int) -> Docs | None:
+_Run = tuple[slice, float]
+
+
+def _groups(runs: Sequence[_Run]) -> Iterator[list[_Run]]:
+    """Neighbours together until they are long enough that a step over them costs more than beginning it."""
+    group: list[_Run] = []
+    held = 0
+    for run in runs:
+        group.append(run)
+        held += run[0].stop - run[0].start
+        if held >= TOGETHER:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+def _add(part: Segment, scores: Scores, runs: list[_Run], mean: float) -> None:
+    docs = np.concatenate([part.docs[run] for run, _ in runs])
+    times = np.concatenate([part.times[run] for run, _ in runs])
+    weights = np.repeat(np.array([weight for _, weight in runs], np.float32), [run.stop - run.start for run, _ in runs])
+    weights *= _tf(times, part.lengths[docs], mean)
+    # In the order of the terms, one after the other: a sum does not depend on what was taken together.
+    np.add.at(scores, docs, weights)
+
+
+def _add_to(part: Segment, scores: Scores, docs: Places, run: _Run, mean: float) -> None:
+    """As `_add`, for these documents only."""
+    listed = part.docs[run[0]]
+    where = np.minimum(np.searchsorted(listed, docs.astype(np.int32)), len(listed) - 1)
+    hit = listed[where] == docs
+    mine = docs[hit]
+    scores[mine] += np.float32(run[1]) * _tf(part.times[run[0]][where[hit]], part.lengths[mine], mean)
+
+
+def _tf(times: Counts, lengths: Scores, mean: float) -> Scores:
+    often = times.astype(np.float32)
+    below = lengths * np.float32(K1 * B / mean)
+    below += often
+    below += np.float32(K1 * (1 - B))
+    often *= np.float32(K1 + 1)
+    often /= below
+    return often
+
+
+def _hopeful(scores: Scores, rest: float, k: int) -> Places | None:
     """The documents that may still be among the best `k` if the terms left give `rest` at most; None: any may be."""
-    if sum(map(len, found)) < k or (before is not None and len(before) <= 4 * k):
+    least = _least(scores[_upper(scores, k)], k)
+    return np.flatnonzero(scores >= least - rest * SLACK) if least > rest * SLACK else None
+
+
+def _fewer(scores: Scores, before: Places, rest: float, k: int) -> Places:
+    """Those of them that may still be."""
+    if len(before) <= 4 * k:
         return before
-    known = np.concatenate(found) if before is None else before
-    values = scores[known]
-    least = np.partition(values, len(values) - k)[len(values) - k]
-    if before is None and least <= rest:
-        return None
-    # In rising order: that is how they are looked up in postings.
-    kept = known[values >= least - rest]
-    return np.sort(kept) if before is None else kept
+    return before[scores[before] >= _least(scores[before], k) - rest * SLACK]
+
+
+def _upper(scores: Scores, k: int) -> Places:
+    """All that are above 0, or as few of the higher ones as are quickly told and hold the best `k`."""
+    found = np.flatnonzero(scores > scores.max(initial=0.0) * HIGH)
+    return found if len(found) >= k else np.flatnonzero(scores > 0)
+
+
+def _least(values: Scores, k: int) -> float:
+    """The `k`th highest; 0 where there are fewer."""
+    return float(np.partition(values, len(values) - k)[len(values) - k]) if len(values) >= k else 0.0

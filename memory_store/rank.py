@@ -6,7 +6,10 @@ Scores by memory number and links between turns enter, fused scores leave. It kn
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,7 @@ class Weights:
     graph: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(NamedTuple):
     """What made a score: words and vectors from 0 to 1 each, and what neighbouring turns and memories that name the
     same lent; `cosine` as it is, `names` those that are shared.
     """
@@ -57,11 +59,13 @@ def fuse(words: Mapping[int, float], vectors: Mapping[int, float], weights: Weig
     low = low if high - low > 1e-6 else 0.0
     share = weights.words if words and vectors else float(bool(words))
     found: dict[int, Parts] = {}
+    spread = high - low
     for num in words.keys() | vectors.keys():
+        cosine = vectors.get(num)
         by_words = words.get(num, 0.0) / top if top > 0 else 0.0
-        by_vector = max(0.0, (vectors.get(num, low) - low) / (high - low)) if high > low else 0.0
+        by_vector = (cosine - low) / spread if cosine is not None and cosine > low and spread > 0 else 0.0
         score = share * by_words + (1 - share) * by_vector
-        found[num] = Parts(words=by_words, vector=by_vector, cosine=vectors.get(num, 0.0), score=score)
+        found[num] = Parts(by_words, by_vector, cosine or 0.0, 0.0, 0.0, (), score)
     return found
 
 
@@ -74,7 +78,7 @@ def lend(parts: Mapping[int, Parts], turns: Iterable[Turn], weights: Weights) ->
         lent = sum(parts[other].score for other in beside if other is not None and other in parts)
         lent *= weights.turns / 2
         own = parts.get(num, Parts(words=0.0, vector=0.0))
-        found[num] = replace(own, turns=lent, score=own.score + lent)
+        found[num] = own._replace(turns=lent, score=own.score + lent)
     return found
 
 
@@ -91,12 +95,14 @@ def link(
     for num, weight, names in given:
         lent = weights.graph * weight / top if top > 0 else 0.0
         own = parts.get(num, Parts(words=0.0, vector=0.0))
-        found[num] = replace(own, graph=lent, names=names, score=own.score + lent)
+        found[num] = own._replace(graph=lent, names=names, score=own.score + lent)
     return found
 
 
 def order(parts: Mapping[int, Parts]) -> Sequence[int]:
     """Best first; of equals the one written first. Nothing that scores nothing."""
+    nums = np.fromiter(parts, np.int64, len(parts))
     # Rounded: sums in another order must not swap what is equal.
-    scored = ((-round(part.score, 9), num) for num, part in parts.items() if part.score > 1e-9)
-    return [num for _, num in sorted(scored)]
+    scores = np.round(np.fromiter((part.score for part in parts.values()), np.float64, len(parts)), 9)
+    found: list[int] = nums[np.lexsort((nums, -scores))[: int((scores > 0).sum())]].tolist()
+    return found

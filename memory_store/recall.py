@@ -30,7 +30,7 @@ WIDEST = 20_000
 LENDERS = 20
 SEEDS = 5
 """So many of the best lead to other memories by what they name."""
-BATCH = 32
+BATCH = 16
 LEARNED_DEPTH = 20
 """So many of the best are put into a learned order at least; what lies below them cannot come up."""
 MOST_HITS = 1000
@@ -224,12 +224,14 @@ def _check(question: Question) -> None:
 
 
 def _scores(nums: Numbers, scores: Scores) -> dict[int, float]:
-    return {int(num): float(score) for num, score in zip(nums, scores, strict=True)}
+    return dict(zip(nums.tolist(), scores.tolist(), strict=True))
 
 
 def _turns(connection: Connection, namespace: str, ranked: Sequence[int]) -> list[Turn]:
     """The places of all candidates, and of the turns beside the best of them."""
     found: dict[int, Turn] = {}
+    if connection.execute("SELECT 1 FROM memory WHERE episode IS NOT NULL LIMIT 1").fetchone() is None:
+        return []
     for start in range(0, len(ranked), 500):
         part = ranked[start : start + 500]
         marks = ",".join("?" * len(part))

@@ -22,6 +22,7 @@ _SELECT = """
            m.valid_to, m.digest, m.place, m.episode, m.position, m.tags, m.derived_from, m.text
     FROM memory m JOIN namespace n ON n.id = m.namespace JOIN source s ON s.id = m.source
     """
+_PLAIN = Memory.__slots__[4:-3]
 _AT_ONCE = 500
 
 
@@ -56,16 +57,16 @@ class Filter:
 
 
 def memory_of(row: Sequence[Any]) -> Memory:
-    num, memory_id, namespace, author_kind, author_name, *rest = row
-    names = Memory.__slots__[4:]
-    fields = dict(zip(names, rest, strict=True))
-    fields["tags"], fields["derived_from"] = (
-        tuple(json.loads(fields["tags"])),
-        tuple(json.loads(fields["derived_from"])),
-    )
-    return Memory(
-        num=num, id=memory_id, namespace=namespace, author=Author(kind=author_kind, name=author_name), **fields
-    )
+    num, memory_id, namespace, author_kind, author_name, *rest, tags, derived_from, text = row
+    author = Author(kind=author_kind, name=author_name)
+    fields: dict[str, Any] = dict(zip(_PLAIN, rest, strict=True))
+    fields["tags"], fields["derived_from"] = _strings(tags), _strings(derived_from)
+    return Memory(num=num, id=memory_id, namespace=namespace, author=author, text=text, **fields)
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    # Mostly empty: a search reads dozens of these, and parsing costs more than all else of a row.
+    return () if text == "[]" else tuple(json.loads(text))
 
 
 def one(connection: Connection, memory_id: str) -> Memory:

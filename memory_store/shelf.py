@@ -55,11 +55,22 @@ class Shelf:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The living rows that one search has read: (n,) each. `factors` are those of their codes."""
+    """The rows that one search has read, in `places` (page, rows): `scores` and `factors` of their codes are (n,) each.
 
-    nums: Numbers
+    Wiped rows are among them; a row's number is looked up where it is asked for, so that the others are not read.
+    """
+
+    places: list[tuple[int, int]]
     scores: Vectors
     factors: Vectors
+
+    def nums(self, maps: Maps, at: npt.NDArray[np.intp]) -> Numbers:
+        """The numbers of the rows at these places of `scores`; -1 for a wiped one."""
+        pages, counts = (np.array(column, np.int64) for column in zip(*self.places, strict=True))
+        ends = np.cumsum(counts)
+        place = np.searchsorted(ends, at, side="right")
+        found: Numbers = maps.nums[pages[place], at - (ends - counts)[place]]
+        return found
 
 
 def probe(shelf: Shelf, maps: Maps, codec: Codec, query: Vectors, *, everything: bool) -> Seen:
@@ -68,15 +79,13 @@ def probe(shelf: Shelf, maps: Maps, codec: Codec, query: Vectors, *, everything:
     chosen = np.arange(len(base)) if everything else towards(shelf, base)
     places = [*shelf.tail, *zip(shelf.pages[chosen].tolist(), shelf.counts[chosen].tolist(), strict=True)]
     if not places:
-        return Seen(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.float32))
-    codes, all_factors, all_nums = maps.codes, maps.factors, maps.nums
+        return Seen([], np.zeros(0, np.float32), np.zeros(0, np.float32))
+    codes, all_factors = maps.codes, maps.factors
     factors = np.concatenate([all_factors[page, :count] for page, count in places])
-    nums = np.concatenate([all_nums[page, :count] for page, count in places])
     bases = np.concatenate([np.zeros(len(shelf.tail), np.float32), base[chosen]])
     each = np.repeat(bases, [count for _, count in places])
     scores = codec.scorer(query)([codes[page, :count] for page, count in places], factors, each)
-    alive = nums >= 0
-    return Seen(nums, scores, factors) if alive.all() else Seen(nums[alive], scores[alive], factors[alive])
+    return Seen(places, scores, factors)
 
 
 def towards(shelf: Shelf, base: Vectors) -> npt.NDArray[np.intp]:

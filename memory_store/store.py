@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from memory_store import log, rows, scrub, vector_rows
 from memory_store.cipher import Key
-from memory_store.commit import GroupCommit
+from memory_store.commit import Followed, GroupCommit
 from memory_store.dbfile import Connection, DatabaseFile, translated
 from memory_store.embed import Embedder, StaticEmbedder, checked
 from memory_store.errors import DiskFull, InvalidMemory, NoSuchMemory, StoreBusy
@@ -55,6 +55,7 @@ class Store:
         self._idle_lock = Lock()
         self._closed = False
         self._followers: tuple[Callable[[], None], ...] = ()
+        self._followed = Followed()
         self._writer = self._file.connect()
         with suppress(StoreBusy, DiskFull), translated():
             if scrub.owed(self._writer):
@@ -192,8 +193,7 @@ class Store:
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction shared with other writers; it may run twice. Durable when this returns."""
         result = self._commits.run(work)
-        for follower in self._followers:
-            follower()
+        self._followed.pass_on(self._followers)
         return result
 
     def follow(self, follower: Callable[[], None]) -> None:

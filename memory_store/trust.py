@@ -146,19 +146,23 @@ class Trust:
     def weights(self, memories: Sequence[Memory]) -> tuple[float, ...]:
         """0 to 1 for each: what relevance is multiplied by. Web and tool text never weighs in full."""
         with self._store.reading() as connection:
-            standings = {memory.author: self._standing(connection, memory.author) for memory in memories}
+            authors = {memory.author for memory in memories}
+            weights = {author: self._weight_of(author, self._standing(connection, author)) for author in authors}
             verdicts = _verdicts(connection, [memory.num for memory in memories])
             return tuple(
-                self._weight(memory, standings[memory.author], verdicts.get(memory.num, set())) for memory in memories
+                self._weight(memory, weights[memory.author], verdicts.get(memory.num, set())) for memory in memories
             )
 
-    def _weight(self, memory: Memory, standing: Standing, verdicts: set[str]) -> float:
+    def _weight_of(self, author: Author, standing: Standing) -> float:
+        """Of an author's text that nothing is held against."""
+        confirmed, refuted = self.policy.priors[author.kind]
+        fallen = min(1.0, standing.mean / (confirmed / (confirmed + refuted)))
+        return fallen * (self.policy.floor + (1 - self.policy.floor) * standing.lower)
+
+    def _weight(self, memory: Memory, weight: float, verdicts: set[str]) -> float:
         policy = self.policy
-        confirmed, refuted = policy.priors[memory.author.kind]
         if memory.state == "quarantined":
             return 0.0
-        fallen = min(1.0, standing.mean / (confirmed / (confirmed + refuted)))
-        weight = fallen * (policy.floor + (1 - policy.floor) * standing.lower)
         if "refuted" in verdicts:
             return weight * policy.contested**2
         if memory.taint in ("tool", "web"):

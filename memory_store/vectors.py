@@ -23,7 +23,7 @@ from memory_store.dbfile import Connection
 from memory_store.embed import Vectors
 from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.pages import Numbers, PagePool
-from memory_store.shelf import Shelf, probe
+from memory_store.shelf import Seen, Shelf, probe
 from memory_store.shelving import FOLD_ROWS, Bench
 from memory_store.store import Store
 
@@ -167,21 +167,32 @@ class VectorIndex:
         self, connection: Connection, shelf: Shelf, query: Vectors, k: int, exact: bool
     ) -> tuple[Numbers, Scores]:
         seen = probe(shelf, self._pool.maps, self._codec, query, everything=exact)
-        nums, scores, factors = seen.nums, seen.scores, seen.factors
-        if exact:
-            margins = self._codec.margins(factors, query)
-            least = np.partition(scores - margins, max(0, len(scores) - k))[max(0, len(scores) - k)] if len(nums) else 0
-            nums = nums[scores + margins >= least]
-        else:
-            times, more = self._factor
-            most = times * k + more
-            nums = nums[_best(scores, most)]
+        nums = self._likely(seen, query, k, exact)
         found, halves = vector_rows.get(connection, self._embedder, nums.tolist())
         # In double precision, so that a score does not depend on what else is compared with it.
         products = (halves.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
         numbers = np.array(found, np.int64)
         order = np.lexsort((numbers, -products))[:k]
         return numbers[order], products[order]
+
+    def _likely(self, seen: Seen, query: Vectors, k: int, exact: bool) -> Numbers:
+        """Those that are to be compared by their true vectors: with `exact`, all that may be among the best."""
+        if not seen.places:
+            return np.zeros(0, np.int64)
+        maps, scores, every = self._pool.maps, seen.scores, np.arange(len(seen.scores))
+        if exact:
+            margins = self._codec.margins(seen.factors, query)
+            alive = seen.nums(maps, every) >= 0
+            low = (scores - margins)[alive]
+            least = np.partition(low, max(0, len(low) - k))[max(0, len(low) - k)] if len(low) else 0
+            return seen.nums(maps, np.flatnonzero(alive & (scores + margins >= least)))
+        times, more = self._factor
+        nums = seen.nums(maps, _best(scores, times * k + more))
+        if (nums < 0).any():
+            # Wiped rows have taken places of others.
+            living = np.flatnonzero(seen.nums(maps, every) >= 0)
+            nums = seen.nums(maps, living[_best(scores[living], times * k + more)])
+        return nums
 
     def _space(self, connection: Connection, namespace: str) -> int:
         if namespace not in self._spaces:

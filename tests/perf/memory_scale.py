@@ -1,4 +1,4 @@
-"""A store with its indexes at a size: load, whole recall, words alone, a small namespace, writes while others search.
+"""A store with its indexes at a size: load, recall, a small namespace, writes beside searches, answers that stay equal.
 
     python -m tests.perf.memory_scale ROWS [--folder KEPT]
 
@@ -27,6 +27,7 @@ from memory_store.vectors import VectorIndex
 from tests.perf.memory_vectors import BATCH, QUESTIONS, corpus, resident
 
 WRITES = 2000
+REPEATS = 1000
 
 
 class Opened:
@@ -94,6 +95,28 @@ def searches_beside_writes(opened: Opened, texts: Sequence[str], questions: Sequ
     writer.join()
 
 
+def answers(opened: Opened, questions: Sequence[str]) -> list[list[tuple[str, float]]]:
+    found = [opened.recall.search(Question(text=question)) for question in questions]
+    return [[(hit.memory.id, hit.score) for hit in hits] for hits in found]
+
+
+def stays_the_same(folder: Path, embedder: StaticEmbedder, questions: Sequence[str]) -> None:
+    """One question again and again; several after a restart, and with indexes made anew."""
+    opened = Opened(folder, embedder)
+    first, one = answers(opened, questions), answers(opened, questions[:1])
+    other = sum(answers(opened, questions[:1]) != one for _ in range(REPEATS))
+    opened.close()
+    opened = Opened(folder, embedder)
+    restarted = answers(opened, questions) == first
+    opened.close()
+    (folder / "index").rename(folder / "index.before")
+    opened = Opened(folder, embedder)
+    opened.vectors.wait()
+    rebuilt = answers(opened, questions) == first
+    opened.close()
+    print(f"{other} of {REPEATS} answers differ; equal after a restart: {restarted}, after a rebuild: {rebuilt}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=int)
@@ -125,6 +148,7 @@ def main() -> None:
         searches_beside_writes(whole, more[WRITES:], asked)
         alone.close()
         whole.close()
+        stays_the_same(folder / "whole", embedder, asked[:50])
 
 
 if __name__ == "__main__":
