@@ -23,28 +23,45 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 @click.option("--tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Prompt to time, in tokens.")
 @click.option("--ram", callback=_size, default=None, help="Memory to plan for, as 4G; what is free now otherwise.")
 @click.option("--vram", callback=_size, default=None, help="GPU memory to plan for, as 8G; all of it otherwise.")
+@click.option("--measure", is_flag=True, help="First measure what KV types cost in accuracy, where it is not known.")
 @click.option("--all", "everything", is_flag=True, help="Show the candidates too that others beat, or that do not fit.")
 @click.option("--json", "as_json", is_flag=True)
 def plan(
-    model: str, ctx: int | None, tokens: int, ram: int | None, vram: int | None, everything: bool, as_json: bool
+    model: str,
+    ctx: int | None,
+    tokens: int,
+    ram: int | None,
+    vram: int | None,
+    measure: bool,
+    everything: bool,
+    as_json: bool,
 ) -> None:
     """Show which ways of running MODEL fit this device, and how fast each would be.
 
     MODEL is installed, a catalogue id, or hf:owner/repo[:quant], of which only the header is fetched.
     """
+    from functools import partial
+
     from localai.calibration_store import CalibrationStore
     from localai.catalog import Catalog
     from localai.device import inspect
     from localai.energy.draw import Draws
+    from localai.kv_accuracy import costs_here
     from localai.library import Library
     from localai.plans import Limits, plan_model
     from localai.variants import Finder
 
     config = load()
-    finder = Finder(Library(config.home, Catalog.load(config.home)))
+    library = Library(config.home, Catalog.load(config.home))
+    store = CalibrationStore(config.home)
+    if measure:
+        from localai.cli_calibrate import measure_kv
+
+        measure_kv(config, library.resolve(model), store)
     draws = Draws(config.home / "watts.json", inspect(config.home).fingerprint)
     limits = Limits(ctx or 0, tokens, ram or 0, vram).checked()
-    found = plan_model(model, limits, config, finder, CalibrationStore(config.home).readings, draws)
+    known = store.readings, draws, partial(costs_here, store)
+    found = plan_model(model, limits, config, Finder(library), *known)
     show(found, as_json, lambda value: _table(value, everything=everything))
 
 
@@ -68,6 +85,9 @@ def _table(value: dict[str, Any], *, everything: bool) -> str:
     if hidden:
         beaten = fitting - sum(row["front"] for row in value["rows"])
         text.append(f"Not shown: {beaten} that others beat, {len(value['rows']) - fitting} that do not fit (--all).")
+    from localai.kv_plan import kv_text
+
+    text += kv_text(value)
     return "\n".join(text + value["notes"] + ([value["hint"]] if value["hint"] else []))
 
 

@@ -120,7 +120,7 @@ class Engines:
             if bad:
                 _log.warning("%s is not used again with %s on this device", choice.backend, rung.setting)
 
-        notes = (*self._tested.turned_off(rung.key), *([note] if note else []))
+        notes = (*self._tested.turned_off(rung.key), *filter(None, (note, plan.reason)))
         return Loaded(rung.handle, note_death, notes)
 
     async def _start(

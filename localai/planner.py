@@ -31,8 +31,11 @@ class Variant:
     header: GgufHeader
     estimated: bool = False
 
-    def charge(self, n_ctx: int, kv_type: str) -> Charge:
-        return replace(charge(self.header, n_ctx, kv_type), weights=self.shape.resident_bytes)
+    def charge(self, n_ctx: int, way: Way) -> Charge:
+        """What serving `n_ctx` tokens takes; the copies of the weights that a backend makes count."""
+        need = charge(self.header, n_ctx, way.kv_type, way.backend, way.mode)
+        # Of several files the header is one's, and of sister quantisations another's.
+        return replace(need, weights=int(need.weights / max(1, self.header.weight_bytes) * self.shape.resident_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ def _candidates(variant: Variant, way: Way, room: Room, asked: Asked, speeds: _S
         counts |= {fitting} if fitting else set()
     for count in sorted(counts):
         n_ctx = _context(variant, way, count, room, asked)
-        need = variant.charge(n_ctx, way.kv_type)
+        need = variant.charge(n_ctx, way)
         share = count / layers if layers else 0.0
         ram, vram = _split(need, share, room)
         yield Row(
@@ -194,7 +197,7 @@ def _seconds(speeds: _Speeds, way: Way, share: float, shape: Shape, steps: Seque
 def _layers_that_fit(variant: Variant, way: Way, room: Room, asked: Asked) -> int:
     """The most layers whose weights and KV the GPU's memory holds, beside its compute buffers."""
     n_ctx = asked.n_ctx or max(LEAST_CTX, asked.tokens)
-    need = variant.charge(n_ctx, way.kv_type)
+    need = variant.charge(n_ctx, way)
     each = (need.weights + need.kv) / max(1, variant.shape.layers)
     return max(0, min(variant.shape.layers, int((room.vram - need.compute) / each)))
 
@@ -215,7 +218,7 @@ def _context(variant: Variant, way: Way, gpu_layers: int, room: Room, asked: Ask
     n_ctx = max(least, min(variant.header.n_ctx_train or MOST_CTX, MOST_CTX))
     share = gpu_layers / variant.shape.layers if gpu_layers else 0.0
     while n_ctx > least:
-        ram, vram = _split(variant.charge(n_ctx, way.kv_type), share, room)
+        ram, vram = _split(variant.charge(n_ctx, way), share, room)
         if ram <= room.ram and vram <= room.vram:
             break
         n_ctx = max(least, n_ctx // 2)
@@ -247,7 +250,7 @@ def _longest_that_fits(rows: Sequence[Row], room: Room, below: int) -> tuple[int
     for row in rows:
 
         def short(n_ctx: int, row: Row = row) -> bool:
-            return row.variant.charge(n_ctx, row.way.kv_type).total > room.ram
+            return row.variant.charge(n_ctx, row.way).total > room.ram
 
         steps = bisect_left(range(LEAST_CTX, below, LEAST_CTX), True, key=short)
         if steps and steps * LEAST_CTX > (best[0] if best else 0):

@@ -5,18 +5,21 @@ A name and limits enter, one JSON-able object leaves, the same for the command l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from backends import registry
-from localai.budget import margin
+from localai.budget import margin, stored_type
 from localai.config import Config
 from localai.device import Device, inspect
 from localai.energy.draw import Draw, Draws, typical
 from localai.energy.prediction import Range, row_joules
 from localai.engine_build import EngineBuild, engine_build
 from localai.errors import BadRequest, ModelBroken
+from localai.kv_accuracy import Key, KvCost
+from localai.kv_plan import kv_rows, kv_taken
+from localai.local_model import LocalModel
 from localai.planner import Asked, Room, Row, Variant, Way, plan
 from localai.readings import Reading
 from localai.roofline import Prediction
@@ -25,6 +28,9 @@ from localai.variants import Finder, Variants
 
 ReadingsSource = Callable[[str], Sequence[Reading]]
 """Gives all readings of the device with this fingerprint, of any backend."""
+
+KvSource = Callable[[str, LocalModel], Mapping[Key, KvCost]]
+"""Gives what KV types cost with a model on the device with this fingerprint."""
 
 CALIBRATE = "localai doctor --calibrate"
 
@@ -55,7 +61,13 @@ class Limits:
 
 
 def plan_model(
-    name: str, limits: Limits, config: Config, finder: Finder, source: ReadingsSource, draws: Draws | None = None
+    name: str,
+    limits: Limits,
+    config: Config,
+    finder: Finder,
+    source: ReadingsSource,
+    draws: Draws | None = None,
+    kv_source: KvSource = lambda _, __: {},
 ) -> dict[str, Any]:
     """All candidates for `name` as `models plan --json` prints them.
 
@@ -83,6 +95,11 @@ def plan_model(
         )
     rows = plan(candidates, room, Asked(limits.ctx, limits.tokens), readings)
     report = _report(variants, device, room, limits, rows)
+    costs = kv_source(device.fingerprint, variants.model) if variants.model else {}
+    first = variants.found[0]
+    backends = [name for name in registry.NAMES if runs(name, first)]
+    report["kv_types"] = kv_rows(first, room, costs, backends, here=variants.here)
+    report["kv_taken"] = kv_taken(first, room, limits.ctx, config, costs)
     for shown, row in zip(report["rows"], rows, strict=True):
         shown["energy"] = _energy(row, draws, config.cpu_watts)
     return report
@@ -169,7 +186,7 @@ def _row(row: Row) -> dict[str, Any]:
         "mode": row.way.mode,
         "threads": row.way.threads,
         "gpu_layers": row.gpu_layers,
-        "kv_type": row.way.kv_type,
+        "kv_type": stored_type(row.way.backend, row.way.mode, row.way.kv_type),
         "context": row.n_ctx,
         "fits": row.fits,
         "front": row.front,

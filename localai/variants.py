@@ -32,11 +32,15 @@ _HF = re.compile(r"hf:(?P<repo>[^:/]+/[^:/]+)(?::(?P<quant>.+))?")
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """The quantisations of one model; `here` tells whether its file is on this machine, `id` names it for people."""
+    """The quantisations of one model; `here` tells whether its file is on this machine, `id` names it for people.
+
+    `model` is that file with all that is known of it.
+    """
 
     id: str
     here: bool
     found: tuple[Variant, ...]
+    model: LocalModel | None = None
 
 
 class Finder:
@@ -99,7 +103,8 @@ def _local(model: LocalModel) -> Variants:
         headers = read_shards(model.path)
     except ModelFileError as error:
         raise from_backend(error) from error
-    return Variants(model.id, True, (_variant(quant_of(model.path.name) or headers[0].quant, headers),))
+    found = _variant(quant_of(model.path.name) or headers[0].quant, headers)
+    return Variants(model.id, True, (found,), model)
 
 
 def _variant(quant: str, headers: Sequence[GgufHeader]) -> Variant:

@@ -64,7 +64,7 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         from localai.variants import Finder
 
         limits = Limits(ctx, tokens, ram, vram).checked()
-        known = Finder(parts.library), parts.market.readings, parts.market.draws
+        known = Finder(parts.library), parts.market.readings, parts.market.draws, parts.market.kv_costs
         return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, *known))
 
     @router.post("/localai/unload")
