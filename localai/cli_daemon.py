@@ -120,7 +120,8 @@ def _engine_text(engine: Any) -> str:
         return f"loading ({engine['stage']})"
     size = (engine["resident_bytes"] or 0) / 2**20
     state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
-    return f"{state}, context {engine['n_ctx']}, {engine['threads']} threads, {size:.0f} MiB resident"
+    kv = f" in {engine['kv_type']}" if engine.get("kv_type") else ""
+    return f"{state}, context {engine['n_ctx']}{kv}, {engine['threads']} threads, {size:.0f} MiB resident"
 
 
 def _paging_text(paging: Any) -> str:

@@ -105,7 +105,7 @@ def _key(subject: Subject, kv_type: str) -> Key:
 
 def _cost(own: KvReading, base: KvReading) -> KvCost:
     count = min(len(own.surprises), len(base.surprises))
-    if own.problem or count < LEAST_TOKENS or own.ids[:count] != base.ids[:count]:
+    if own.problem or base.problem or count < LEAST_TOKENS or own.ids[:count] != base.ids[:count]:
         problem = own.problem or base.problem or "too little was read to tell its accuracy"
         return KvCost(own.kv_type, base.kv_type, problem=problem)
     apart = [a - b for a, b in zip(own.surprises[:count], base.surprises[:count], strict=True)]

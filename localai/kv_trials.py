@@ -56,7 +56,11 @@ class Trial:
 class KvTrials:
     """Measures for one configuration on one device."""
 
-    def __init__(self, orders: Orders, tested: TestedSettings, store: CalibrationStore) -> None:
+    def __init__(
+        self, orders: Orders, tested: TestedSettings, store: CalibrationStore, tokens: int = MOST_TOKENS
+    ) -> None:
+        """`tokens` of the text are read at most."""
+        self._tokens = tokens
         self._orders = orders
         self._tested = tested
         self._store = store
@@ -117,7 +121,7 @@ class KvTrials:
                     on_pid=steps.note_pid,
                 )
                 try:
-                    return await _through(rung.handle, steps, found)
+                    return await _through(rung.handle, steps, found, self._tokens)
                 finally:
                     rung.handle.kill()
                     await rung.handle.stop()
@@ -133,11 +137,11 @@ class KvTrials:
         return key if usual else replace(key, model=f"{key.model} {trial.kv_type} KV")
 
 
-async def _through(handle: EngineHandle, steps: Steps, found: KvReading) -> KvReading:
+async def _through(handle: EngineHandle, steps: Steps, found: KvReading, most: int) -> KvReading:
     """Let the child read the text as far as the time allows."""
     if "prompt_logprobs" not in handle.info.capabilities:
         return replace(found, problem="it tells no log-probabilities of a text")
-    ids = (await handle.tokenize(PROSE, special=False, add_bos=True))[: min(MOST_TOKENS + 1, handle.info.n_ctx - 1)]
+    ids = (await handle.tokenize(PROSE, special=False, add_bos=True))[: min(most + 1, handle.info.n_ctx - 1)]
     job = Job(id=0, tokens=ids, max_tokens=0, prompt_logprobs=1, singly=True)
     scored: list[TokenLogprob] = []
     end = time.monotonic() + _READ_S

@@ -76,6 +76,7 @@ def _engine(slot: Slot) -> dict[str, Any]:
         shown |= {
             "pid": slot.handle.pid,
             "n_ctx": info.n_ctx,
+            "kv_type": info.settings.get("kv_type"),
             "weight_bytes": info.weight_bytes,
             "kv_bytes": info.kv_bytes,
             "compute_bytes": info.compute_bytes,
