@@ -91,11 +91,25 @@ class KvReading:
     at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedReading:
+    """What an engine told of `model` on `device` with its weights paged; see `WeightsReport`. `at` is Unix seconds."""
+
+    device: str
+    model: str
+    budget: int
+    rate: float
+    compute_s: float
+    coverage: tuple[float, ...] = ()
+    at: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class _File:
     format: int = 1
     records: tuple[Record, ...] = ()
     kv: tuple[KvReading, ...] = ()
+    paged: tuple[PagedReading, ...] = ()
 
 
 class CalibrationStore:
@@ -154,6 +168,19 @@ class CalibrationStore:
 
         def change(content: _File) -> _File:
             return replace(content, kv=(*(old for old in content.kv if not same(old)), reading))
+
+        self._file.change(change)
+
+    def paged_readings(self, device: str) -> list[PagedReading]:
+        """What paging did on a device, the newest of each model. Raises as `records`."""
+        return [reading for reading in self._file.read().paged if reading.device == device]
+
+    def keep_paged(self, reading: PagedReading) -> None:
+        """Keep `reading` in place of an older one. Raises OutOfResources."""
+
+        def change(content: _File) -> _File:
+            others = (r for r in content.paged if (r.device, r.model) != (reading.device, reading.model))
+            return replace(content, paged=(*others, reading))
 
         self._file.change(change)
 

@@ -60,7 +60,7 @@ def plan(
         measure_kv(config, library.resolve(model), store)
     draws = Draws(config.home / "watts.json", inspect(config.home).fingerprint)
     limits = Limits(ctx or 0, tokens, ram or 0, vram).checked()
-    known = store.readings, draws, partial(costs_here, store)
+    known = store.readings, draws, partial(costs_here, store), store.paged_readings
     found = plan_model(model, limits, config, Finder(library), *known)
     show(found, as_json, lambda value: _table(value, everything=everything))
 
@@ -80,6 +80,7 @@ def _table(value: dict[str, Any], *, everything: bool) -> str:
     shown_joules = {row["energy"]["basis"] for row in shown}
     text.append(f"J/TOKEN is of decode, beyond idle ({'; '.join(sorted(shown_joules))}); ~ is modelled, not measured.")
     text += [f"{mark} {basis}" for mark, basis in _bases(shown).items()]
+    text += sorted({_paged(row["paged"]) for row in shown if row["paged"]})
     fitting = sum(row["fits"] for row in value["rows"])
     hidden = len(value["rows"]) - len(shown)
     if hidden:
@@ -92,7 +93,6 @@ def _table(value: dict[str, Any], *, everything: bool) -> str:
 
 
 def _line(row: dict[str, Any]) -> list[str]:
-    memory = row["memory"]
     return [
         ("*" if row["front"] else " " if row["fits"] else "x") + ("" if row["measured"] else "?"),
         row["quant"] + ("~" if row["size_estimated"] else ""),
@@ -101,12 +101,23 @@ def _line(row: dict[str, Any]) -> list[str]:
         str(row["gpu_layers"] or "-"),
         row["kv_type"],
         str(row["context"]),
-        _bytes(memory["ram_bytes"]) + (f" + {_bytes(memory['vram_bytes'])}" if memory["vram_bytes"] else ""),
+        _memory(row),
         _range(row["prefill_tps"]),
         _range(row["decode_tps"]),
         _range({name: number / 1000 for name, number in row["ttft_ms"].items()}) + " s",
         _joules(row["energy"]),
     ]
+
+
+def _paged(paged: dict[str, Any]) -> str:
+    held, whole = _bytes(paged["resident"]), _bytes(paged["whole"])
+    return f"paged: {held} of {whole} of weights stay in memory, the others are read from the disk for each token."
+
+
+def _memory(row: dict[str, Any]) -> str:
+    memory, paged = row["memory"], row["paged"]
+    beside = f" + {_bytes(memory['vram_bytes'])}" if memory["vram_bytes"] else ""
+    return _bytes(memory["ram_bytes"]) + beside + (" paged" if paged else "")
 
 
 def _joules(energy: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ from localai.market import Market
 from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
+from localai.paging_notes import note_paging
 from localai.peers import PeerChecked
 from localai.pool import Pool
 from localai.quotas import Quotas
@@ -108,6 +109,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         keep_alive=config.keep_alive,
         on_step=metrics.count_step,
     )
+    engines.paged = partial(note_paging, store, device.fingerprint)
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
     kv_cache.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
     calibrator = Calibrator(

@@ -14,6 +14,7 @@ from localai.config import Config
 from localai.errors import OutOfResources
 from localai.kv_accuracy import KV_WAYS, Key, KvCost
 from localai.kv_choice import MEASURE, KvTypes, choose_kv, kv_types
+from localai.paged_plan import can_page, paged_plan_with
 from localai.planner import Room, Variant, Way
 
 _STEP = 256
@@ -40,9 +41,24 @@ def kv_taken(variant: Variant, room: Room, asked: int, config: Config, costs: Ma
     try:
         taken = choose_kv(types, variant.header, asked or config.ctx, room.ram - other)
     except OutOfResources as error:
-        return {"kv_type": None, "context": None, "reason": error.message}
+        return _paged(variant, types, room, asked or config.ctx, config) or {
+            "kv_type": None,
+            "context": None,
+            "reason": error.message,
+        }
     fits = f"{taken.kv_type} is set" if len(types.allowed) == 1 else f"{taken.kv_type} fits {taken.n_ctx} tokens"
     return {"kv_type": taken.kv_type, "context": taken.n_ctx, "reason": taken.reason or fits}
+
+
+def _paged(variant: Variant, types: KvTypes, room: Room, asked: int, config: Config) -> dict[str, Any] | None:
+    """What would be taken where weights are paged, None where they cannot be."""
+    if not variant.parts or not can_page("llama.cpp", config.paging):
+        return None
+    try:
+        plan, kv_type = paged_plan_with(types.allowed, variant.parts, asked, room.ram)
+    except OutOfResources:
+        return None
+    return {"kv_type": kv_type, "context": plan.n_ctx, "reason": f"weights, not {kv_type} KV, give way to the budget"}
 
 
 def _row(variant: Variant, room: Room, way: Way, cost: KvCost | None, *, here: bool) -> dict[str, Any]:

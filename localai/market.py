@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from localai.calibration_store import CalibrationStore, Fidelity, Record, identity
+from localai.calibration_store import CalibrationStore, Fidelity, PagedReading, Record, identity
 from localai.choice import Choice
 from localai.choosing import Option
 from localai.energy.draw import Draws, typical
@@ -106,6 +106,10 @@ class Market:
     def kv_costs(self, device: str, model: LocalModel) -> dict[Key, KvCost]:
         """What KV types cost with `model` on the device with this fingerprint. Raises OSError."""
         return costs_here(self._store, device, model)
+
+    def paged_readings(self, device: str) -> list[PagedReading]:
+        """What paging did on the device with this fingerprint. Raises as `all_records`."""
+        return self._store.paged_readings(device)
 
     def rates(self, choice: Choice) -> Rates | None:
         """What tokens should take on this engine before it has answered.

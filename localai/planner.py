@@ -24,12 +24,16 @@ CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One quantisation of a model; `header` is its own, or a sister's where only its size is known (`estimated`)."""
+    """One quantisation of a model; `header` is its own, or a sister's where only its size is known (`estimated`).
+
+    `parts` are the headers of all its files where they are known.
+    """
 
     quant: str
     shape: Shape
     header: GgufHeader
     estimated: bool = False
+    parts: tuple[GgufHeader, ...] = ()
 
     def charge(self, n_ctx: int, way: Way) -> Charge:
         """What serving `n_ctx` tokens takes; the copies of the weights that a backend makes count."""
@@ -63,10 +67,20 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Paged:
+    """Bytes of weights that would be `resident` of a model of `whole`; `pinned` are those that every token reads."""
+
+    resident: int
+    pinned: int
+    whole: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One candidate. Bytes as planned; `prefill` and `decode` in token/s, `ttft` in seconds, loading not included.
 
-    `decode` is after a prompt of the asked length. `front` marks what no other row beats in every respect.
+    `decode` is after a prompt of the asked length. `front` marks what no other row beats in every respect; `paged` is
+    for weights that do not all fit.
     """
 
     variant: Variant
@@ -82,6 +96,7 @@ class Row:
     ttft: Prediction
     fidelity: Fidelity
     front: bool = False
+    paged: Paged | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +117,17 @@ def ttft(model: Roofline, shape: Shape, tokens: int) -> Prediction:
     return model.seconds(shape, prompt_steps(tokens))
 
 
-def plan(candidates: Sequence[tuple[Variant, Way]], room: Room, asked: Asked, readings: Sequence[Reading]) -> list[Row]:
+def plan(
+    candidates: Sequence[tuple[Variant, Way]],
+    room: Room,
+    asked: Asked,
+    readings: Sequence[Reading],
+    page: Callable[[Row], Row | None] = lambda _: None,
+) -> list[Row]:
     """All candidates, the fitting ones first, of these the Pareto front, each most faithful and fastest first.
 
-    Raises BadRequest where the prompt is longer than the context, OutOfResources with numbers where nothing fits.
+    `page` makes a row of a variant that fits in no other way, where its weights can be paged. Raises BadRequest where
+    the prompt is longer than the context, OutOfResources with numbers where nothing fits.
     """
     if asked.n_ctx and asked.tokens > asked.n_ctx:
         raise BadRequest(
@@ -115,6 +137,8 @@ def plan(candidates: Sequence[tuple[Variant, Way]], room: Room, asked: Asked, re
         )
     speeds = _Speeds(readings)
     rows = [row for variant, way in candidates for row in _candidates(variant, way, room, asked, speeds)]
+    fitting = {id(row.variant) for row in rows if row.fits}
+    rows += [made for row in rows if id(row.variant) not in fitting and (made := page(row)) is not None]
     if not any(row.fits for row in rows):
         raise _refusal(rows, room)
     best = {id(row) for row in front([row for row in rows if row.fits])}

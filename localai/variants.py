@@ -112,7 +112,7 @@ def _variant(quant: str, headers: Sequence[GgufHeader]) -> Variant:
     if headers[0].kind != "model":
         raise BadRequest(f"this file is no model but {headers[0].kind}", "name the model itself", param="model")
     try:
-        return Variant(quant, shape_of(headers), headers[0])
+        return Variant(quant, shape_of(headers), headers[0], parts=tuple(headers))
     except ModelFileError as error:
         raise from_backend(error) from error
 
