@@ -81,6 +81,7 @@ def _status_text(report: Any) -> str:
         f"localai {report['version']}, process {report['pid']}, up {_duration(report['uptime_s'])}",
         f"  socket  {report['socket']}",
         f"  http    {report['url'] or 'off'}",
+        f"  memory  {_memory_text(report['memory'])}",
         f"  24 h    {day['queries']} queries, {day['prompt_tokens']} prompt tokens "
         f"({day['cached_tokens']} from the cache), {day['completion_tokens']} answer tokens, {day['errors']} errors",
     ]
@@ -103,6 +104,13 @@ def _status_text(report: Any) -> str:
     if report["measuring"]:
         lines.append(f"  measuring {report['measuring']}")
     return "\n".join(lines)
+
+
+def _memory_text(memory: Any) -> str:
+    sizes = {name: f"{memory[name] / 2**20:.0f} MiB" for name in memory if memory[name] is not None}
+    how = "as set" if memory["ram_bytes"] else "what is free less a margin"
+    vram = f", at most {sizes['vram_bytes']} of GPU memory" if memory["vram_bytes"] else ""
+    return f"{sizes['charged_bytes']} of {sizes['budget_bytes']} charged ({how}){vram}"
 
 
 def upstream_text(upstream: Any) -> str:

@@ -63,7 +63,7 @@ class PagedRows:
             spread = math.hypot(spread, math.log(row.decode.high / row.decode.value))
         decode = _about(1 / each, spread, basis, measured=known is not None)
         # A long piece of a prompt touches every expert and every layer once.
-        share = min(1.0, max(0.0, (plan.weights - report.pinned) / max(1, report.paged)))
+        share = min(1.0, max(0.0, (plan.weights - report.pinned - report.transit) / max(1, report.paged)))
         pass_s = (1 - share) * report.paged / report.rate
         pieces = len(prompt_steps(self._asked.tokens))
         prefill = _about(CHUNK / (CHUNK / row.prefill.value + pass_s), spread, basis, measured=known is not None)
@@ -97,6 +97,7 @@ class PagedRows:
             rate=known.rate if known else _USUAL_RATE,
             token_bytes=int(paged * found.used / experts) if found.used else paged,
             coverage=self._own.coverage if self._own else flat,
+            transit=found.transit,
         )
 
 

@@ -154,6 +154,11 @@ class Pool:
     def slots(self) -> tuple[Slot, ...]:
         return tuple(self._slots.values())
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes that all engines together may take now, and those that count as taken."""
+        return self._budget(), sum(slot.charged for slot in self._slots.values())
+
     @asynccontextmanager
     async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
         """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""

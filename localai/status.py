@@ -30,6 +30,7 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "home": str(config.home),
         "socket": str(config.socket),
         "url": f"http://{config.host}:{config.port}" if config.port else None,
+        "memory": _memory(parts),
         "engines": [_engine(slot) for slot in parts.pool.slots],
         "upstreams": parts.upstreams.report(),
         "pressure": {p.resource: {"some": p.some, "full": p.full} for p in pressure()},
@@ -53,6 +54,19 @@ def spent(parts: Parts, by: By, days: int) -> dict[str, Any]:
         "quality": meter.basis,
         "sensors": [msgspec.to_builtins(sensor.spec) for sensor in meter.inventory.sensors],
         "since_start": msgspec.to_builtins(meter.totals()),
+    }
+
+
+def _memory(parts: Parts) -> dict[str, Any]:
+    """Bytes: the budget of all engines with what is charged to it, and the caps that are set (None where none is)."""
+    config, (budget, charged) = parts.config, parts.pool.memory
+    return {
+        "budget_bytes": budget,
+        "charged_bytes": charged,
+        "ram_bytes": config.ram or None,
+        "vram_bytes": config.vram or None,
+        "kv_ram_bytes": config.kv_ram,
+        "kv_ssd_bytes": config.kv_ssd,
     }
 
 
