@@ -23,7 +23,7 @@ KV_WAYS: dict[str, tuple[tuple[str, str], ...]] = {
     "onnx": (("", "f32"), ("kv8", "int8")),
 }
 """Mode and KV type of what each backend can store keys and values in, the one that others are compared with first."""
-LEAST_TOKENS = 128
+LEAST_TOKENS = 64
 """Of the text, below which a comparison says nothing."""
 
 _SURE = 1.645
