@@ -112,13 +112,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     engines.paged = partial(note_paging, store, device.fingerprint)
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
     kv_cache.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
-    calibrator = Calibrator(
-        tested,
-        Laboratory(orders, tested, store),
-        busy=lambda: any(s.users or s.handle is None for s in pool.slots),
-        free=lambda: engines.memory() - engines.charged(),
-        kv_trials=KvTrials(orders, tested, store),
-    )
+    calibrator = _calibrator(pool, engines, orders, tested, store)
     engines.calibrator = calibrator if config.calibrate else None
     draws = Draws(config.home / "watts.json", device.fingerprint)
     engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus), draws=draws)
@@ -149,6 +143,18 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         for each in (ledger, spans, watched, memories, answers, kept, gate):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _calibrator(
+    pool: Pool, engines: Engines, orders: Orders, tested: TestedSettings, store: CalibrationStore
+) -> Calibrator:
+    return Calibrator(
+        tested,
+        Laboratory(orders, tested, store),
+        busy=lambda: any(s.users or s.handle is None for s in pool.slots),
+        free=lambda: engines.memory() - engines.charged(),
+        kv_trials=KvTrials(orders, tested, store),
+    )
 
 
 def _barred(pool: Pool, engines: Engines, choice: Choice) -> str:
