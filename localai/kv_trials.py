@@ -57,10 +57,16 @@ class KvTrials:
     """Measures for one configuration on one device."""
 
     def __init__(
-        self, orders: Orders, tested: TestedSettings, store: CalibrationStore, tokens: int = MOST_TOKENS
+        self,
+        orders: Orders,
+        tested: TestedSettings,
+        store: CalibrationStore,
+        tokens: int = MOST_TOKENS,
+        limit_s: float = _LIMIT_S,
     ) -> None:
-        """`tokens` of the text are read at most."""
+        """`tokens` of the text are read at most, and `limit_s` seconds spent on each type."""
         self._tokens = tokens
+        self._limit_s = limit_s
         self._orders = orders
         self._tested = tested
         self._store = store
@@ -110,7 +116,7 @@ class KvTrials:
         found = KvReading(subject=trial.subject, kv_type=trial.kv_type, at=round(time.time(), 1))
         steps = Steps()
         try:
-            async with asyncio.timeout(_LIMIT_S):
+            async with asyncio.timeout(self._limit_s):
                 rung = await climb(
                     order,
                     self._key(trial),
@@ -126,7 +132,7 @@ class KvTrials:
                     rung.handle.kill()
                     await rung.handle.stop()
         except TimeoutError:
-            return replace(found, problem=f"it was not measured within {_LIMIT_S:.0f} s")
+            return replace(found, problem=f"it was not measured within {self._limit_s:.0f} s")
         except (EngineFailed, ModelBroken, BackendError) as error:
             return replace(found, problem=error.message)
 

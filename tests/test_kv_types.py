@@ -163,10 +163,11 @@ class Bench:
         self.store = CalibrationStore(home)
         self.tested = TestedSettings(home / "tested.json")
         self.orders = Orders(Config(home=home, backend="llama.cpp", threads=1), self.device)
-        self.trials = KvTrials(self.orders, self.tested, self.store, tokens=72)
+        self.trials = KvTrials(self.orders, self.tested, self.store, tokens=66, limit_s=160.0)
         self.model: LocalModel = Library(home, Catalog.load(home)).resolve("starter")
 
 
+@pytest.mark.timeout(360)
 async def test_trials_measure_until_nothing_is_due(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     first = bench.trials.next(bench.model)
@@ -182,7 +183,7 @@ async def test_trials_measure_until_nothing_is_due(tmp_path: Path) -> None:
     base, four = (found["llama.cpp", "", kv_type] for kv_type in ("f16", "q4_0"))
     assert (base.perplexity, base.agreement) == (0.0, 100.0)
     # A slow machine may read less than it was given.
-    assert 64 <= four.tokens <= 72
+    assert 64 <= four.tokens <= 66
     assert 60 < four.agreement < 100
     assert abs(four.perplexity) < 30
     assert four.error > 0
