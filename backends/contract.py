@@ -66,7 +66,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     `tokens` is the whole prompt, shape (prompt,). `n` sequences are forked from it. `deadline` counts seconds from
     submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
     `markers` are control tokens that stay visible in the text; all others are hidden. `adapters` are added to the
-    model for this job alone. Jobs of different `salt` share nothing in the KV cache.
+    model for this job alone. Jobs of different `salt` share nothing in the KV cache. `singly` computes a prompt as an
+    answer is computed, a token per step.
     """
 
     id: int
@@ -86,6 +87,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     adapters: tuple[Adapter, ...] = ()
     conversation: str | None = None
     salt: str = ""
+    singly: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -7,6 +7,8 @@ dense layer names the next one. Knows addresses only through `weights`.
 from __future__ import annotations
 
 import ctypes
+import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +28,8 @@ from backends.weights import Extent, MappedWeights
 _FADE = 0.9995
 """What an expert's heat keeps per step of its layer: about the last 2,000 tokens count."""
 _STEPS = 32
-_NEWEST = 0.05
+_MEMORY = 32 * 2**20
+"""Bytes read after which what was known of the disk's rate counts for 1/e."""
 _WHOLE_BATCH = 512
 _LEAST_BATCH = 64
 """As many as may want logits in a step."""
@@ -67,7 +70,9 @@ class Pager:
         self._waited = 0.0
         self._compute: deque[float] = deque(maxlen=_STEPS)
         found = probe(self._weights, [self.units[unit] for unit in sorted(self.units)])
-        self.helps, self._rate = found.helps, found.helped if found.helps else found.plain
+        self.helps = found.helps
+        # What reads really bring here, several at a time, is worth more than the probe's few.
+        self._clock = _Clock(found.helped if found.helps else found.plain)
         self._own = _Experts(self) if self._layout.used else _Layers(self)
         self._prefix, self._saw = self._own.prefix, self._own.saw
         self._begin(progress)
@@ -105,10 +110,11 @@ class Pager:
             pinned=self._layout.pinned_bytes,
             paged=paged,
             read=self._read_bytes,
-            rate=self._rate,
+            rate=self._clock.rate,
             token_bytes=int(share * paged),
             compute_s=median(self._compute) if self._compute else 0.0,
             coverage=self._own.coverage(),
+            transit=self._layout.transit,
         )
 
     @property
@@ -132,7 +138,8 @@ class Pager:
     def take(self, units: list[Unit]) -> None:
         """Read units; all of them are on their way before the first is waited for."""
         extents = [extent for unit in units for extent in self.units[unit]]
-        begun, size = time.perf_counter(), 0
+        size = 0
+        self._clock.begin()
         for extent in extents:
             self._weights.announce(extent)
         for unit in units:
@@ -141,9 +148,7 @@ class Pager:
         for extent in extents:
             self._weights.populate(extent)
         self._read_bytes += size
-        if size and self._layout.used:
-            # What reads really bring here, several at a time, is worth more than the probe's few.
-            self._rate += _NEWEST * (size / (time.perf_counter() - begun) - self._rate)
+        self._clock.end(size)
 
     def drop(self, unit: Unit) -> None:
         self._held.pop(unit, None)
@@ -177,6 +182,39 @@ class Pager:
         if name.startswith(self._prefix):
             self._saw(int(name[len(self._prefix) :]), tensor)
         return True
+
+
+class _Clock:
+    """How fast the disk brings what several threads read at a time, over the time in which any of them does.
+
+    Begins at `rate` bytes per second; what comes later counts for more. Safe to use from all threads.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._since = 0.0
+        self._bytes, self._seconds = float(_MEMORY), _MEMORY / rate
+
+    @property
+    def rate(self) -> float:
+        return self._bytes / self._seconds
+
+    def begin(self) -> None:
+        with self._lock:
+            self._readers += 1
+            if self._readers == 1:
+                self._since = time.perf_counter()
+
+    def end(self, size: int) -> None:
+        """One of those that began has got `size` bytes."""
+        with self._lock:
+            now = time.perf_counter()
+            kept = math.exp(-size / _MEMORY)
+            self._bytes = kept * self._bytes + size
+            self._seconds = kept * self._seconds + now - self._since
+            self._readers -= 1
+            self._since = now
 
 
 class _Experts:

@@ -30,6 +30,11 @@ class Layout:
         return total(self.pinned)
 
     @property
+    def transit(self) -> int:
+        """Bytes of layers that a dense model has on their way; none of them stays."""
+        return 0 if self.used else self.least - self.pinned_bytes
+
+    @property
     def least(self) -> int:
         """Bytes below which every token would read again what the token itself has read."""
         largest = max((total(unit) for unit in self.units.values()), default=0)

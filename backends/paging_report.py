@@ -16,7 +16,8 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     Bytes: `budget` may be resident, `resident` are, `pinned` are read by every token, `paged` come and go, `read` came
     since loading. `rate` is bytes per second from the disk, `token_bytes` the paged bytes that one token uses,
     `compute_s` its seconds without waiting for them. `coverage` is the share of the router's choices that the most
-    chosen 1, 2, ... sixteenths of the paged weights would serve, () where each token needs all of them.
+    chosen 1, 2, ... sixteenths of the paged weights would serve, () where each token needs all of them. `transit` is
+    what of the budget is for weights that only pass through.
     """
 
     help: Literal["paged", "mmap"]
@@ -29,6 +30,7 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     token_bytes: int
     compute_s: float = 0.0
     coverage: tuple[float, ...] = ()
+    transit: int = 0
 
     @property
     def predicted_tps(self) -> float:
@@ -43,7 +45,7 @@ def seconds(report: WeightsReport, compute_s: float, budget: int) -> float:
 
     A dense model's layers are read while others compute; a router's choice is known only when it is needed.
     """
-    share = min(1.0, max(0.0, (budget - report.pinned) / max(1, report.paged)))
+    share = min(1.0, max(0.0, (budget - report.pinned - report.transit) / max(1, report.paged)))
     if report.coverage:
         return compute_s + (1.0 - covered(report.coverage, share)) * report.token_bytes / report.rate
     return max(compute_s, (1.0 - share) * report.token_bytes / report.rate)

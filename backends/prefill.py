@@ -81,7 +81,7 @@ def plan_prefill(
             break
         reads_all = embeds or wanted(sequence, ends_prompt=False) == "all"
         limit = min(room, info.max_rows - rows) if reads_all else room
-        count = sequence.remaining if whole else min(sequence.remaining, limit)
+        count = sequence.remaining if whole else min(sequence.remaining, limit, 1 if sequence.job.singly else limit)
         if count <= 0 or (whole and plan and count > limit):
             break
         want = wanted(sequence, ends_prompt=count == sequence.remaining)

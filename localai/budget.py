@@ -63,6 +63,12 @@ def margin(total: int) -> int:
     return max(min(_LEAST_MARGIN, int(_MOST_MARGIN * total)), int(_MARGIN * total))
 
 
+def stored_type(backend: str, mode: str, kv_type: str) -> str:
+    """What a backend stores keys and values in where `kv_type` is ordered."""
+    way = f"{backend}:{mode}" if mode else backend
+    return "int8" if way == "onnx:kv8" else _KV_TYPE.get(way, _KV_TYPE.get(backend, kv_type))
+
+
 def charge(
     model: GgufHeader | Sizes,
     n_ctx: int,

@@ -1,4 +1,4 @@
-"""Measures in the background, only while nothing else runs: wait policies, then every backend of the models in use.
+"""Measures in the background, only while nothing else runs: wait policies, the backends of models in use, KV types.
 
 A loaded engine enters; what is found goes into `tested` and the calibration store, where loads and the router find it.
 A request stops a measurement at once; it goes on from where it was when the daemon has been idle for a while.
@@ -19,8 +19,9 @@ import msgspec
 from backends.contract import KvGrant, Load
 from backends.errors import BackendError
 from backends.handle import EngineHandle
-from localai.calibration_store import Record
+from localai.calibration_store import KvReading, Record
 from localai.errors import LocalaiError, OutOfResources
+from localai.kv_trials import KvTrials, Trial
 from localai.laboratory import DISTURBED, Candidate, Laboratory
 from localai.ladder import Rung
 from localai.local_model import LocalModel
@@ -62,12 +63,14 @@ class Calibrator:
         busy: Callable[[], bool],
         free: Callable[[], int],
         idle_s: float = _IDLE_S,
+        kv_trials: KvTrials | None = None,
     ) -> None:
         self._tested = tested
         self._laboratory = laboratory
         self._busy = busy
         self._free = free
         self._idle_s = idle_s
+        self._kv_trials = kv_trials
         self._queue: dict[str, _Wanted] = {}
         self._task: asyncio.Task[None] | None = None
         self.doing = ""
@@ -89,6 +92,7 @@ class Calibrator:
             try:
                 await self._wait_policies(wanted)
                 await self._backends(wanted.model)
+                await self._kv_types(wanted.model)
             except (BackendError, LocalaiError, OSError) as error:
                 _log.warning("%s could not be measured: %s", wanted.model.id, error)
             finally:
@@ -124,6 +128,20 @@ class Calibrator:
 
     async def _pass(self, candidate: Candidate, most_foreign: float) -> Record | None:
         return await self._laboratory.run_pass(candidate, self._free(), most_foreign=most_foreign)
+
+    # -- KV types
+
+    async def _kv_types(self, model: LocalModel) -> None:
+        trials = self._kv_trials
+        while trials is not None and (trial := await asyncio.to_thread(trials.next, model)) is not None:
+            try:
+                await self._undisturbed(f"{model.id} on {trial}", partial(self._trial, trials, trial))
+            except OutOfResources as error:
+                _log.info("%s on %s is not measured now: %s", model.id, trial, error.message)
+                return
+
+    async def _trial(self, trials: KvTrials, trial: Trial) -> KvReading:
+        return await trials.run(trial, self._free())
 
     # -- staying out of the way
 

@@ -72,10 +72,44 @@ class Record:
     at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvReading:
+    """How `subject` read a text with its KV cache in `kv_type`, a token per step, as it decodes.
+
+    `surprises` are -ln p of all tokens `ids` but the first, `likeliest` the likeliest id at each. A step took `step_s`
+    seconds, as a median over depths about `depth`. `problem` says why there is no such reading, '' where there is one.
+    """
+
+    subject: Subject
+    kv_type: str
+    ids: tuple[int, ...] = ()
+    surprises: tuple[float, ...] = ()
+    likeliest: tuple[int, ...] = ()
+    step_s: float = 0.0
+    depth: int = 0
+    problem: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedReading:
+    """What an engine told of `model` on `device` with its weights paged; see `WeightsReport`. `at` is Unix seconds."""
+
+    device: str
+    model: str
+    budget: int
+    rate: float
+    compute_s: float
+    coverage: tuple[float, ...] = ()
+    at: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class _File:
     format: int = 1
     records: tuple[Record, ...] = ()
+    kv: tuple[KvReading, ...] = ()
+    paged: tuple[PagedReading, ...] = ()
 
 
 class CalibrationStore:
@@ -117,7 +151,36 @@ class CalibrationStore:
 
         def change(content: _File) -> _File:
             kept = (r for r in content.records if (r.subject.device, r.subject.model) != (device, model))
-            return replace(content, records=tuple(kept))
+            kv = (r for r in content.kv if (r.subject.device, r.subject.model) != (device, model))
+            return replace(content, records=tuple(kept), kv=tuple(kv))
+
+        self._file.change(change)
+
+    def kv_readings(self, device: str, model: str) -> list[KvReading]:
+        """What is known of KV types with one model on a device. Raises as `records`."""
+        return [r for r in self._file.read().kv if (r.subject.device, r.subject.model) == (device, model)]
+
+    def keep_kv(self, reading: KvReading) -> None:
+        """Keep `reading` in place of an older one. Raises OutOfResources."""
+
+        def same(old: KvReading) -> bool:
+            return old.kv_type == reading.kv_type and _succeeds(reading.subject, old.subject)
+
+        def change(content: _File) -> _File:
+            return replace(content, kv=(*(old for old in content.kv if not same(old)), reading))
+
+        self._file.change(change)
+
+    def paged_readings(self, device: str) -> list[PagedReading]:
+        """What paging did on a device, the newest of each model. Raises as `records`."""
+        return [reading for reading in self._file.read().paged if reading.device == device]
+
+    def keep_paged(self, reading: PagedReading) -> None:
+        """Keep `reading` in place of an older one. Raises OutOfResources."""
+
+        def change(content: _File) -> _File:
+            others = (r for r in content.paged if (r.device, r.model) != (reading.device, reading.model))
+            return replace(content, paged=(*others, reading))
 
         self._file.change(change)
 

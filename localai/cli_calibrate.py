@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from localai.cli import progress_line, say, show
 from localai.config import Config
+
+if TYPE_CHECKING:
+    from localai.calibration_store import CalibrationStore
+    from localai.kv_trials import KvTrials
+    from localai.local_model import LocalModel
 
 
 def calibrate(config: Config, model: str, as_json: bool) -> None:
@@ -35,9 +41,33 @@ def calibrate(config: Config, model: str, as_json: bool) -> None:
         say(f"not measured: {problem}")
     free = config.ram or device.memory.available
     asyncio.run(_all_passes(laboratory, chosen, free))
+    measure_kv(config, chosen, store)
     records = store.records(device.fingerprint, identity(chosen))
     found: dict[str, Any] = {"model": chosen.id, "results": [row(r) for r in records], "not_measured": skipped}
     show(found, as_json, lambda _: "\n".join(tables(records)))
+
+
+def measure_kv(config: Config, model: LocalModel, store: CalibrationStore) -> None:
+    """Measure what KV types cost with `model`, where that is not known. Raises LocalaiError."""
+    from localai.device import inspect
+    from localai.kv_trials import KvTrials
+    from localai.lifecycle import make_folders
+    from localai.orders import Orders
+    from localai.tested import TestedSettings
+
+    make_folders(config.home)
+    device = inspect(config.home)
+    trials = KvTrials(Orders(config, device), TestedSettings(config.home / "tested.json"), store)
+    asyncio.run(_all_kv(trials, model.base or model, config.ram or device.memory.available))
+
+
+async def _all_kv(trials: KvTrials, model: LocalModel, free: int) -> None:
+    begun = round(time.time(), 1)
+    while (trial := trials.next(model, begun)) is not None:
+        progress_line(f"measuring {trial}")
+        reading = await trials.run(trial, free)
+        progress_line("")
+        click.echo(f"{trial}: {reading.problem or f'{len(reading.surprises)} tokens read'}", err=True)
 
 
 async def _all_passes(laboratory: Any, model: Any, free: int) -> None:

@@ -81,6 +81,7 @@ def _status_text(report: Any) -> str:
         f"localai {report['version']}, process {report['pid']}, up {_duration(report['uptime_s'])}",
         f"  socket  {report['socket']}",
         f"  http    {report['url'] or 'off'}",
+        f"  memory  {_memory_text(report['memory'])}",
         f"  24 h    {day['queries']} queries, {day['prompt_tokens']} prompt tokens "
         f"({day['cached_tokens']} from the cache), {day['completion_tokens']} answer tokens, {day['errors']} errors",
     ]
@@ -105,6 +106,13 @@ def _status_text(report: Any) -> str:
     return "\n".join(lines)
 
 
+def _memory_text(memory: Any) -> str:
+    sizes = {name: f"{memory[name] / 2**20:.0f} MiB" for name in memory if memory[name] is not None}
+    how = "as set" if memory["ram_bytes"] else "what is free less a margin"
+    vram = f", at most {sizes['vram_bytes']} of GPU memory" if memory["vram_bytes"] else ""
+    return f"{sizes['charged_bytes']} of {sizes['budget_bytes']} charged ({how}){vram}"
+
+
 def upstream_text(upstream: Any) -> str:
     """One upstream in a line, for `status`."""
     state = {"unknown": "not in use"}.get(upstream["state"], upstream["state"])
@@ -120,7 +128,8 @@ def _engine_text(engine: Any) -> str:
         return f"loading ({engine['stage']})"
     size = (engine["resident_bytes"] or 0) / 2**20
     state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
-    return f"{state}, context {engine['n_ctx']}, {engine['threads']} threads, {size:.0f} MiB resident"
+    kv = f" in {engine['kv_type']}" if engine.get("kv_type") else ""
+    return f"{state}, context {engine['n_ctx']}{kv}, {engine['threads']} threads, {size:.0f} MiB resident"
 
 
 def _paging_text(paging: Any) -> str:

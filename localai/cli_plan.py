@@ -23,28 +23,45 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 @click.option("--tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Prompt to time, in tokens.")
 @click.option("--ram", callback=_size, default=None, help="Memory to plan for, as 4G; what is free now otherwise.")
 @click.option("--vram", callback=_size, default=None, help="GPU memory to plan for, as 8G; all of it otherwise.")
+@click.option("--measure", is_flag=True, help="First measure what KV types cost in accuracy, where it is not known.")
 @click.option("--all", "everything", is_flag=True, help="Show the candidates too that others beat, or that do not fit.")
 @click.option("--json", "as_json", is_flag=True)
 def plan(
-    model: str, ctx: int | None, tokens: int, ram: int | None, vram: int | None, everything: bool, as_json: bool
+    model: str,
+    ctx: int | None,
+    tokens: int,
+    ram: int | None,
+    vram: int | None,
+    measure: bool,
+    everything: bool,
+    as_json: bool,
 ) -> None:
     """Show which ways of running MODEL fit this device, and how fast each would be.
 
     MODEL is installed, a catalogue id, or hf:owner/repo[:quant], of which only the header is fetched.
     """
+    from functools import partial
+
     from localai.calibration_store import CalibrationStore
     from localai.catalog import Catalog
     from localai.device import inspect
     from localai.energy.draw import Draws
+    from localai.kv_accuracy import costs_here
     from localai.library import Library
     from localai.plans import Limits, plan_model
     from localai.variants import Finder
 
     config = load()
-    finder = Finder(Library(config.home, Catalog.load(config.home)))
+    library = Library(config.home, Catalog.load(config.home))
+    store = CalibrationStore(config.home)
+    if measure:
+        from localai.cli_calibrate import measure_kv
+
+        measure_kv(config, library.resolve(model), store)
     draws = Draws(config.home / "watts.json", inspect(config.home).fingerprint)
     limits = Limits(ctx or 0, tokens, ram or 0, vram).checked()
-    found = plan_model(model, limits, config, finder, CalibrationStore(config.home).readings, draws)
+    known = store.readings, draws, partial(costs_here, store), store.paged_readings
+    found = plan_model(model, limits, config, Finder(library), *known)
     show(found, as_json, lambda value: _table(value, everything=everything))
 
 
@@ -63,16 +80,19 @@ def _table(value: dict[str, Any], *, everything: bool) -> str:
     shown_joules = {row["energy"]["basis"] for row in shown}
     text.append(f"J/TOKEN is of decode, beyond idle ({'; '.join(sorted(shown_joules))}); ~ is modelled, not measured.")
     text += [f"{mark} {basis}" for mark, basis in _bases(shown).items()]
+    text += sorted({_paged(row["paged"]) for row in shown if row["paged"]})
     fitting = sum(row["fits"] for row in value["rows"])
     hidden = len(value["rows"]) - len(shown)
     if hidden:
         beaten = fitting - sum(row["front"] for row in value["rows"])
         text.append(f"Not shown: {beaten} that others beat, {len(value['rows']) - fitting} that do not fit (--all).")
+    from localai.kv_plan import kv_text
+
+    text += kv_text(value)
     return "\n".join(text + value["notes"] + ([value["hint"]] if value["hint"] else []))
 
 
 def _line(row: dict[str, Any]) -> list[str]:
-    memory = row["memory"]
     return [
         ("*" if row["front"] else " " if row["fits"] else "x") + ("" if row["measured"] else "?"),
         row["quant"] + ("~" if row["size_estimated"] else ""),
@@ -81,12 +101,23 @@ def _line(row: dict[str, Any]) -> list[str]:
         str(row["gpu_layers"] or "-"),
         row["kv_type"],
         str(row["context"]),
-        _bytes(memory["ram_bytes"]) + (f" + {_bytes(memory['vram_bytes'])}" if memory["vram_bytes"] else ""),
+        _memory(row),
         _range(row["prefill_tps"]),
         _range(row["decode_tps"]),
         _range({name: number / 1000 for name, number in row["ttft_ms"].items()}) + " s",
         _joules(row["energy"]),
     ]
+
+
+def _paged(paged: dict[str, Any]) -> str:
+    held, whole = _bytes(paged["resident"]), _bytes(paged["whole"])
+    return f"paged: {held} of {whole} of weights stay in memory, the others are read from the disk for each token."
+
+
+def _memory(row: dict[str, Any]) -> str:
+    memory, paged = row["memory"], row["paged"]
+    beside = f" + {_bytes(memory['vram_bytes'])}" if memory["vram_bytes"] else ""
+    return _bytes(memory["ram_bytes"]) + beside + (" paged" if paged else "")
 
 
 def _joules(energy: dict[str, Any]) -> str:

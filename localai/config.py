@@ -50,8 +50,11 @@ class Config:
     """auto: a model larger than the memory left is paged from disk; off: it is refused."""
     threads: int = 0
     """Most threads of an engine; 0 is the number of usable cores."""
-    kv_type: str = "f16"
-    """Type of the KV cache: f16, q8_0 or q4_0."""
+    kv_type: str = "auto"
+    """Type of the KV cache: f16, q8_0 or q4_0; auto is f16 where the wanted context fits so, else q8_0, else q4_0."""
+    kv_loss: float = 2.0
+    """Percent of perplexity that a KV type may cost to be taken by auto: q8_0 unless it was measured to cost more, q4_0
+    only where it was measured to cost less."""
     kv_ram: int = 512 * 2**20
     """RAM for KV blocks outside the engines' own cells, of all engines together, in bytes; 0 keeps none there."""
     kv_ssd: int = 8 * 2**30
@@ -213,7 +216,7 @@ def _check(config: Config) -> Config:
         if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ConfigError(f"rpc has the worker {worker!r}", "expected host:port, as 192.168.1.20:50052")
     choices = {
-        "kv_type": ("f16", "q8_0", "q4_0"),
+        "kv_type": ("auto", "f16", "q8_0", "q4_0"),
         "log_level": ("debug", "info", "warning", "error"),
         "policy": ("balanced", "fastest", "frugal"),
         "on_battery": ("same", "frugal"),
@@ -232,6 +235,7 @@ def _check(config: Config) -> Config:
         "vram": (0, 2**50),
         "kv_ram": (0, 2**50),
         "kv_ssd": (0, 2**60),
+        "kv_loss": (0.0, 1000.0),
         "page_ram": (2**20, 2**50),
         "page_ssd": (0, 2**60),
         "page_tokens": (-1, 2**24),

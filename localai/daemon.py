@@ -41,7 +41,9 @@ from localai.energy.sensors import has_board
 from localai.energy.spending import Metering
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
+from localai.kv_accuracy import costs_here
 from localai.kv_cache import KvCache
+from localai.kv_trials import KvTrials
 from localai.laboratory import Laboratory
 from localai.ledger import Ledger
 from localai.library import Library
@@ -50,6 +52,7 @@ from localai.market import Market
 from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
+from localai.paging_notes import note_paging
 from localai.peers import PeerChecked
 from localai.pool import Pool
 from localai.quotas import Quotas
@@ -96,7 +99,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     device = inspect(config.home)
     tested = TestedSettings(config.home / "tested.json")
     kv_cache = KvCache(config, metrics.kv, lambda: [s.handle for s in pool.slots if s.handle])
-    orders = Orders(config, device, kv_cache)
+    store = CalibrationStore(config.home)
+    orders = Orders(config, device, kv_cache, partial(costs_here, store, device.fingerprint))
     engines = Engines(config, orders, tested, ledger, kv_cache)
     pool = Pool(
         plan=orders.plan,
@@ -105,15 +109,10 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         keep_alive=config.keep_alive,
         on_step=metrics.count_step,
     )
+    engines.paged = partial(note_paging, store, device.fingerprint)
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
     kv_cache.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
-    store = CalibrationStore(config.home)
-    calibrator = Calibrator(
-        tested,
-        Laboratory(orders, tested, store),
-        busy=lambda: any(s.users or s.handle is None for s in pool.slots),
-        free=lambda: engines.memory() - engines.charged(),
-    )
+    calibrator = _calibrator(pool, engines, orders, tested, store)
     engines.calibrator = calibrator if config.calibrate else None
     draws = Draws(config.home / "watts.json", device.fingerprint)
     engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus), draws=draws)
@@ -144,6 +143,18 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         for each in (ledger, spans, watched, memories, answers, kept, gate):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _calibrator(
+    pool: Pool, engines: Engines, orders: Orders, tested: TestedSettings, store: CalibrationStore
+) -> Calibrator:
+    return Calibrator(
+        tested,
+        Laboratory(orders, tested, store),
+        busy=lambda: any(s.users or s.handle is None for s in pool.slots),
+        free=lambda: engines.memory() - engines.charged(),
+        kv_trials=KvTrials(orders, tested, store),
+    )
 
 
 def _barred(pool: Pool, engines: Engines, choice: Choice) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from backends.contract import StepRecord
 from backends.errors import EngineDied
+from backends.paging_report import WeightsReport
 from localai import budget
 from localai.calibrate import Calibrator
 from localai.choice import Choice
@@ -45,6 +46,7 @@ class Engines:
         self.charged: Callable[[], int] = lambda: 0
         self.calibrator: Calibrator | None = None
         self.meter: Meter | None = None
+        self.paged: Callable[[Choice, WeightsReport], None] = lambda _, __: None
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
@@ -120,8 +122,13 @@ class Engines:
             if bad:
                 _log.warning("%s is not used again with %s on this device", choice.backend, rung.setting)
 
-        notes = (*self._tested.turned_off(rung.key), *([note] if note else []))
-        return Loaded(rung.handle, note_death, notes)
+        notes = (*self._tested.turned_off(rung.key), *filter(None, (note, plan.reason)))
+
+        def note_end() -> None:
+            if rung.handle.weights is not None and rung.handle.weights.predicted_tps:
+                self.paged(choice, rung.handle.weights)
+
+        return Loaded(rung.handle, note_death, notes, note_end)
 
     async def _start(
         self, choice: Choice, plan: Plan, on_stage: Callable[[str, float], None], on_step: Callable[[StepRecord], None]

@@ -115,11 +115,11 @@ class Laboratory:
         A backend that fails is kept with its verdict. Waits while another process measures. Raises OutOfResources where
         the model does not fit now.
         """
-        async with self._alone():
+        async with alone(self.store):
             return await self._measured(candidate, free, most_foreign)
 
     async def _measured(self, candidate: Candidate, free: int, most_foreign: float) -> Record | None:
-        plan = self._orders.plan(replace(candidate.choice, n_ctx=_N_CTX), free)
+        plan = self._orders.plan(replace(candidate.choice, n_ctx=_N_CTX), free, self._orders.kv_type)
         order = msgspec.structs.replace(self._orders.order(candidate.choice, plan), n_seq=_N_SEQ, kv=KvGrant())
         known = self.store.record(candidate.subject)
         sizes = shape(candidate.choice.model)
@@ -140,18 +140,6 @@ class Laboratory:
         if not verdict and foreign > most_foreign:
             return None
         return self._keep(candidate, passes, verdict, time.monotonic() - begun, foreign)
-
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Two that measure at the same time would measure each other."""
-        with self.store.measuring_lock.open("a") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(_LOOK_S)
-            yield
 
     def log_file(self, model: LocalModel) -> Path:
         return self._orders.log_file(model)
@@ -242,6 +230,19 @@ class Laboratory:
             return None
         found = [r for r in self.store.records(subject.device, subject.model) if r.subject.backend == "llama.cpp"]
         return next((record.scores for record in found if record.scores and not record.verdict), None)
+
+
+@asynccontextmanager
+async def alone(store: CalibrationStore) -> AsyncIterator[None]:
+    """Wait until nobody else measures: two that do so at the same time would measure each other."""
+    with store.measuring_lock.open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOOK_S)
+        yield
 
 
 def _ways(model: LocalModel, *, every: bool) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from localai.calibration_store import CalibrationStore, Fidelity, Record, identity
+from localai.calibration_store import CalibrationStore, Fidelity, PagedReading, Record, identity
 from localai.choice import Choice
 from localai.choosing import Option
 from localai.energy.draw import Draws, typical
@@ -19,6 +19,7 @@ from localai.energy.prediction import token_rates
 from localai.energy.taps import Rates
 from localai.errors import OutOfResources
 from localai.forecast import Speeds, fastest_of
+from localai.kv_accuracy import Key, KvCost, costs_here
 from localai.local_model import LocalModel
 from localai.offers import backend, build_label, usable
 from localai.readings import Reading
@@ -101,6 +102,14 @@ class Market:
     def readings(self, device: str) -> list[Reading]:
         """All points measured on the device with this fingerprint. Raises as `all_records`."""
         return self._store.readings(device)
+
+    def kv_costs(self, device: str, model: LocalModel) -> dict[Key, KvCost]:
+        """What KV types cost with `model` on the device with this fingerprint. Raises OSError."""
+        return costs_here(self._store, device, model)
+
+    def paged_readings(self, device: str) -> list[PagedReading]:
+        """What paging did on the device with this fingerprint. Raises as `all_records`."""
+        return self._store.paged_readings(device)
 
     def rates(self, choice: Choice) -> Rates | None:
         """What tokens should take on this engine before it has answered.

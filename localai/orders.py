@@ -6,7 +6,7 @@ A Choice and free bytes enter, a Plan and a Load leave; starts nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,14 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.device import Device
 from localai.errors import OutOfResources, from_backend
+from localai.kv_accuracy import Key as KvKey
+from localai.kv_accuracy import KvCost
 from localai.kv_cache import KvCache
+from localai.kv_choice import AUTO, KV_TYPES, KvTypes, choose_kv, kv_types
 from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import build_label
-from localai.paged_plan import can_page, paged_plan
+from localai.paged_plan import can_page, paged_plan_with
 from localai.readings import Shape
 from localai.shapes import shape_of
 from localai.tested import Key
@@ -42,15 +45,20 @@ class Plan:
     """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated.
 
     `shelf` of them are for KV blocks in RAM. `weights` bytes of the model may be in memory at a time, 0: all of them.
+    `kv_type` is what llama.cpp stores keys and values in, and `reason` why that is not the most faithful type.
     """
 
     n_ctx: int
     total: int
     shelf: int = 0
     weights: int = 0
+    kv_type: str = KV_TYPES[0]
+    reason: str = ""
 
     def as_good_as(self, best: Plan) -> bool:
         """Whether unloading others for `best` would gain nothing worth it."""
+        if KV_TYPES.index(self.kv_type) > KV_TYPES.index(best.kv_type):
+            return False
         if not self.weights:
             return self.n_ctx >= best.n_ctx
         return bool(best.weights) and self.n_ctx >= best.n_ctx and self.weights >= _NEAR * best.weights
@@ -59,9 +67,17 @@ class Plan:
 class Orders:
     """Plans and orders for one configuration on one device."""
 
-    def __init__(self, config: Config, device: Device, kv_cache: KvCache | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: Device,
+        kv_cache: KvCache | None = None,
+        kv_costs: Callable[[LocalModel], Mapping[KvKey, KvCost]] = lambda _: {},
+    ) -> None:
+        """`kv_costs` gives what is known of KV types with a model on this device."""
         self._config = config
         self._kv = kv_cache
+        self._kv_costs = kv_costs
         self.device = device
 
     @property
@@ -71,10 +87,11 @@ class Orders:
 
     @property
     def kv_type(self) -> str:
-        return self._config.kv_type
+        """What is set, or else the type that is taken wherever it fits."""
+        return KV_TYPES[0] if self._config.kv_type == AUTO else self._config.kv_type
 
-    def plan(self, choice: Choice, free: int) -> Plan:
-        """See `pool.PlanFor`."""
+    def plan(self, choice: Choice, free: int, kv_type: str = "") -> Plan:
+        """See `pool.PlanFor`; `kv_type` stands for what is set, where given."""
         if choice.backend == "echo":
             return Plan(choice.n_ctx or 4096, 0, self._shelf(2**30))
         extra = 0
@@ -89,22 +106,31 @@ class Orders:
                 sizes = folder_sizes(choice.model.path, choice.model.size_bytes)
         except BackendError as error:
             raise from_backend(error) from error
-        way = (self._config.kv_type, choice.backend, choice.mode)
+        types = self._kv_types(choice, sizes, kv_type)
         pages = paged(choice)
         kv = self._config.page_ram if pages else None
         try:
-            n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way, kv)
+            taken = choose_kv(types, sizes, choice.n_ctx, free - extra, choice.backend, choice.mode, kv)
         except OutOfResources:
             if not headers or headers[0].is_embedding or not can_page(choice.backend, self._config.paging):
                 raise
-            tight = paged_plan(headers, choice.n_ctx, free, self._config.kv_type)
-            # A sixteenth of the weights' room is less use to them than the beginning of a known conversation.
-            shelf = min(self._shelf(free), (tight.weights - tight.least) // _SHELF)
-            return Plan(tight.n_ctx, tight.total, shelf, tight.weights - shelf)
-        need = budget.charge(sizes, n_ctx, *way, kv).total + extra
+            return self._paged(types, headers, choice.n_ctx, free)
+        need = budget.charge(sizes, taken.n_ctx, taken.kv_type, choice.backend, choice.mode, kv).total + extra
         # Pages live as long as their engine: there is nothing to put on a shelf.
         shelf = 0 if pages else self._shelf(free - need)
-        return Plan(n_ctx, need + shelf, shelf)
+        return Plan(taken.n_ctx, need + shelf, shelf, kv_type=taken.kv_type, reason=taken.reason)
+
+    def _kv_types(self, choice: Choice, sizes: GgufHeader | budget.Sizes, kv_type: str) -> KvTypes:
+        if choice.backend != "llama.cpp":
+            return KvTypes((self.kv_type,))
+        asked = kv_type or self._config.kv_type
+        return kv_types(asked, sizes, self._kv_costs(choice.model) if asked == AUTO else {}, self._config.kv_loss)
+
+    def _paged(self, types: KvTypes, headers: Sequence[GgufHeader], n_ctx: int, free: int) -> Plan:
+        tight, kv_type = paged_plan_with(types.allowed, headers, n_ctx, free)
+        # A sixteenth of the weights' room is less use to them than the beginning of a known conversation.
+        shelf = min(self._shelf(free), (tight.weights - tight.least) // _SHELF)
+        return Plan(tight.n_ctx, tight.total, shelf, tight.weights - shelf, kv_type)
 
     def _shelf(self, free: int) -> int:
         """Bytes of RAM for KV blocks, of what a model leaves free."""
@@ -120,7 +146,7 @@ class Orders:
             n_ctx=plan.n_ctx,
             n_seq=N_SEQ,
             threads=self.threads,
-            kv_type=self._config.kv_type,
+            kv_type=plan.kv_type,
             gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan),
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
             paging=paging(self._config) if paged(choice) else Paging(),
@@ -135,7 +161,7 @@ class Orders:
             return asked
         header = read_shards(choice.model.path)[0]
         layers = header.number("block_count") or 1
-        need = budget.charge(header, plan.n_ctx, self._config.kv_type)
+        need = budget.charge(header, plan.n_ctx, plan.kv_type)
         return max(0, min(layers, (vram - need.compute) * layers // max(1, need.weights + need.kv)))
 
     def key(self, choice: Choice) -> Key:

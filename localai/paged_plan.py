@@ -63,5 +63,17 @@ def paged_plan(headers: Sequence[GgufHeader], asked: int, free: int, kv_type: st
     return PagedPlan(n_ctx, min(room, whole), need.kv, need.compute, found.least)
 
 
+def paged_plan_with(
+    kv_types: Sequence[str], headers: Sequence[GgufHeader], asked: int, free: int
+) -> tuple[PagedPlan, str]:
+    """`paged_plan` with the first of `kv_types` that leaves room for weights, and that type. Raises as it does."""
+    for kv_type in kv_types[:-1]:
+        try:
+            return paged_plan(headers, asked, free, kv_type), kv_type
+        except OutOfResources:
+            continue
+    return paged_plan(headers, asked, free, kv_types[-1]), kv_types[-1]
+
+
 def _left(need: Charge, pinned: int, free: int) -> int:
     return free - need.compute - pinned

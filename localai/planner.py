@@ -24,15 +24,22 @@ CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One quantisation of a model; `header` is its own, or a sister's where only its size is known (`estimated`)."""
+    """One quantisation of a model; `header` is its own, or a sister's where only its size is known (`estimated`).
+
+    `parts` are the headers of all its files where they are known.
+    """
 
     quant: str
     shape: Shape
     header: GgufHeader
     estimated: bool = False
+    parts: tuple[GgufHeader, ...] = ()
 
-    def charge(self, n_ctx: int, kv_type: str) -> Charge:
-        return replace(charge(self.header, n_ctx, kv_type), weights=self.shape.resident_bytes)
+    def charge(self, n_ctx: int, way: Way) -> Charge:
+        """What serving `n_ctx` tokens takes; the copies of the weights that a backend makes count."""
+        need = charge(self.header, n_ctx, way.kv_type, way.backend, way.mode)
+        # Of several files the header is one's, and of sister quantisations another's.
+        return replace(need, weights=int(need.weights / max(1, self.header.weight_bytes) * self.shape.resident_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +67,20 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Paged:
+    """Bytes of weights that would be `resident` of a model of `whole`; `pinned` are those that every token reads."""
+
+    resident: int
+    pinned: int
+    whole: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One candidate. Bytes as planned; `prefill` and `decode` in token/s, `ttft` in seconds, loading not included.
 
-    `decode` is after a prompt of the asked length. `front` marks what no other row beats in every respect.
+    `decode` is after a prompt of the asked length. `front` marks what no other row beats in every respect; `paged` is
+    for weights that do not all fit.
     """
 
     variant: Variant
@@ -79,6 +96,7 @@ class Row:
     ttft: Prediction
     fidelity: Fidelity
     front: bool = False
+    paged: Paged | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +117,17 @@ def ttft(model: Roofline, shape: Shape, tokens: int) -> Prediction:
     return model.seconds(shape, prompt_steps(tokens))
 
 
-def plan(candidates: Sequence[tuple[Variant, Way]], room: Room, asked: Asked, readings: Sequence[Reading]) -> list[Row]:
+def plan(
+    candidates: Sequence[tuple[Variant, Way]],
+    room: Room,
+    asked: Asked,
+    readings: Sequence[Reading],
+    page: Callable[[Row], Row | None] = lambda _: None,
+) -> list[Row]:
     """All candidates, the fitting ones first, of these the Pareto front, each most faithful and fastest first.
 
-    Raises BadRequest where the prompt is longer than the context, OutOfResources with numbers where nothing fits.
+    `page` makes a row of a variant that fits in no other way, where its weights can be paged. Raises BadRequest where
+    the prompt is longer than the context, OutOfResources with numbers where nothing fits.
     """
     if asked.n_ctx and asked.tokens > asked.n_ctx:
         raise BadRequest(
@@ -112,6 +137,8 @@ def plan(candidates: Sequence[tuple[Variant, Way]], room: Room, asked: Asked, re
         )
     speeds = _Speeds(readings)
     rows = [row for variant, way in candidates for row in _candidates(variant, way, room, asked, speeds)]
+    fitting = {id(row.variant) for row in rows if row.fits}
+    rows += [made for row in rows if id(row.variant) not in fitting and (made := page(row)) is not None]
     if not any(row.fits for row in rows):
         raise _refusal(rows, room)
     best = {id(row) for row in front([row for row in rows if row.fits])}
@@ -168,7 +195,7 @@ def _candidates(variant: Variant, way: Way, room: Room, asked: Asked, speeds: _S
         counts |= {fitting} if fitting else set()
     for count in sorted(counts):
         n_ctx = _context(variant, way, count, room, asked)
-        need = variant.charge(n_ctx, way.kv_type)
+        need = variant.charge(n_ctx, way)
         share = count / layers if layers else 0.0
         ram, vram = _split(need, share, room)
         yield Row(
@@ -194,7 +221,7 @@ def _seconds(speeds: _Speeds, way: Way, share: float, shape: Shape, steps: Seque
 def _layers_that_fit(variant: Variant, way: Way, room: Room, asked: Asked) -> int:
     """The most layers whose weights and KV the GPU's memory holds, beside its compute buffers."""
     n_ctx = asked.n_ctx or max(LEAST_CTX, asked.tokens)
-    need = variant.charge(n_ctx, way.kv_type)
+    need = variant.charge(n_ctx, way)
     each = (need.weights + need.kv) / max(1, variant.shape.layers)
     return max(0, min(variant.shape.layers, int((room.vram - need.compute) / each)))
 
@@ -215,7 +242,7 @@ def _context(variant: Variant, way: Way, gpu_layers: int, room: Room, asked: Ask
     n_ctx = max(least, min(variant.header.n_ctx_train or MOST_CTX, MOST_CTX))
     share = gpu_layers / variant.shape.layers if gpu_layers else 0.0
     while n_ctx > least:
-        ram, vram = _split(variant.charge(n_ctx, way.kv_type), share, room)
+        ram, vram = _split(variant.charge(n_ctx, way), share, room)
         if ram <= room.ram and vram <= room.vram:
             break
         n_ctx = max(least, n_ctx // 2)
@@ -247,7 +274,7 @@ def _longest_that_fits(rows: Sequence[Row], room: Room, below: int) -> tuple[int
     for row in rows:
 
         def short(n_ctx: int, row: Row = row) -> bool:
-            return row.variant.charge(n_ctx, row.way.kv_type).total > room.ram
+            return row.variant.charge(n_ctx, row.way).total > room.ram
 
         steps = bisect_left(range(LEAST_CTX, below, LEAST_CTX), True, key=short)
         if steps and steps * LEAST_CTX > (best[0] if best else 0):

@@ -5,18 +5,24 @@ A name and limits enter, one JSON-able object leaves, the same for the command l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from backends import registry
-from localai.budget import margin
+from localai.budget import margin, stored_type
+from localai.calibration_store import PagedReading, identity
 from localai.config import Config
 from localai.device import Device, inspect
 from localai.energy.draw import Draw, Draws, typical
 from localai.energy.prediction import Range, row_joules
 from localai.engine_build import EngineBuild, engine_build
 from localai.errors import BadRequest, ModelBroken
+from localai.kv_accuracy import Key, KvCost
+from localai.kv_plan import kv_rows, kv_taken
+from localai.local_model import LocalModel
+from localai.paged_plan import can_page
+from localai.paged_rows import PagedRows
 from localai.planner import Asked, Room, Row, Variant, Way, plan
 from localai.readings import Reading
 from localai.roofline import Prediction
@@ -25,6 +31,12 @@ from localai.variants import Finder, Variants
 
 ReadingsSource = Callable[[str], Sequence[Reading]]
 """Gives all readings of the device with this fingerprint, of any backend."""
+
+KvSource = Callable[[str, LocalModel], Mapping[Key, KvCost]]
+"""Gives what KV types cost with a model on the device with this fingerprint."""
+
+PagedSource = Callable[[str], Sequence[PagedReading]]
+"""Gives what paging did on the device with this fingerprint."""
 
 CALIBRATE = "localai doctor --calibrate"
 
@@ -55,7 +67,14 @@ class Limits:
 
 
 def plan_model(
-    name: str, limits: Limits, config: Config, finder: Finder, source: ReadingsSource, draws: Draws | None = None
+    name: str,
+    limits: Limits,
+    config: Config,
+    finder: Finder,
+    source: ReadingsSource,
+    draws: Draws | None = None,
+    kv_source: KvSource = lambda _, __: {},
+    paged_source: PagedSource = lambda _: (),
 ) -> dict[str, Any]:
     """All candidates for `name` as `models plan --json` prints them.
 
@@ -81,8 +100,17 @@ def plan_model(
         raise ModelBroken(
             f"no backend here runs {variants.found[0].shape.architecture}", "choose another model", param="model"
         )
-    rows = plan(candidates, room, Asked(limits.ctx, limits.tokens), readings)
+    asked = Asked(limits.ctx, limits.tokens)
+    known = identity(variants.model.base or variants.model) if variants.model else ""
+    pages = PagedRows(room, asked, paged_source(device.fingerprint), known)
+    pageable = can_page("llama.cpp", config.paging)
+    rows = plan(candidates, room, asked, readings, pages.row if pageable else lambda _: None)
     report = _report(variants, device, room, limits, rows)
+    costs = kv_source(device.fingerprint, variants.model) if variants.model else {}
+    first = variants.found[0]
+    backends = [name for name in registry.NAMES if runs(name, first)]
+    report["kv_types"] = kv_rows(first, room, costs, backends, here=variants.here)
+    report["kv_taken"] = kv_taken(first, room, limits.ctx, config, costs)
     for shown, row in zip(report["rows"], rows, strict=True):
         shown["energy"] = _energy(row, draws, config.cpu_watts)
     return report
@@ -169,10 +197,11 @@ def _row(row: Row) -> dict[str, Any]:
         "mode": row.way.mode,
         "threads": row.way.threads,
         "gpu_layers": row.gpu_layers,
-        "kv_type": row.way.kv_type,
+        "kv_type": stored_type(row.way.backend, row.way.mode, row.way.kv_type),
         "context": row.n_ctx,
         "fits": row.fits,
         "front": row.front,
+        "paged": asdict(row.paged) if row.paged else None,
         "memory": {
             "ram_bytes": row.ram,
             "vram_bytes": row.vram,

@@ -32,11 +32,15 @@ _MEMORY_WAIT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A started engine, what to do if it dies while serving, and what had to be turned off for it to live here."""
+    """A started engine, what to do if it dies while serving, and what had to be turned off for it to live here.
+
+    `note_end` is for its end in peace.
+    """
 
     handle: EngineHandle
     note_death: Callable[[EngineDied], None]
     notes: tuple[str, ...] = ()
+    note_end: Callable[[], None] = lambda: None
 
 
 PlanFor = Callable[[Choice, int], Plan]
@@ -61,6 +65,7 @@ class Slot:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     load_s: float = 0.0
     notes: tuple[str, ...] = ()
+    note_end: Callable[[], None] = lambda: None
     adapters: AdapterMemory = field(default_factory=AdapterMemory)
 
     @property
@@ -149,6 +154,11 @@ class Pool:
     def slots(self) -> tuple[Slot, ...]:
         return tuple(self._slots.values())
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes that all engines together may take now, and those that count as taken."""
+        return self._budget(), sum(slot.charged for slot in self._slots.values())
+
     @asynccontextmanager
     async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
         """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
@@ -209,7 +219,7 @@ class Pool:
             await self._announce()
             raise
         slot.load_s = time.monotonic() - begun
-        slot.handle, slot.notes = loaded.handle, loaded.notes
+        slot.handle, slot.notes, slot.note_end = loaded.handle, loaded.notes, loaded.note_end
         slot.last_used = time.monotonic()
 
         def bury(death: EngineDied) -> None:
@@ -288,6 +298,7 @@ class Pool:
             size = gigabytes(slot.charged) if slot.plan else "an unknown amount"
             _log.info("unloading %s (%s): %s", slot.choice.model.id, size, why)
             await slot.handle.stop()
+            slot.note_end()
         await self._announce()
 
     def _forget(self, key: SlotKey, slot: Slot) -> None:

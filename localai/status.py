@@ -30,6 +30,7 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "home": str(config.home),
         "socket": str(config.socket),
         "url": f"http://{config.host}:{config.port}" if config.port else None,
+        "memory": _memory(parts),
         "engines": [_engine(slot) for slot in parts.pool.slots],
         "upstreams": parts.upstreams.report(),
         "pressure": {p.resource: {"some": p.some, "full": p.full} for p in pressure()},
@@ -56,6 +57,19 @@ def spent(parts: Parts, by: By, days: int) -> dict[str, Any]:
     }
 
 
+def _memory(parts: Parts) -> dict[str, Any]:
+    """Bytes: the budget of all engines with what is charged to it, and the caps that are set (None where none is)."""
+    config, (budget, charged) = parts.config, parts.pool.memory
+    return {
+        "budget_bytes": budget,
+        "charged_bytes": charged,
+        "ram_bytes": config.ram or None,
+        "vram_bytes": config.vram or None,
+        "kv_ram_bytes": config.kv_ram,
+        "kv_ssd_bytes": config.kv_ssd,
+    }
+
+
 def _engine(slot: Slot) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "model": slot.choice.model.id,
@@ -76,6 +90,7 @@ def _engine(slot: Slot) -> dict[str, Any]:
         shown |= {
             "pid": slot.handle.pid,
             "n_ctx": info.n_ctx,
+            "kv_type": info.settings.get("kv_type"),
             "weight_bytes": info.weight_bytes,
             "kv_bytes": info.kv_bytes,
             "compute_bytes": info.compute_bytes,

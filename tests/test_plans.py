@@ -81,7 +81,9 @@ def test_a_plan_of_a_remote_model_fetches_its_header_only(hub: HubServer, librar
     assert first["here"] is False
     assert {row["quant"] for row in first["rows"]} == {"Q8_0"}
     weights = read_header_of(FILES["Tiny-Q8_0.gguf"]).weight_bytes
-    assert {row["memory"]["weights_bytes"] for row in first["rows"]} == {weights}
+    held = {row["backend"]: row["memory"]["weights_bytes"] for row in first["rows"]}
+    assert held["llama.cpp"] == weights
+    assert all(other == weights or other > 1.4 * weights for other in held.values()), "some copy them while they load"
     assert hub.sent < 5 * FIRST < len(FILES["Tiny-Q8_0.gguf"]) / 4
     ranges = [request.headers.get("range") for request in hub.gets()]
     assert ranges[0] == f"bytes=0-{FIRST - 1}"
@@ -99,7 +101,7 @@ def read_header_of(raw: bytes) -> Any:
 
 
 def test_every_quantisation_of_a_repository_is_a_candidate(hub: HubServer, library: Library) -> None:
-    rows = planned(f"hf:{REPO}", library, hub)["rows"]
+    rows = [row for row in planned(f"hf:{REPO}", library, hub)["rows"] if row["backend"] == "llama.cpp"]
     sizes = {row["quant"]: (row["memory"]["weights_bytes"], row["size_estimated"]) for row in rows}
     assert set(sizes) == {"Q8_0", "Q4_0"}
     assert sizes["Q4_0"] == (read_header_of(FILES["Tiny-Q4_0.gguf"]).weight_bytes, False)
@@ -186,7 +188,9 @@ def test_an_installed_model_needs_no_hub(library: Library) -> None:
     found = planned("starter", library, vram=4096 * MIB)
     assert found["here"] is True
     assert found["architecture"] == "llama"
-    assert {row["kv_type"] for row in found["rows"]} == {"f16", "q8_0", "q4_0"}
+    own = {row["kv_type"] for row in found["rows"] if row["backend"] == "llama.cpp"}
+    assert own == {"f16", "q8_0", "q4_0"}
+    assert {row["kv_type"] for row in found["rows"]} - own <= {"f32"}
     assert all(row["gpu_layers"] == 0 for row in found["rows"]) or found["device"]["vram_bytes"]
     assert "doctor --calibrate" in found["hint"]
     assert bool(found["notes"]) is not bool(found["device"]["vram_bytes"])

