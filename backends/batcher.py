@@ -22,7 +22,9 @@ from backends.contract import (
     PromptLogprobs,
     Share,
     StepRecord,
+    Token,
 )
+from backends.draft import DraftModel
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError
 from backends.kv.store import Store
@@ -30,6 +32,7 @@ from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks
 from backends.prefix import Held
 from backends.sampling import logprobs
 from backends.sequences import MAX_ACTIVE, Sequence, rejection
+from backends.speculate import Speculator
 from backends.threads import ThreadGovernor
 
 _PROGRESS_S = 0.5
@@ -54,6 +57,7 @@ class Batcher:
         step_seconds: float,
         store: Store | None = None,
         arrived: Callable[[], bool] = lambda: False,
+        draft: DraftModel | None = None,
     ) -> None:
         self._engine = engine
         self._info = engine.info()
@@ -62,6 +66,7 @@ class Batcher:
         self._emit = emit
         self._step_seconds = step_seconds
         self._arrived = arrived
+        self._speculator = Speculator(self._info, draft)
         self._patient = "interrupt" in self._info.capabilities
         self._calm_from = 0.0
         self._since_burst = SPACING + 1
@@ -175,7 +180,9 @@ class Batcher:
         costs = self._governor.current
         self._since_burst += 1
         mixed = plan_prefill(prefilling, len(decoding), costs, self._info, seconds)
-        if mixed or not prefilling:
+        if not prefilling:
+            return self._speculator.lengthen(plan, costs, self._cells.n_cells - self._cells.used)
+        if mixed:
             return plan + mixed
         if self._since_burst <= SPACING and not outranks(prefilling[0], decoding):
             return plan
@@ -217,6 +224,9 @@ class Batcher:
         try:
             results = self._engine.step([part for _, part in plan], self._arrived if interruptible else None)
         except CacheFull:
+            if any(s.remaining < len(part.tokens) for s, part in plan):
+                # Guesses may have been what did not fit.
+                return self._run([(s, Slice(_number(s), s.tokens[s.pos :], s.pos, "last")) for s, _ in plan])
             self._make_room()
             return None
         except StepInterrupted:
@@ -250,6 +260,8 @@ class Batcher:
 
     def _advance(self, sequence: Sequence, part: Slice, result: Floats | None, now: float) -> Share:
         decoding = not sequence.prefilling
+        if decoding and part.want == "all" and result is not None and sequence.seq is not None:
+            return self._verify(sequence, part, result, now)
         count = len(part.tokens)
         if sequence.seq is None:
             # Another choice of its job ended them all in this very step.
@@ -270,6 +282,32 @@ class Batcher:
         elif result is not None:
             self._draw(sequence, result[-1])
         return share
+
+    def _verify(self, sequence: Sequence, part: Slice, rows: Floats, now: float) -> Share:
+        """Draw at each position while the guess there is what was drawn; what lies beyond leaves the cells."""
+        drafted = len(part.tokens) - 1
+        start = sequence.pos
+        sequence.last_served = now
+        for row in rows:
+            if sequence.seq is None:
+                break
+            sequence.pos += 1
+            guessed = part.tokens[sequence.pos - start :]
+            try:
+                token, reason = sequence.draw(row, self._engine.tokenizer)
+            except BackendError as error:
+                self._reject(sequence, error)
+                break
+            self._cells.grow(_number(sequence), sequence.pos)
+            wrong = bool(guessed) and (token is None or token.id != guessed[0])
+            if guessed and (wrong or reason is not None):
+                self._engine.trim(_number(sequence), sequence.pos)
+            self._said(sequence, token, reason)
+            if wrong:
+                break
+        accepted = sequence.pos - start - 1
+        self._speculator.judge(sequence, drafted, accepted)
+        return Share(sequence.job.id, 0, 1 + accepted, sequence.pos, drafted, accepted)
 
     def _start_answer(self, sequence: Sequence, result: Floats | None) -> None:
         if sequence.job.kind == "embed":
@@ -298,6 +336,9 @@ class Batcher:
         except BackendError as error:
             self._reject(sequence, error)
             return
+        self._said(sequence, token, reason)
+
+    def _said(self, sequence: Sequence, token: Token | None, reason: FinishReason | None) -> None:
         if token is not None:
             self._events.append(token)
         if reason is None and len(sequence.tokens) > self._info.n_ctx:

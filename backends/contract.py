@@ -82,6 +82,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     markers: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     conversation: str | None = None
+    speculate: bool = True
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -131,7 +132,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     decode rates in token/s by thread count; where there are none, they are measured. `kv` is what the KV cache outside
     the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
     with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
-    backend derives from the weights, '' for none.
+    backend derives from the weights, '' for none. `draft` is the file of a small model that guesses, '' for none.
     """
 
     backend: str
@@ -149,6 +150,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv: KvGrant = KvGrant()
     digest: str = ""
     step_seconds: float = 0.15
+    draft: str = ""
 
 
 class Alternative(msgspec.Struct, frozen=True, array_like=True):
@@ -190,6 +192,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     restore_s: float = 0.0
     cached_by_tier: dict[Tier, int] = {}
     first_token_at: float | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -237,12 +241,17 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
-    """One job's part of a step: tokens prefilled, tokens decoded, context length after it."""
+    """One job's part of a step: tokens prefilled, tokens decoded, context length after it.
+
+    `drafted` tokens were guessed and verified beside the one that was due; the `accepted` ones are among the decoded.
+    """
 
     job: int
     prefilled: int
     decoded: int
     context: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 class StepRecord(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -195,7 +195,8 @@ class LlamaCppEngine:
             return frozenset(found | {"whole_restore"})
         # What a sliding window has left behind is not in the state, so a restored one cannot be cut.
         cut = "whole_restore" if llama.llama_model_n_swa(self._model) else "blocks"
-        return frozenset(found | {"trim", "fork", cut})
+        able = {"trim", "fork", cut} | ({"speculate"} if cut == "blocks" else set())
+        return frozenset(found | able)
 
     def _kv_identity(self, load: Load) -> dict[str, str]:
         """What changes the bytes of the KV beside the weights, which carry the RoPE settings with them."""

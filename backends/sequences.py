@@ -9,6 +9,7 @@ from backends.constrain import Constraints, Matcher
 from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Tier, Token, Usage
 from backends.engine import Floats, Tokenizer
 from backends.errors import BackendError, InvalidJob, PromptTooLong
+from backends.lookup import Lookup
 from backends.sampling import Sampler, logprobs, validate
 from backends.textstream import TextStream
 
@@ -22,7 +23,8 @@ class Sequence:
     """`tokens` is prompt and answer; the KV cache holds `tokens[:pos]` under number `seq` while that is not None.
 
     Times are monotonic seconds. `siblings` are the other choices of the job, which fork off when the prompt is done.
-    `scored` counts the prompt tokens whose log-probabilities have been reported.
+    `scored` counts the prompt tokens whose log-probabilities have been reported, `drafted` and `accepted` the guessed
+    ones. A draft model is right with `draft_chance`, and tried again at `draft_next` generated tokens.
     """
 
     job: Job
@@ -46,6 +48,12 @@ class Sequence:
     last_progress: float = 0.0
     scored: int = 0
     embedding: Floats | None = None
+    lookup: Lookup | None = None
+    drafted: int = 0
+    accepted: int = 0
+    draft_chance: float = 0.7
+    draft_next: int = 0
+    draft_wait: int = 0
 
     @property
     def remaining(self) -> int:
@@ -115,6 +123,8 @@ class Sequence:
             cached_by_tier=self.cached_by_tier,
             decode_s=max(0.0, now - prefilled),
             first_token_at=self.first_token,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
         )
 
     def finish(self, reason: FinishReason) -> Finish:

@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
+import msgspec
 import psutil
 
 from backends import registry
@@ -40,6 +41,7 @@ from backends.contract import (
     ToChild,
     Tokenize,
 )
+from backends.draft import N_SEQ, DraftModel
 from backends.engine import Engine
 from backends.errors import BackendError, EngineBusy, ModelFileError
 from backends.frames import encode, parent_decoder
@@ -189,6 +191,14 @@ def open_store(engine: Engine, order: Load) -> Store | None:
     return Store(grant, root_key(identity, digest, codec.block), codec)
 
 
+def open_draft(engine: Engine, order: Load) -> DraftModel | None:
+    """The small model that guesses for `engine`, where one is asked for. Raises BackendError where it cannot."""
+    if not order.draft:
+        return None
+    small = msgspec.structs.replace(order, path=order.draft, draft="", n_seq=N_SEQ, digest="", kv=KvGrant())
+    return DraftModel(registry.open_engine(small, lambda *_: None), engine.tokenizer)
+
+
 def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor, dict[int, float]]:
     """Open the model and, where asked, prove the settings; stages are reported at most ten times a second."""
     last = 0.0
@@ -224,12 +234,13 @@ def main() -> None:
         raise SystemExit("the first frame must be Load")
     try:
         engine, governor, rates = load(order, outbox)
+        draft = open_draft(engine, order)
     except BackendError as error:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     store = open_store(engine, order)
-    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, arrived=lambda: not inbox.empty())
+    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, lambda: not inbox.empty(), draft)
     reader = Reader(source, frames[1:], outbox, engine, inbox, lambda: batcher.depth[0])
     outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave

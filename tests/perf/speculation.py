@@ -1,0 +1,150 @@
+"""What guessing tokens gains: decode rates with and without it, interleaved in one process, with the texts compared.
+
+`rewrite` repeats its input with small changes, `fresh` repeats nothing. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+from backends.batcher import Batcher
+from backends.constrain import Constraints
+from backends.contract import Event, Finish, Job, Load, Sampling, StepRecord, Token
+from backends.engine import Engine
+from backends.proving import prove
+from backends.registry import open_engine
+from backends.sequences import prepare
+from backends.worker import open_draft
+from tests.engine_runs import STARTER
+
+_CODE = """def area(width, height):
+    result = width * height
+    print("the area is", result)
+    return result
+
+
+def volume(width, height, depth):
+    result = width * height * depth
+    print("the volume is", result)
+    return result
+
+
+def average(numbers):
+    total = 0
+    for number in numbers:
+        total = total + number
+    result = total / len(numbers)
+    print("the average is", result)
+    return result
+
+
+def largest(numbers):
+    result = numbers[0]
+    for number in numbers:
+        if number > result:
+            result = number
+    print("the largest is", result)
+    return result
+"""
+TASKS = {
+    "rewrite": (f"# shapes.py\n{_CODE}\n\n# shapes.py, rewritten\n{_CODE[:100].replace('area', 'surface')}", 0.0),
+    "fresh": ("A story about a lighthouse keeper who finds a letter, in rich and varied words:\n\n", 1.0),
+}
+"""Prompt and temperature: greedy, a small model soon repeats itself whatever it is asked."""
+
+
+class Bench:
+    """One engine and its step loop."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        order = Load(
+            backend=options.backend,
+            path=str(options.model),
+            n_ctx=4096,
+            n_seq=4,
+            threads=options.threads,
+            mode=options.mode,
+            draft=options.draft,
+            extra_bufts=False,
+        )
+        self.engine: Engine = open_engine(order, lambda *_: None)
+        self._governor, _ = prove(self.engine, order)
+        self._draft = open_draft(self.engine, order)
+        self._step_s = order.step_seconds
+        self._constraints = Constraints(self.engine.tokenizer)
+        self._number = 0
+        self._events: list[Event] = []
+
+    def _emit(self, events: list[Event], record: StepRecord | None) -> None:
+        self._events += events
+
+    def run(self, prompt: str, most: int, sampling: Sampling, *, speculate: bool) -> dict[str, Any]:
+        """Decode once; tokens per second behind the first one, and the ids."""
+        self._number += 1
+        self._events.clear()
+        job = Job(
+            id=self._number,
+            tokens=self.engine.tokenizer.encode(prompt, special=True, add_bos=False),
+            max_tokens=most,
+            sampling=sampling,
+            speculate=speculate,
+        )
+        # With empty cells each time, so that all runs read the prompt in the same steps.
+        for seq in range(self.engine.info().n_seq):
+            self.engine.drop(seq)
+        batcher = Batcher(self.engine, self._governor, self._emit, self._step_s, draft=self._draft)
+        batcher.add(prepare(job, self.engine.info(), self.engine.tokenizer, self._constraints))
+        while not batcher.idle:
+            batcher.turn()
+        end = next(e for e in self._events if isinstance(e, Finish))
+        return {
+            "ids": [e.id for e in self._events if isinstance(e, Token)],
+            "rate": (end.usage.completion_tokens - 1) / end.usage.decode_s,
+            "drafted": end.usage.drafted_tokens,
+            "accepted": end.usage.accepted_tokens,
+        }
+
+
+def compare(bench: Bench, task: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of on and off, each first in turn; the median of the rounds' ratios."""
+    prompt, temperature = TASKS[task]
+    sampling = Sampling(temperature=temperature, seed=1)
+    ratios, rates, same, last = [], [], 0, {}
+    for number in range(options.rounds + 1):
+        order = (True, False) if number % 2 else (False, True)
+        last = {on: bench.run(prompt, options.tokens, sampling, speculate=on) for on in order}
+        if number:
+            ratios.append(last[True]["rate"] / last[False]["rate"])
+            rates.append((last[False]["rate"], last[True]["rate"]))
+        same += last[True]["ids"] == last[False]["ids"]
+    return {
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(r, 3) for r in ratios],
+        "off_tps": round(statistics.median(r[0] for r in rates), 1),
+        "on_tps": round(statistics.median(r[1] for r in rates), 1),
+        "identical": f"{same}/{options.rounds + 1}",
+        "tokens": len(last[True]["ids"]),
+        "drafted": last[True]["drafted"],
+        "accepted": last[True]["accepted"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=STARTER)
+    parser.add_argument("--draft", default="")
+    parser.add_argument("--backend", default="llama.cpp")
+    parser.add_argument("--mode", default="")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=250)
+    options = parser.parse_args()
+    bench = Bench(options)
+    print(json.dumps({"backend": options.backend, **{task: compare(bench, task, options) for task in TASKS}}))
+
+
+if __name__ == "__main__":
+    main()
