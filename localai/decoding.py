@@ -168,6 +168,8 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         decode_tps=_rate(completion - len(starts), decode_s),
         total_ms=_ms(now - clock.started),
         cached={str(tier): count for tier, count in first.cached_by_tier.items()},
+        draft_n=sum(u.drafted_tokens for u in usages),
+        draft_n_accepted=sum(u.accepted_tokens for u in usages),
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,

@@ -207,7 +207,10 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Milliseconds and tokens per second of one request. `ttft_ms` includes queue, load and restore."""
+    """Milliseconds and tokens per second of one request. `ttft_ms` includes queue, load and restore.
+
+    `draft_n` tokens were guessed ahead, and `draft_n_accepted` of them right.
+    """
 
     queue_ms: float
     load_ms: float
@@ -219,6 +222,8 @@ class Timings:
     decode_tps: float | None
     total_ms: float
     cached: dict[str, int] = field(default_factory=dict)
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

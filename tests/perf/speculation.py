@@ -50,7 +50,7 @@ def largest(numbers):
     return result
 """
 TASKS = {
-    "rewrite": (f"# shapes.py\n{_CODE}\n\n# shapes.py, rewritten\n{_CODE[:100].replace('area', 'surface')}", 0.0),
+    "rewrite": ("\n# rewritten:\n".join((_CODE, _CODE, _CODE[:75])), 0.0),
     "fresh": ("A story about a lighthouse keeper who finds a letter, in rich and varied words:\n\n", 1.0),
 }
 """Prompt and temperature: greedy, a small model soon repeats itself whatever it is asked."""
