@@ -49,8 +49,11 @@ class Speculator:
         self._guessed = False
 
     def lengthen(self, plan: Plan, costs: StepCosts, free_cells: int) -> Plan:
-        """The decode steps of `plan`, with guesses where they pay; a plan that carries prefill stays as it is."""
-        if not self._able or any(s.prefilling for s, _ in plan):
+        """The decode steps of `plan`, with guesses where they pay; a plan that carries prefill stays as it is.
+
+        So does one of several sequences: where their cells interleave otherwise, attention adds up in another order.
+        """
+        if not self._able or len(plan) != 1 or plan[0][0].prefilling:
             return plan
         room = min(self._info.max_rows, self._info.n_batch, len(plan) + free_cells) - len(plan)
         tokens = expected = float(len(plan))
@@ -88,7 +91,7 @@ class Speculator:
         if self._draft is None or _best(found, costs, running, float(running))[1] >= _GAIN or running > 1:
             return found
         chances = self._draft.chances(sequence, min(most, _LENGTHS[-1]))
-        return Guess((), _sums(chances), self._draft.step_s)
+        return Guess((), _sums(chances), max(self._draft.step_s, 1e-9))
 
     def _take(self, gain: float, expected: float, running: int) -> bool:
         if self._alike >= _RETRY:
