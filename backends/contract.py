@@ -12,6 +12,8 @@ import msgspec
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
+Speculation = Literal["auto", "off", "lookup", "draft"]
+Guesser = Literal["lookup", "draft"]
 Tier = Literal["live", "ram", "ssd"]  # of a cached prefix: in the KV cells, or outside them
 
 
@@ -63,7 +65,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     `tokens` is the whole prompt, shape (prompt,). `n` sequences are forked from it. `deadline` counts seconds from
     submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
     `markers` are control tokens that stay visible in the text; all others are hidden. `adapters` are added to the
-    model for this job alone.
+    model for this job alone. `speculation` says who may guess tokens ahead: `auto` is whoever pays, as long as the text
+    stays what it is without; `lookup` (in the text so far) and `draft` (a small model) also where a step of several
+    tokens rounds otherwise.
     """
 
     id: int
@@ -82,7 +86,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     markers: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     conversation: str | None = None
-    speculate: bool = True
+    speculation: Speculation = "auto"
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -181,7 +185,10 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one sequence took. Counts are tokens; `*_s` are seconds; `first_token_at` is monotonic time or None."""
+    """What one sequence took. Counts are tokens; `*_s` are seconds; `first_token_at` is monotonic time or None.
+
+    `guessed_by` has guessed tokens ahead; where nobody has, `unguessed` says why in words.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -194,6 +201,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     first_token_at: float | None = None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    guessed_by: tuple[Guesser, ...] = ()
+    unguessed: str = ""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):

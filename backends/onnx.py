@@ -58,6 +58,9 @@ class OnnxEngine:
     def _describe(self, load: Load, stages: dict[str, float]) -> EngineInfo:
         model, vocab = self._model, self._model.tokenizer
         capabilities = {"threads", "generate", "prompt_logprobs", "interrupt", "trim", "fork", "blocks"}
+        if model.prefill_graph is None and model.scales is None:
+            # Guesses must be verified by the graph that would have made them.
+            capabilities.add("speculate")
         return EngineInfo(
             backend="onnx",
             version=version(),

@@ -6,7 +6,18 @@ import time
 from dataclasses import dataclass, field
 
 from backends.constrain import Constraints, Matcher
-from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Tier, Token, Usage
+from backends.contract import (
+    EngineInfo,
+    Finish,
+    FinishReason,
+    Guesser,
+    Job,
+    Rejected,
+    Sampling,
+    Tier,
+    Token,
+    Usage,
+)
 from backends.engine import Floats, Tokenizer
 from backends.errors import BackendError, InvalidJob, PromptTooLong
 from backends.lookup import Lookup
@@ -24,7 +35,8 @@ class Sequence:
 
     Times are monotonic seconds. `siblings` are the other choices of the job, which fork off when the prompt is done.
     `scored` counts the prompt tokens whose log-probabilities have been reported, `drafted` and `accepted` the guessed
-    ones. A draft model is right with `draft_chance`, and tried again at `draft_next` generated tokens.
+    ones of `guessers`; `unguessed` says why there are none. A draft model is right with `draft_chance`, and tried again
+    at `draft_next` generated tokens.
     """
 
     job: Job
@@ -51,6 +63,8 @@ class Sequence:
     lookup: Lookup | None = None
     drafted: int = 0
     accepted: int = 0
+    guessers: set[Guesser] = field(default_factory=set)
+    unguessed: str = ""
     draft_chance: float = 0.7
     draft_next: int = 0
     draft_wait: int = 0
@@ -68,6 +82,12 @@ class Sequence:
     def width(self) -> int:
         """Sequence numbers that it takes or will take: its own and one for each choice still to fork off."""
         return 1 + len(self.siblings)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same request gives the same text: that must hold with guesses too."""
+        seed = self.job.sampling.seed
+        return self.sampler is None or self.sampler.greedy or (seed is not None and seed >= 0)
 
     def set_back(self) -> None:
         """Start over from the first token, because the cells were given to another."""
@@ -125,6 +145,8 @@ class Sequence:
             first_token_at=self.first_token,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            guessed_by=tuple(sorted(self.guessers)),
+            unguessed="" if self.guessers else self.unguessed,
         )
 
     def finish(self, reason: FinishReason) -> Finish:
@@ -196,6 +218,9 @@ def _check(job: Job, info: EngineInfo) -> None:
         raise InvalidJob("this model cannot share a prompt among choices", "send n=1, several times")
     if (job.max_tokens or 0) < 0:
         raise InvalidJob(f"max_tokens is {job.max_tokens}", "send 0 or more")
+    if job.speculation == "draft" and "draft" not in info.capabilities:
+        hint = "name a draft model with --draft or in models.toml, or ask for speculation auto"
+        raise InvalidJob("this model has no draft model to guess for it", hint)
     if job.adapters and "adapters" not in info.capabilities:
         hint = "use the base alone, or a generating model on llama.cpp"
         raise InvalidJob(f"this model on {info.backend} takes no adapters", hint)

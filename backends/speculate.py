@@ -1,18 +1,21 @@
 """Which tokens a decode step verifies beside the one that is due: guesses that are worth what they cost.
 
 Decoding sequences and measured step costs enter, longer slices leave. A guess never changes the text: the sampler
-draws at every position from the true logits, and what it draws beyond the first wrong guess is thrown away.
+draws at every position from the true logits, and what it draws beyond the first wrong guess is thrown away. Where
+texts must be repeatable, guesses are verified only by steps that give the bits of single ones (see `exactness`).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
-from backends.contract import EngineInfo
+from backends.contract import Guesser
 from backends.costs import StepCosts
 from backends.draft import DraftModel
-from backends.engine import Slice
+from backends.engine import Engine, Floats, Interrupt, Slice
+from backends.exactness import Exactness
 from backends.lookup import Lookup
 from backends.sequences import Sequence
 
@@ -25,93 +28,166 @@ _RETRY = 64
 """Steps after which the other way is tried once, so that the costs of both stay true beside changing neighbours."""
 _HOPEFUL = 1.5
 """Expected tokens of a step that make such a try worth while."""
+_NEW = 2.5
+"""Expected tokens of a step that make it worth while to find out what a step of that size costs."""
+_TRIAL = 4
+"""Tokens that a draft model is asked for where its worth is not known."""
 
 Plan = list[tuple[Sequence, Slice]]
 
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """The next tokens, and the seconds that finding them takes; `expected[k]` of the first k will be right."""
+    """The next tokens, and the seconds that finding each takes; `expected[k]` of the first k will be right.
 
+    A draft model's tokens are only found once they are wanted: `tokens` is empty then.
+    """
+
+    by: Guesser
     tokens: Tokens[int]
     expected: Tokens[float]
     seconds: float = 0.0
+
+    @property
+    def most(self) -> int:
+        return len(self.expected) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A step that was run: what ran, what it gave, and the seconds that went into finding out what it may run."""
+
+    plan: Plan
+    results: list[Floats | None]
+    aside_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The cells that are free and taken, and the threads that the step will run with."""
+
+    free: int
+    used: int
+    threads: int
 
 
 class Speculator:
     """For one engine; `draft` guesses where the text so far gives nothing to copy."""
 
-    def __init__(self, info: EngineInfo, draft: DraftModel | None = None) -> None:
-        self._info = info
+    def __init__(self, engine: Engine, draft: DraftModel | None = None) -> None:
+        self._engine = engine
+        self._info = engine.info()
         self._draft = draft
-        self._able = CAPABILITY in info.capabilities
+        self._able = CAPABILITY in self._info.capabilities
+        self._exactness = Exactness()
+        self._unsure: tuple[int, int, int, int] | None = None
         self._alike = 0
         self._guessed = False
 
-    def lengthen(self, plan: Plan, costs: StepCosts, free_cells: int) -> Plan:
-        """The decode steps of `plan`, with guesses where they pay; a plan that carries prefill stays as it is.
+    def lengthen(self, plan: Plan, costs: StepCosts, room: Room) -> Plan:
+        """The decode step of `plan`, with guesses where they pay; one of several sequences stays as it is.
 
-        So does one of several sequences: where their cells interleave otherwise, attention adds up in another order.
+        There their cells interleave otherwise, and attention adds up in another order.
         """
-        if not self._able or len(plan) != 1 or plan[0][0].prefilling:
+        self._unsure = None
+        if len(plan) != 1 or plan[0][0].prefilling:
             return plan
-        room = min(self._info.max_rows, self._info.n_batch, len(plan) + free_cells) - len(plan)
-        tokens = expected = float(len(plan))
-        longer: Plan = []
-        hopeful = False
-        for sequence, part in plan:
-            guess = self._guess(sequence, min(room, self._limit(sequence)), costs, len(plan))
-            count, gain = _best(guess, costs, int(tokens), expected)
-            hopeful = hopeful or count > 0
-            if not self._take(gain, expected + guess.expected[count], len(plan)):
-                count = 0
-            guessed = self._tokens(sequence, guess, count)
-            if guessed:
-                part = Slice(part.seq, [*part.tokens, *guessed], part.pos, "all")
-                tokens, expected, room = tokens + len(guessed), expected + guess.expected[count], room - len(guessed)
-            longer.append((sequence, part))
-        self._note(tokens > len(plan), hopeful)
-        return longer
+        sequence, part = plan[0]
+        most = min(self._info.max_rows - 1, self._info.n_batch - 1, room.free - 1, self._limit(sequence))
+        if most <= 0:
+            return plan
+        guess, count = self._choose(sequence, min(most, _LENGTHS[-1]), costs)
+        if count and not self._permitted(sequence, count, room):
+            count = 0
+        tokens = self._tokens(sequence, guess, count)
+        if not tokens:
+            return plan
+        sequence.guessers.add(guess.by)
+        return [(sequence, Slice(part.seq, [*part.tokens, *tokens], part.pos, "all"))]
 
     def _limit(self, sequence: Sequence) -> int:
+        """The most tokens that may be guessed; where that is none for good, the sequence says why."""
         job = sequence.job
-        if not job.speculate:
+        if job.speculation == "off" or not self._able:
+            asked = "it was asked for" if job.speculation == "off" else "this engine verifies no guesses"
+            sequence.unguessed = asked
             return 0
         left = self._info.n_ctx - len(sequence.tokens)
         return left if job.max_tokens is None else min(left, job.max_tokens - sequence.generated - 1)
 
-    def _guess(self, sequence: Sequence, most: int, costs: StepCosts, running: int) -> Guess:
-        if most <= 0:
-            return Guess((), (0.0,))
+    def _choose(self, sequence: Sequence, most: int, costs: StepCosts) -> tuple[Guess, int]:
+        """Who guesses, and how many tokens of it pay."""
+        found = self._looked_up(sequence, most)
+        count, gain = _best(found, costs)
+        if gain < _GAIN and self._draft is not None and sequence.job.speculation != "lookup":
+            chances = self._draft.chances(sequence, most)
+            found = Guess("draft", (), _sums(chances), max(self._draft.step_s, 1e-9))
+            count, gain = _best(found, costs)
+            if gain < _GAIN:
+                sequence.unguessed = "the draft model is not right often enough"
+                return found, min(found.most, _TRIAL) if self._draft.due(sequence) else 0
+        taken = self._take(found, count, gain, costs)
+        if not taken:
+            sequence.unguessed = "it would not pay" if found.most else "nothing repeats"
+        return found, count if taken else 0
+
+    def _looked_up(self, sequence: Sequence, most: int) -> Guess:
+        if sequence.job.speculation == "draft":
+            return Guess("lookup", (), (0.0,))
         if sequence.lookup is None:
             sequence.lookup = Lookup(len(sequence.job.tokens))
         sequence.lookup.follow(sequence.tokens)
-        tokens, chances = sequence.lookup.guess(sequence.tokens, min(most, _LENGTHS[-1]))
-        found = Guess(tokens, _sums(chances))
-        if self._draft is None or _best(found, costs, running, float(running))[1] >= _GAIN or running > 1:
-            return found
-        chances = self._draft.chances(sequence, min(most, _LENGTHS[-1]))
-        return Guess((), _sums(chances), max(self._draft.step_s, 1e-9))
+        tokens, chances = sequence.lookup.guess(sequence.tokens, most)
+        return Guess("lookup", tokens, _sums(chances))
 
-    def _take(self, gain: float, expected: float, running: int) -> bool:
+    def _take(self, guess: Guess, count: int, gain: float, costs: StepCosts) -> bool:
+        """Whether to verify `count` tokens; counts the steps of one kind in a row, where the other was possible."""
+        expected = 1.0 + guess.expected[count]
         if self._alike >= _RETRY:
-            return not self._guessed and expected >= _HOPEFUL * running
-        return gain >= _GAIN
+            taken = not self._guessed and expected >= _HOPEFUL
+        else:
+            taken = count > 0 and (gain >= _GAIN or (expected >= _NEW and not costs.measured(1 + count)))
+        if taken != self._guessed:
+            self._guessed, self._alike = taken, 0
+        elif taken or count:
+            self._alike += 1
+        return taken
+
+    def _permitted(self, sequence: Sequence, count: int, room: Room) -> bool:
+        """Whether the text stays what it is; where nobody knows yet, the next `run` compares."""
+        if sequence.job.speculation != "auto" or not sequence.repeatable:
+            return True
+        key = (room.threads, count, room.used + count, room.used - sequence.pos)
+        verdict = self._exactness.verdict(*key)
+        if verdict is None:
+            self._unsure = key
+        elif not verdict:
+            sequence.unguessed = "steps of several tokens round otherwise here, and the text must be repeatable"
+        return verdict is not False
 
     def _tokens(self, sequence: Sequence, guess: Guess, count: int) -> list[int]:
-        if not count:
-            trial = self._draft is not None and guess.seconds and self._draft.due(sequence)
-            count = min(len(guess.expected) - 1, 4) if trial else 0
-        if count and guess.seconds and self._draft is not None:
+        if count and guess.by == "draft" and self._draft is not None:
             return self._draft.propose(sequence, count)
         return list(guess.tokens[:count])
 
-    def _note(self, guessed: bool, hopeful: bool) -> None:
-        """Count the steps of one kind in a row, of those where the other was possible."""
-        if guessed != self._guessed:
-            self._guessed, self._alike = guessed, 0
-        elif guessed or hopeful:
-            self._alike += 1
+    def run(self, plan: Plan, interrupt: Interrupt | None) -> Ran:
+        """Run a plan, where need be after comparing; without its guesses, where they would change the text."""
+        unsure, self._unsure = self._unsure, None
+        if unsure is None or len(plan) != 1 or len(plan[0][1].tokens) == 1:
+            return Ran(plan, self._engine.step([part for _, part in plan], interrupt))
+        (sequence, part), begun = plan[0], time.monotonic()
+        single = Slice(part.seq, part.tokens[:1], part.pos, "last")
+        alone = _only(self._engine.step([single])).copy()
+        self._engine.trim(part.seq, part.pos)
+        aside = time.monotonic() - begun
+        rows = _only(self._engine.step([part]))
+        alike = bool((rows[0] == alone[0]).all())
+        self._exactness.note(*unsure, alike=alike)
+        if alike:
+            return Ran(plan, [rows], aside)
+        self._engine.trim(part.seq, part.pos)
+        aside = time.monotonic() - begun
+        return Ran([(sequence, single)], [_only(self._engine.step([single]))], aside)
 
     def judge(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """Note what came of the guesses of one step."""
@@ -119,6 +195,11 @@ class Speculator:
         sequence.accepted += accepted
         if self._draft is not None:
             self._draft.judge(sequence, accepted)
+
+
+def _only(results: list[Floats | None]) -> Floats:
+    assert results[0] is not None
+    return results[0]
 
 
 def _sums(chances: Tokens[float]) -> list[float]:
@@ -129,17 +210,16 @@ def _sums(chances: Tokens[float]) -> list[float]:
     return sums
 
 
-def _best(guess: Guess, costs: StepCosts, tokens: int, expected: float) -> tuple[int, float]:
-    """How many guessed tokens to add to a step of `tokens`, of which `expected` will be kept, and what that gains."""
-    most = len(guess.expected) - 1
-    plain = costs.estimate(tokens)
-    if most < 1 or not plain:
+def _best(guess: Guess, costs: StepCosts) -> tuple[int, float]:
+    """How many guessed tokens to add to a step of one, and how many times its tokens per second that gives."""
+    most = guess.most
+    if most < 1 or 1.0 + guess.expected[most] < _GAIN:
         return 0, 1.0
-    best, gain = 0, 1.0
-    for count in (*(n for n in _LENGTHS if n < most), most):
-        seconds = costs.estimate(tokens + count)
-        assert seconds is not None
-        better = (expected + guess.expected[count]) / expected * plain / (seconds + count * guess.seconds)
-        if better > gain or not best:
+    counts = (*(n for n in _LENGTHS if n < most), most)
+    plain, *longer = costs.estimates([1, *(1 + n for n in counts)])
+    best, gain = 0, 0.0
+    for count, seconds in zip(counts, longer, strict=True):
+        better = (1.0 + guess.expected[count]) * plain / (seconds + count * guess.seconds)
+        if better > gain:
             best, gain = count, better
     return best, gain

@@ -24,6 +24,7 @@ from backends.constrain import Constraints
 from backends.contract import (
     Cancel,
     Detokenize,
+    EngineInfo,
     Event,
     Evicted,
     FromChild,
@@ -42,7 +43,7 @@ from backends.contract import (
     Tokenize,
 )
 from backends.draft import N_SEQ, DraftModel
-from backends.engine import Engine
+from backends.engine import Engine, Tokenizer
 from backends.errors import BackendError, EngineBusy, ModelFileError
 from backends.frames import encode, parent_decoder
 from backends.kv.codecs import codec_for
@@ -92,7 +93,8 @@ class Reader(threading.Thread):
         pipe: BinaryIO,
         first: list[ToChild],
         outbox: Outbox,
-        engine: Engine,
+        tokenizer: Tokenizer,
+        info: EngineInfo,
         inbox: SimpleQueue[Inbound],
         waiting: Callable[[], int],
     ) -> None:
@@ -102,9 +104,9 @@ class Reader(threading.Thread):
         self._first = first
         self._outbox = outbox
         self._waiting = waiting
-        self._tokenizer = engine.tokenizer
-        self._info = engine.info()
-        self._constraints = Constraints(engine.tokenizer)
+        self._tokenizer = tokenizer
+        self._info = info
+        self._constraints = Constraints(tokenizer)
 
     def run(self) -> None:
         decoder = parent_decoder()
@@ -238,11 +240,14 @@ def main() -> None:
     except BackendError as error:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
+    info = engine.info()
+    if draft is not None:
+        info = msgspec.structs.replace(info, capabilities=info.capabilities | {"draft"})
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     store = open_store(engine, order)
     batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, lambda: not inbox.empty(), draft)
-    reader = Reader(source, frames[1:], outbox, engine, inbox, lambda: batcher.depth[0])
-    outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
+    reader = Reader(source, frames[1:], outbox, engine.tokenizer, info, inbox, lambda: batcher.depth[0])
+    outbox.send(Ready(info, psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()
     serve(batcher, inbox, store, outbox)

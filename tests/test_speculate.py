@@ -96,7 +96,7 @@ def plain(events: list[Event]) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("fields", _CASES.values(), ids=_CASES.keys())
 def test_the_answer_is_the_same(engine: Engine, fields: dict[str, object]) -> None:
     loop = Loop(engine)
-    without = loop.run(_POEM * 4, **fields, speculate=False)
+    without = loop.run(_POEM * 4, **fields, speculation="off")
     assert loop.drafted == (0, 0)
     steps = len(loop.records)
     assert plain(loop.run(_POEM * 4, **fields)) == plain(without)

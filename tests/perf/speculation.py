@@ -12,7 +12,7 @@ from typing import Any
 
 from backends.batcher import Batcher
 from backends.constrain import Constraints
-from backends.contract import Event, Finish, Job, Load, Sampling, StepRecord, Token
+from backends.contract import Event, Finish, Job, Load, Sampling, Speculation, StepRecord, Token
 from backends.engine import Engine
 from backends.proving import prove
 from backends.registry import open_engine
@@ -81,7 +81,7 @@ class Bench:
     def _emit(self, events: list[Event], record: StepRecord | None) -> None:
         self._events += events
 
-    def run(self, prompt: str, most: int, sampling: Sampling, *, speculate: bool) -> dict[str, Any]:
+    def run(self, prompt: str, most: int, sampling: Sampling, *, speculation: Speculation) -> dict[str, Any]:
         """Decode once; tokens per second behind the first one, and the ids."""
         self._number += 1
         self._events.clear()
@@ -90,7 +90,7 @@ class Bench:
             tokens=self.engine.tokenizer.encode(prompt, special=True, add_bos=False),
             max_tokens=most,
             sampling=sampling,
-            speculate=speculate,
+            speculation=speculation,
         )
         # With empty cells each time, so that all runs read the prompt in the same steps.
         for seq in range(self.engine.info().n_seq):
@@ -115,7 +115,7 @@ def compare(bench: Bench, task: str, options: argparse.Namespace) -> dict[str, A
     ratios, rates, same, last = [], [], 0, {}
     for number in range(options.rounds + 1):
         order = (True, False) if number % 2 else (False, True)
-        last = {on: bench.run(prompt, options.tokens, sampling, speculate=on) for on in order}
+        last = {on: bench.run(prompt, options.tokens, sampling, speculation=on) for on in order}
         if number:
             ratios.append(last[True]["rate"] / last[False]["rate"])
             rates.append((last[False]["rate"], last[True]["rate"]))
