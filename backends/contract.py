@@ -136,7 +136,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     decode rates in token/s by thread count; where there are none, they are measured. `kv` is what the KV cache outside
     the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
     with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
-    backend derives from the weights, '' for none. `draft` is the file of a small model that guesses, '' for none.
+    backend derives from the weights, '' for none. `draft` is the file of a small model that guesses, '' for none;
+    `speculation` is for jobs whose senders leave it open.
     """
 
     backend: str
@@ -155,6 +156,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     digest: str = ""
     step_seconds: float = 0.15
     draft: str = ""
+    speculation: Speculation = "auto"
 
 
 class Alternative(msgspec.Struct, frozen=True, array_like=True):

@@ -72,7 +72,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
     """One running child. Make it with `start`.
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
-    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache.
+    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache. `drafted`
+    tokens were guessed ahead and `accepted` of them right; `speculation` says who guessed last, or why nobody did.
     """
 
     info: EngineInfo
@@ -87,6 +88,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self.died: EngineDied | None = None
         self.last_step: StepRecord | None = None
         self.steps = 0
+        self.drafted = self.accepted = 0
+        self.speculation = ""
         self._on_stage = on_stage
         self._on_step = on_step
         self.on_death: OnDeath | None = None
@@ -210,6 +213,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
                     raise event
                 if isinstance(event, Finish | Embedding):
                     left -= 1
+                if isinstance(event, Finish):
+                    self.speculation = "+".join(event.usage.guessed_by) or f"off: {event.usage.unguessed}"
                 yield event
         finally:
             del self._jobs[number]
@@ -306,6 +311,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
             if frame.record is not None:
                 self.last_step = frame.record
                 self.steps += 1
+                self.drafted += sum(share.drafted for share in frame.record.shares)
+                self.accepted += sum(share.accepted for share in frame.record.shares)
                 self._on_step(frame.record)
         elif isinstance(frame, KvReport):
             self.kv = frame

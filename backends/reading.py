@@ -21,9 +21,7 @@ def embedding(sequence: Sequence) -> Embedding:
     total = sequence.embedding[0]
     norm = float((total**2).sum()) ** 0.5
     unit = total / norm if norm else total
-    return Embedding(
-        job=sequence.job.id, vector=unit.astype("<f4").tobytes(), usage=sequence.usage(time.monotonic())
-    )
+    return Embedding(job=sequence.job.id, vector=unit.astype("<f4").tobytes(), usage=sequence.usage(time.monotonic()))
 
 
 def score(sequence: Sequence, part: Slice, rows: Floats, tokenizer: Tokenizer) -> list[PromptLogprobs]:

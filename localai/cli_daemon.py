@@ -23,6 +23,8 @@ _OPTIONS = (
     click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
     click.option("--backend", default=None, help="Engine of requests that name none, or auto."),
     click.option("--policy", default=None, help="How auto chooses: balanced, fastest or frugal."),
+    click.option("--speculation", default=None, help="Who guesses tokens ahead: auto, lookup, draft or off."),
+    click.option("--draft", default=None, help="Small model that guesses tokens for the default model."),
     click.option("--default-model", default=None, help="Model of a request that names none."),
 )
 

@@ -51,6 +51,11 @@ class Config:
     kv_trace: str = ""
     """File that records what prompts have in common, as salted hashes and without text, for judging what the KV cache
     keeps (which must be on); where empty, nothing is recorded."""
+    speculation: str = "auto"
+    """Who guesses tokens ahead: auto (where it pays and the text stays the same), lookup
+    (in the text so far), draft (a draft model), or off."""
+    draft: str = ""
+    """Small model of the same vocabulary that guesses for the default model; where empty, the catalogue's `draft`."""
     gpu_layers: int = -1
     """Layers on the GPU where the engine has one; -1 is all."""
     keep_alive: float = 300.0
@@ -187,6 +192,7 @@ def _reject(error: ConfigError) -> Any:
 def _check(config: Config) -> Config:
     choices = {
         "kv_type": ("f16", "q8_0", "q4_0"),
+        "speculation": ("auto", "off", "lookup", "draft"),
         "log_level": ("debug", "info", "warning", "error"),
         "policy": ("balanced", "fastest", "frugal"),
         "on_battery": ("same", "frugal"),

@@ -29,6 +29,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.conversations import Conversations
 from localai.device import inspect
+from localai.drafts import draft_for
 from localai.energy.budgets import DayBudget
 from localai.energy.draw import Draws
 from localai.energy.meter import Meter
@@ -90,7 +91,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     device = inspect(config.home)
     tested = TestedSettings(config.home / "tested.json")
     kv_cache = KvCache(config, metrics.kv, lambda: [s.handle for s in pool.slots if s.handle])
-    orders = Orders(config, device, kv_cache)
+    orders = Orders(config, device, kv_cache, partial(draft_for, config=config, library=library))
     engines = Engines(config, orders, tested, ledger, kv_cache)
     pool = Pool(
         plan=orders.plan,

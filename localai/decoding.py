@@ -155,6 +155,7 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
     starts = [u.first_token_at for u in usages if u.first_token_at is not None]
     completion = sum(u.completion_tokens for u in usages)
     prefilled = first.prompt_tokens - first.cached_tokens
+    guessers = sorted({guesser for u in usages for guesser in u.guessed_by})
     decode_s = max(u.decode_s for u in usages)
     timings = Timings(
         queue_ms=_ms(first.queue_s),
@@ -170,6 +171,8 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         cached={str(tier): count for tier, count in first.cached_by_tier.items()},
         draft_n=sum(u.drafted_tokens for u in usages),
         draft_n_accepted=sum(u.accepted_tokens for u in usages),
+        speculation="+".join(guessers[::-1]) or "off",
+        speculation_reason="" if guessers else first.unguessed,
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,

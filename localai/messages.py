@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from backends.contract import FinishReason, Grammar, Priority, TokenLogprob
+from backends.contract import FinishReason, Grammar, Priority, Speculation, TokenLogprob
 from localai.energy.figures import Energy
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -73,6 +73,7 @@ class TurnRequest:
     `memory` is the namespace to recall from, None to recall nothing.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
+    `speculation` is who may guess tokens ahead, None for the default.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
     """
 
@@ -109,6 +110,7 @@ class TurnRequest:
     parent: str | None = None
     max_joules: float | None = None
     memory: str | None = None
+    speculation: Speculation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,8 @@ class Embedded:
 class Timings:
     """Milliseconds and tokens per second of one request. `ttft_ms` includes queue, load and restore.
 
-    `draft_n` tokens were guessed ahead, and `draft_n_accepted` of them right.
+    `draft_n` tokens were guessed ahead, and `draft_n_accepted` of them right. `speculation` tells who guessed: lookup,
+    draft, lookup+draft, or off, and then `speculation_reason` says why.
     """
 
     queue_ms: float
@@ -224,6 +227,8 @@ class Timings:
     cached: dict[str, int] = field(default_factory=dict)
     draft_n: int = 0
     draft_n_accepted: int = 0
+    speculation: str = "off"
+    speculation_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

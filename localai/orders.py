@@ -5,10 +5,12 @@ A Choice and free bytes enter, a Plan and a Load leave; starts nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from backends.contract import KvGrant, Load
+from backends.contract import KvGrant, Load, Speculation
 from backends.errors import BackendError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
@@ -27,6 +29,9 @@ from localai.tested import Key
 
 N_SEQ = 32
 
+DraftFor = Callable[[LocalModel, str], LocalModel | None]
+"""The draft model of a model on a backend; raises LocalaiError where it cannot be had."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -43,7 +48,14 @@ class Plan:
 class Orders:
     """Plans and orders for one configuration on one device."""
 
-    def __init__(self, config: Config, device: Device, kv_cache: KvCache | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: Device,
+        kv_cache: KvCache | None = None,
+        draft_for: DraftFor = lambda _model, _backend: None,
+    ) -> None:
+        self._draft_for = draft_for
         self._config = config
         self._kv = kv_cache
         self.device = device
@@ -61,6 +73,7 @@ class Orders:
         """See `pool.PlanFor`."""
         if choice.backend == "echo":
             return Plan(choice.n_ctx or 4096, 0, self._shelf(2**30))
+        draft = self._draft_for(choice.model, choice.backend)
         extra = 0
         try:
             if choice.model.format == "gguf":
@@ -68,6 +81,7 @@ class Orders:
                 headers = read_shards(choice.model.path)
                 extra = sum(h.weight_bytes for h in headers[1:])
                 sizes: GgufHeader | budget.Sizes = headers[0]
+                extra += _draft_bytes(draft, headers[0], choice, self._config.kv_type) if draft else 0
             else:
                 sizes = folder_sizes(choice.model.path, choice.model.size_bytes)
         except BackendError as error:
@@ -84,6 +98,7 @@ class Orders:
 
     def order(self, choice: Choice, plan: Plan) -> Load:
         """What the child is told."""
+        draft = self._draft_for(choice.model, choice.backend)
         return Load(
             backend=choice.backend,
             path=str(choice.model.path),
@@ -96,6 +111,8 @@ class Orders:
             gpu_layers=self._config.gpu_layers,
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
             digest=choice.model.digest or "",
+            draft=str(draft.path) if draft else "",
+            speculation=cast(Speculation, self._config.speculation),
         )
 
     def key(self, choice: Choice) -> Key:
@@ -108,6 +125,14 @@ class Orders:
     def log_file(self, model: LocalModel) -> Path:
         name = "".join(c if c.isalnum() or c in "-._" else "-" for c in model.id)
         return self._config.logs / f"engine-{name}.log"
+
+
+def _draft_bytes(draft: LocalModel, model: GgufHeader, choice: Choice, kv_type: str) -> int:
+    """What `draft` takes at most beside the model that it guesses for, with as many cells. Raises BackendError."""
+    first, *others = read_shards(draft.path)
+    n_ctx = choice.n_ctx or min(model.n_ctx_train or budget.MOST_CTX, budget.MOST_CTX)
+    charged = budget.charge(first, n_ctx, kv_type, choice.backend, choice.mode)
+    return charged.total + sum(h.weight_bytes for h in others)
 
 
 def shape(model: LocalModel) -> Shape:

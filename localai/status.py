@@ -79,6 +79,13 @@ def _engine(slot: Slot) -> dict[str, Any]:
             "notes": list(slot.notes),
             "threads": step.threads if step else info.settings.get("threads"),
             "steps": slot.handle.steps,
+            "speculation": {
+                "setting": slot.handle.order.speculation,
+                "draft": "draft" in info.capabilities,
+                "last": slot.handle.speculation,
+                "guessed": slot.handle.drafted,
+                "right": slot.handle.accepted,
+            },
             "kv_cache": msgspec.to_builtins(slot.handle.kv) if slot.handle.kv else None,
         }
     return shown
