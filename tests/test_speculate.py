@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 
 from backends.batcher import Batcher
@@ -12,7 +17,8 @@ from backends.contract import Event, Finish, Grammar, Job, Sampling, StepRecord,
 from backends.draft import DraftModel
 from backends.echo import EchoEngine
 from backends.engine import Engine
-from backends.errors import UnsupportedModel
+from backends.errors import InvalidJob, UnsupportedModel
+from backends.exactness import Exactness
 from backends.lookup import Lookup
 from backends.registry import open_engine
 from backends.sequences import prepare
@@ -51,16 +57,21 @@ class Loop:
 
     def run(self, text: str, **fields: object) -> list[Event]:
         """Answer from empty cells; return all events but times."""
+        return self.run_all([text], **fields)
+
+    def run_all(self, texts: list[str], threads: int = 1, **fields: object) -> list[Event]:
+        """Answer several at once."""
         self.events, self.records = [], []
         for seq in range(self.engine.info().n_seq):
             self.engine.drop(seq)
-        governor = Fixed((1,))
-        for tokens in (1, 2, 4, 8, 16, 32):
-            governor.learn(1, tokens, 1.0 + 0.01 * tokens)
+        governor = Fixed((threads,))
+        for size in (1, 2, 4, 8, 16, 32):
+            governor.learn(threads, size, 1.0 + 0.01 * size)
         batcher = Batcher(self.engine, governor, self._take, 0.15, draft=self.draft)
-        tokens = self.engine.tokenizer.encode(text, special=True, add_bos=False)
-        made = Job(**({"id": 1, "tokens": tokens, "sampling": _ANSWER, "max_tokens": 48} | fields))  # type: ignore
-        batcher.add(prepare(made, self.engine.info(), self.engine.tokenizer, self.constraints))
+        for number, text in enumerate(texts, start=1):
+            ids = self.engine.tokenizer.encode(text, special=True, add_bos=False)
+            made = Job(**({"id": number, "tokens": ids, "sampling": _ANSWER, "max_tokens": 48} | fields))  # type: ignore
+            batcher.add(prepare(made, self.engine.info(), self.engine.tokenizer, self.constraints))
         while not batcher.idle:
             batcher.turn()
         return [e for e in self.events if isinstance(e, Token | Finish)]
@@ -83,14 +94,14 @@ def engine() -> Iterator[Engine]:
     made.close()
 
 
-def plain(events: list[Event]) -> list[tuple[object, ...]]:
-    said: list[tuple[object, ...]] = []
+def plain(events: list[Event]) -> list[tuple[Any, ...]]:
+    said: list[tuple[Any, ...]] = []
     for e in events:
         if isinstance(e, Token):
-            said.append((e.index, e.id, e.text, round(e.logprob.logprob or 0.0, 3) if e.logprob else None))
+            said.append((e.job, e.index, e.id, e.text, round(e.logprob.logprob or 0.0, 3) if e.logprob else None))
         elif isinstance(e, Finish):
-            said.append((e.index, e.reason, e.text, e.stop))
-    return sorted(said, key=lambda s: s[0] if isinstance(s[0], int) else 0)
+            said.append((e.job, e.index, e.reason, e.text, e.stop))
+    return sorted(said, key=lambda s: (s[0], s[1]))
 
 
 @pytest.mark.parametrize("fields", _CASES.values(), ids=_CASES.keys())
@@ -102,6 +113,71 @@ def test_the_answer_is_the_same(engine: Engine, fields: dict[str, object]) -> No
     assert plain(loop.run(_POEM * 4, **fields)) == plain(without)
     assert 0 < loop.drafted[1] <= loop.drafted[0]
     assert len(loop.records) < steps
+
+
+_ENGINES = {
+    "one thread": ("llama.cpp", {"threads": 1}, True),
+    "q8_0": ("llama.cpp", {"threads": 1, "kv_type": "q8_0"}, True),
+    "two threads": ("llama.cpp", {"threads": 2}, None),
+    "onnx": ("onnx", {"threads": 1}, False),
+}
+
+
+@pytest.mark.parametrize(("backend", "settings", "exact"), _ENGINES.values(), ids=_ENGINES.keys())
+def test_texts_stay_on_every_engine(backend: str, settings: dict[str, Any], exact: bool | None, tmp_path: Path) -> None:
+    load = order(STARTER, backend, n_ctx=1024, n_seq=4, cache=str(tmp_path), **settings)
+    engine = open_engine(load, lambda *_: None)
+    loop, text = Loop(engine), _POEM * 24
+    without = loop.run_all([text], settings["threads"], speculation="off", max_tokens=16)
+    assert plain(loop.run_all([text], settings["threads"], max_tokens=16)) == plain(without)
+    end = loop.events[-1]
+    assert isinstance(end, Finish)
+    assert (loop.drafted[1] > 0) == (end.usage.guessed_by == ("lookup",))
+    if exact is not None:
+        assert (loop.drafted[1] > 0) == exact
+    if not loop.drafted[0]:
+        assert "round" in end.usage.unguessed
+        loop.run_all([text], settings["threads"], speculation="lookup", max_tokens=16)
+        assert loop.drafted[1] > 0
+        loop.run_all([text], settings["threads"], sampling=Sampling(temperature=0.1), max_tokens=16)
+        assert loop.drafted[1] > 0
+    engine.close()
+
+
+@pytest.mark.parametrize("fields", [{}, {"n": 2}], ids=["one choice", "two choices"])
+def test_one_of_several_repeats(engine: Engine, fields: dict[str, Any]) -> None:
+    loop, texts = Loop(engine), [_POEM * 3, "The capital of France is"]
+    without = loop.run_all(texts, **fields, speculation="off", max_tokens=24)
+    assert plain(loop.run_all(texts, **fields, max_tokens=24)) == plain(without)
+
+
+def test_samples_keep_their_distribution(engine: Engine) -> None:
+    """Chi-square of the tokens at three places, over independent draws with and without guesses."""
+    loop, draws, counts = Loop(engine), 120, {}
+    drafted = 0
+    for speculation in ("off", "lookup"):
+        seen: list[Counter[int]] = [Counter(), Counter(), Counter()]
+        for _ in range(draws):
+            loop.run(
+                "red blue red red blue " * 6, sampling=Sampling(temperature=1.5), max_tokens=4, speculation=speculation
+            )
+            ids = [e.id for e in loop.events if isinstance(e, Token)]
+            for place, token in zip(seen, ids[1:], strict=False):
+                place[token] += 1
+            drafted += loop.drafted[0]
+        counts[speculation] = seen
+    assert drafted > draws / 4
+    for off, on in zip(counts["off"], counts["lookup"], strict=True):
+        common = [t for t in off | on if off[t] + on[t] >= 10]
+        pairs = np.array(
+            [(off[t], on[t]) for t in common] + [[sum(c.values()) - sum(c[t] for t in common) for c in (off, on)]]
+        )
+        expected = pairs.sum(1, keepdims=True) * pairs.sum(0) / pairs.sum()
+        statistic = ((pairs - expected) ** 2 / np.maximum(expected, 1e-9)).sum()
+        freedom = max(1, len(pairs) - 1)
+        # Wilson and Hilferty: the cube root is nearly normal; 4 deviations are one in 30,000.
+        limit = freedom * (1 - 2 / (9 * freedom) + 4 * (2 / (9 * freedom)) ** 0.5) ** 3
+        assert statistic < limit
 
 
 def test_cells_hold_the_answer_and_nothing_else(engine: Engine) -> None:
@@ -121,6 +197,38 @@ def test_a_draft_model_guesses_what_it_would_say(engine: Engine) -> None:
     loop = Loop(engine, draft)
     assert plain(loop.run(text, max_tokens=24)) == plain(without)
     assert loop.drafted[1] > 10
+    draft.close()
+
+
+def shallow(path: Path, layers: int = 2) -> Path:
+    """The starter's first layers alone: a small model of its vocabulary that is mostly wrong."""
+    reader = gguf.GGUFReader(STARTER)
+    writer = gguf.GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        value = layers if field.name == "llama.block_count" else field.contents()
+        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        parts = tensor.name.split(".")
+        if parts[0] != "blk" or int(parts[1]) < layers:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("text", ["The capital of France is", _POEM * 4], ids=["new", "repeated"])
+def test_a_draft_model_that_is_wrong_changes_nothing(engine: Engine, tmp_path: Path, text: str) -> None:
+    small = open_engine(order(shallow(tmp_path / "small.gguf"), "llama.cpp", n_ctx=1024, n_seq=4), lambda *_: None)
+    draft = DraftModel(small, engine.tokenizer)
+    without = Loop(engine).run(text, max_tokens=32)
+    loop = Loop(engine, draft)
+    assert plain(loop.run(text, max_tokens=32, speculation="draft")) == plain(without)
+    assert loop.drafted[0] > loop.drafted[1]
     draft.close()
 
 
@@ -148,3 +256,32 @@ def test_what_does_not_repeat_is_not_guessed() -> None:
     lookup = Lookup(4)
     lookup.follow(list(range(200)))
     assert lookup.guess(list(range(200)), 8) == ([], [])
+
+
+def test_no_draft_model_is_an_error(engine: Engine) -> None:
+    with pytest.raises(InvalidJob, match="no draft model"):
+        Loop(engine).run("One", speculation="draft")
+
+
+_VERDICTS = {
+    "same place": ((2, 4, 300, 0), True),
+    "other size": ((2, 8, 300, 0), None),
+    "further": ((2, 4, 600, 0), None),
+    "others came": ((2, 4, 300, 50), None),
+    "other threads": ((1, 4, 300, 0), None),
+}
+
+
+@pytest.mark.parametrize(("asked", "verdict"), _VERDICTS.values(), ids=_VERDICTS.keys())
+def test_what_was_compared_holds_where_it_was(asked: tuple[int, int, int, int], verdict: bool | None) -> None:
+    exactness = Exactness()
+    exactness.note(2, 4, 290, 0, alike=True)
+    assert exactness.verdict(*asked) is verdict
+
+
+def test_a_difference_holds_from_there_on() -> None:
+    exactness = Exactness()
+    exactness.note(2, 4, 500, 0, alike=False)
+    assert exactness.verdict(2, 8, 700, 30) is False
+    assert exactness.verdict(2, 4, 400, 0) is None
+    assert [exactness.verdict(2, 4, 700, 0) for _ in range(1100)][-1] is None

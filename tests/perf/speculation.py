@@ -1,6 +1,7 @@
 """What guessing tokens gains: decode rates with and without it, interleaved in one process, with the texts compared.
 
-`rewrite` repeats its input with small changes, `fresh` repeats nothing. Prints one JSON object.
+`rewrite` repeats its input with small changes, `fresh` repeats nothing. Where texts differ, `gap` is by how much the
+two likeliest logits differed at the first token that does. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Bench:
             n_seq=4,
             threads=options.threads,
             mode=options.mode,
+            kv_type=options.kv_type,
             draft=options.draft,
             extra_bufts=False,
         )
@@ -81,7 +83,9 @@ class Bench:
     def _emit(self, events: list[Event], record: StepRecord | None) -> None:
         self._events += events
 
-    def run(self, prompt: str, most: int, sampling: Sampling, *, speculation: Speculation) -> dict[str, Any]:
+    def run(
+        self, prompt: str, most: int, sampling: Sampling, speculation: Speculation, logprobs: int | None = None
+    ) -> dict[str, Any]:
         """Decode once; tokens per second behind the first one, and the ids."""
         self._number += 1
         self._events.clear()
@@ -91,6 +95,7 @@ class Bench:
             max_tokens=most,
             sampling=sampling,
             speculation=speculation,
+            logprobs=logprobs,
         )
         # With empty cells each time, so that all runs read the prompt in the same steps.
         for seq in range(self.engine.info().n_seq):
@@ -105,21 +110,33 @@ class Bench:
             "rate": (end.usage.completion_tokens - 1) / end.usage.decode_s,
             "drafted": end.usage.drafted_tokens,
             "accepted": end.usage.accepted_tokens,
+            "by": "+".join(end.usage.guessed_by) or f"off: {end.usage.unguessed}",
+            "gaps": [_gap(e) for e in self._events if isinstance(e, Token)],
         }
+
+
+def _gap(token: Token) -> float:
+    """How far the likeliest token is above the second; the logarithm leaves differences of logits as they are."""
+    top = token.logprob.top if token.logprob else []
+    return top[0].logprob - top[1].logprob if len(top) > 1 else 0.0
 
 
 def compare(bench: Bench, task: str, options: argparse.Namespace) -> dict[str, Any]:
     """Rounds of on and off, each first in turn; the median of the rounds' ratios."""
     prompt, temperature = TASKS[task]
     sampling = Sampling(temperature=temperature, seed=1)
-    ratios, rates, same, last = [], [], 0, {}
+    ratios, rates, same, gaps, last = [], [], 0, [], {}
     for number in range(options.rounds + 1):
         order = (True, False) if number % 2 else (False, True)
-        last = {on: bench.run(prompt, options.tokens, sampling, speculation=on) for on in order}
+        last = {on: bench.run(prompt, options.tokens, sampling, options.speculation if on else "off") for on in order}
         if number:
             ratios.append(last[True]["rate"] / last[False]["rate"])
             rates.append((last[False]["rate"], last[True]["rate"]))
-        same += last[True]["ids"] == last[False]["ids"]
+        differing = [a != b for a, b in zip(last[True]["ids"], last[False]["ids"], strict=False)]
+        same += not any(differing)
+        if any(differing):
+            gaps.append(differing.index(True))
+    scored = bench.run(prompt, options.tokens, sampling, "off", logprobs=2)["gaps"] if gaps else []
     return {
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(r, 3) for r in ratios],
@@ -129,6 +146,8 @@ def compare(bench: Bench, task: str, options: argparse.Namespace) -> dict[str, A
         "tokens": len(last[True]["ids"]),
         "drafted": last[True]["drafted"],
         "accepted": last[True]["accepted"],
+        "by": last[True]["by"],
+        "gap": [round(scored[at], 3) for at in gaps if at < len(scored)],
     }
 
 
@@ -138,12 +157,15 @@ def main() -> None:
     parser.add_argument("--draft", default="")
     parser.add_argument("--backend", default="llama.cpp")
     parser.add_argument("--mode", default="")
+    parser.add_argument("--kv-type", default="f16")
+    parser.add_argument("--speculation", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=250)
     options = parser.parse_args()
     bench = Bench(options)
-    print(json.dumps({"backend": options.backend, **{task: compare(bench, task, options) for task in TASKS}}))
+    asked = {name: getattr(options, name) for name in ("backend", "mode", "kv_type", "threads", "speculation", "draft")}
+    print(json.dumps({**asked, **{task: compare(bench, task, options) for task in TASKS}}))
 
 
 if __name__ == "__main__":
