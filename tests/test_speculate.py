@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
@@ -24,6 +23,7 @@ from backends.registry import open_engine
 from backends.sequences import prepare
 from backends.threads import ThreadGovernor
 from tests.engine_runs import STARTER, echo_file, order
+from tests.tiny_models import shallow_starter
 
 _POEM = "one two three four five six seven eight nine ten eleven twelve. "
 _ANSWER = Sampling(temperature=0.0)
@@ -55,11 +55,11 @@ class Loop:
         self.engine, self.draft = engine, draft
         self.constraints = Constraints(engine.tokenizer)
 
-    def run(self, text: str, **fields: object) -> list[Event]:
+    def run(self, text: str, **fields: Any) -> list[Event]:
         """Answer from empty cells; return all events but times."""
         return self.run_all([text], **fields)
 
-    def run_all(self, texts: list[str], threads: int = 1, **fields: object) -> list[Event]:
+    def run_all(self, texts: list[str], threads: int = 1, **fields: Any) -> list[Event]:
         """Answer several at once."""
         self.events, self.records = [], []
         for seq in range(self.engine.info().n_seq):
@@ -200,30 +200,11 @@ def test_a_draft_model_guesses_what_it_would_say(engine: Engine) -> None:
     draft.close()
 
 
-def shallow(path: Path, layers: int = 2) -> Path:
-    """The starter's first layers alone: a small model of its vocabulary that is mostly wrong."""
-    reader = gguf.GGUFReader(STARTER)
-    writer = gguf.GGUFWriter(path, "llama")
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        value = layers if field.name == "llama.block_count" else field.contents()
-        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
-    for tensor in reader.tensors:
-        parts = tensor.name.split(".")
-        if parts[0] != "blk" or int(parts[1]) < layers:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 @pytest.mark.parametrize("text", ["The capital of France is", _POEM * 4], ids=["new", "repeated"])
 def test_a_draft_model_that_is_wrong_changes_nothing(engine: Engine, tmp_path: Path, text: str) -> None:
-    small = open_engine(order(shallow(tmp_path / "small.gguf"), "llama.cpp", n_ctx=1024, n_seq=4), lambda *_: None)
+    small = open_engine(
+        order(shallow_starter(tmp_path / "small.gguf"), "llama.cpp", n_ctx=1024, n_seq=4), lambda *_: None
+    )
     draft = DraftModel(small, engine.tokenizer)
     without = Loop(engine).run(text, max_tokens=32)
     loop = Loop(engine, draft)

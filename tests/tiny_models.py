@@ -12,6 +12,8 @@ import onnx
 from gguf.quants import quantize
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.engine_runs import STARTER
+
 N_VOCAB = 260
 _LAYERS, _WIDTH, _HEADS, _KV_HEADS, _FFN = 2, 64, 4, 2, 96
 
@@ -88,6 +90,27 @@ def _tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, family: str, kin
         matrix(f"{at}ffn_gate.weight", _FFN, _WIDTH)
         matrix(f"{at}ffn_up.weight", _FFN, _WIDTH)
         matrix(f"{at}ffn_down.weight", _WIDTH, _FFN)
+
+
+def shallow_starter(path: Path, layers: int = 2) -> Path:
+    """The starter's first layers alone: a small model of its vocabulary that is mostly wrong."""
+    reader = gguf.GGUFReader(STARTER)
+    writer = gguf.GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        value = layers if field.name == "llama.block_count" else field.contents()
+        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        parts = tensor.name.split(".")
+        if parts[0] != "blk" or int(parts[1]) < layers:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def tiny_export(folder: Path, *, genai: bool = False, foreign: str = "") -> Path:
