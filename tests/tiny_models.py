@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +96,23 @@ def _tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, family: str, kin
 def shallow_starter(path: Path, layers: int = 2) -> Path:
     """The starter's first layers alone: a small model of its vocabulary that is mostly wrong."""
     reader = gguf.GGUFReader(STARTER)
-    writer = gguf.GGUFWriter(path, "llama")
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        value = layers if field.name == "llama.block_count" else field.contents()
-        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
-    for tensor in reader.tensors:
-        parts = tensor.name.split(".")
-        if parts[0] != "blk" or int(parts[1]) < layers:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    raw = STARTER.read_bytes()
+    names = [tensor.name.split(".") for tensor in reader.tensors]
+    kept = [t for t, name in zip(reader.tensors, names, strict=True) if name[0] != "blk" or int(name[1]) < layers]
+    # Metadata is copied as it stands, since 50,000 tokens one by one take seconds; only the depth is another.
+    start = min(tensor.field.offset for tensor in reader.tensors)
+    metadata = bytearray(raw[24:start])
+    depth = reader.fields["llama.block_count"]
+    at = depth.offset + sum(part.nbytes for part in depth.parts[:-1]) - 24
+    metadata[at : at + 4] = struct.pack("<I", layers)
+    infos, data = b"", b""
+    for tensor in kept:
+        name, shape = tensor.name.encode(), [int(n) for n in tensor.shape]
+        infos += struct.pack(f"<Q{len(name)}sI{len(shape)}Q", len(name), name, len(shape), *shape)
+        infos += struct.pack("<IQ", tensor.tensor_type, len(data))
+        data += tensor.data.tobytes() + b"\0" * (-tensor.n_bytes % 32)
+    head = raw[:8] + struct.pack("<QQ", len(kept), struct.unpack_from("<Q", raw, 16)[0]) + metadata + infos
+    path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
     return path
 
 
