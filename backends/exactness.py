@@ -25,6 +25,10 @@ class Exactness:
         self._differs: dict[int, tuple[int, int]] = {}
         self._steps = 0
 
+    def seen(self, threads: int) -> bool:
+        """Whether a comparison with so many threads has ever found the same bits."""
+        return any(known == threads for known, _ in self._counts)
+
     def verdict(self, threads: int, count: int, used: int, others: int) -> bool | None:
         """None where it has to be compared first."""
         self._steps += 1

@@ -32,6 +32,7 @@ _NEW = 2.5
 """Expected tokens of a step that make it worth while to find out what a step of that size costs."""
 _TRIAL = 4
 """Tokens that a draft model is asked for where its worth is not known."""
+_ROUNDS = "steps of several tokens round otherwise here, and the text must be repeatable"
 
 Plan = list[tuple[Sequence, Slice]]
 
@@ -81,6 +82,7 @@ class Speculator:
         self._able = CAPABILITY in self._info.capabilities
         self._exactness = Exactness()
         self._unsure: tuple[int, int, int, int] | None = None
+        self._by: Guesser = "lookup"
         self._alike = 0
         self._guessed = False
 
@@ -97,12 +99,11 @@ class Speculator:
         if most <= 0:
             return plan
         guess, count = self._choose(sequence, min(most, _LENGTHS[-1]), costs)
-        if count and not self._permitted(sequence, count, room):
-            count = 0
+        count = self._permitted(sequence, count, room) if count else 0
         tokens = self._tokens(sequence, guess, count)
         if not tokens:
             return plan
-        sequence.guessers.add(guess.by)
+        self._by = guess.by
         return [(sequence, Slice(part.seq, [*part.tokens, *tokens], part.pos, "all"))]
 
     def _limit(self, sequence: Sequence) -> int:
@@ -153,17 +154,21 @@ class Speculator:
             self._alike += 1
         return taken
 
-    def _permitted(self, sequence: Sequence, count: int, room: Room) -> bool:
-        """Whether the text stays what it is; where nobody knows yet, the next `run` compares."""
+    def _permitted(self, sequence: Sequence, count: int, room: Room) -> int:
+        """How many of `count` tokens leave the text what it is; where nobody knows yet, the next `run` compares."""
         if sequence.job.speculation != "auto" or not sequence.repeatable:
-            return True
+            return count
+        if not self._exactness.seen(room.threads):
+            # A comparison that fails costs two steps: short ones, as long as none has succeeded.
+            count = 1
         key = (room.threads, count, room.used + count, room.used - sequence.pos)
         verdict = self._exactness.verdict(*key)
         if verdict is None:
             self._unsure = key
-        elif not verdict:
-            sequence.unguessed = "steps of several tokens round otherwise here, and the text must be repeatable"
-        return verdict is not False
+        if verdict is False:
+            sequence.unguessed = _ROUNDS
+            return 0
+        return count
 
     def _tokens(self, sequence: Sequence, guess: Guess, count: int) -> list[int]:
         if count and guess.by == "draft" and self._draft is not None:
@@ -185,12 +190,14 @@ class Speculator:
         self._exactness.note(*unsure, alike=alike)
         if alike:
             return Ran(plan, [rows], aside)
+        sequence.unguessed = _ROUNDS
         self._engine.trim(part.seq, part.pos)
         aside = time.monotonic() - begun
         return Ran([(sequence, single)], [_only(self._engine.step([single]))], aside)
 
     def judge(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """Note what came of the guesses of one step."""
+        sequence.guessers.add(self._by)
         sequence.drafted += drafted
         sequence.accepted += accepted
         if self._draft is not None:
