@@ -64,7 +64,7 @@ class Sequence:
     drafted: int = 0
     accepted: int = 0
     guessers: set[Guesser] = field(default_factory=set)
-    unguessed: str = ""
+    unguessed: str = "it had no step to itself"
     draft_chance: float = 0.7
     draft_next: int = 0
     draft_wait: int = 0
@@ -146,7 +146,7 @@ class Sequence:
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
             guessed_by=tuple(sorted(self.guessers)),
-            unguessed="" if self.guessers else self.unguessed,
+            unguessed="" if self.guessers or self.sampler is None else self.unguessed,
         )
 
     def finish(self, reason: FinishReason) -> Finish:
