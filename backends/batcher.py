@@ -25,7 +25,8 @@ from backends.contract import (
 )
 from backends.draft import DraftModel
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
-from backends.errors import BackendError
+from backends.errors import BackendError, StorageFailed
+from backends.kv.quotes import Quotes
 from backends.kv.store import Store
 from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks, plan_prefill, urgency
 from backends.prefix import Held
@@ -111,6 +112,14 @@ class Batcher:
     def tend(self) -> bool:
         """Copy a little of what the cells hold to where it outlives them; False where there is nothing to copy."""
         return self._cells.tend(hurry=any(not s.prefilling for s in self._running))
+
+    def spell(self, token: int) -> bytes:
+        """The bytes of a token, as they stand in a prompt."""
+        return self._engine.tokenizer.raw_piece(token)
+
+    def purge(self, quotes: Quotes) -> int:
+        """See `Cells.purge`."""
+        return self._cells.purge(quotes)
 
     # -- ending early
 
@@ -232,6 +241,12 @@ class Batcher:
         except StepInterrupted:
             self._calm_from = time.monotonic() + _RESTLESS_S
             return None
+        except StorageFailed as error:
+            for sequence, _ in plan:
+                self._reject(sequence, error)
+            return None
+        if "paged" in self._info.capabilities:
+            plan[0][0].add_paged(self._engine.paged_use())
         t1 = time.monotonic()
         threads, plan = self._governor.threads, ran.plan
         tokens = sum(len(part.tokens) for _, part in plan)
@@ -363,7 +378,8 @@ class Batcher:
 
 
 def _held(sequence: Sequence) -> Held:
-    return Held(sequence.tokens, sequence.job.adapters)
+    job = sequence.job
+    return Held(sequence.tokens, (*job.adapters, job.salt) if job.salt else job.adapters)
 
 
 def _reuses(sequence: Sequence) -> bool:

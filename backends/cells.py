@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from backends.contract import Tier
 from backends.engine import Engine
 from backends.kv.keys import packed
+from backends.kv.quotes import Quotes
 from backends.kv.store import Store
 from backends.kv.tree import Match, Node, Step
+from backends.kv_frames import Tier
 from backends.prefix import Held
 
 _WORTH = 8
@@ -26,6 +27,8 @@ _DEAR_S = 0.004
 _FORGET = 0.9
 """Share of the dearest copy seen that still counts at the next one."""
 _SPACING = 128
+_PURGE_LASTS_S = 60.0
+"""Seconds for which a purge holds: requests that were on their way when it came have been taken in by then."""
 """Steps between two such copies while others decode: their 99th percentile gap never sees them."""
 
 PrefillCost = Callable[[int, int], float | None]
@@ -46,7 +49,8 @@ class Place:
 class _Filled:
     """What a sequence holds: `length` tokens of `held`, the first of them in the store up to the end of `stored`.
 
-    Below `floor` tokens it cannot be cut. The first `asked` are a prompt, the rest its answer.
+    Below `floor` tokens it cannot be cut. The first `asked` are a prompt, the rest its answer. What is `secret` quotes
+    what was forgotten while it ran: it is not kept.
     """
 
     held: Held
@@ -55,6 +59,7 @@ class _Filled:
     tail: bool = False
     floor: int = 0
     asked: int = 0
+    secret: bool = False
 
     @property
     def now(self) -> Held:
@@ -73,12 +78,15 @@ class Cells:
         self.n_cells = info.n_ctx
         self._bytes_per_token = info.kv_bytes / info.n_ctx
         self._can_share = {"fork", "trim"} <= info.capabilities
+        # Where there is one sequence, whoever shares with it takes it over.
+        self._can_share = self._can_share or ("trim" in info.capabilities and info.n_seq == 1)
         self._n_seq = info.n_seq
         self._free = list(range(info.n_seq - 1, -1, -1))
         self._active: dict[int, _Filled] = {}
         self._residents: OrderedDict[int, _Filled] = OrderedDict()
         self._export_s = 1.0
         self._since_copy = 0
+        self._purge: tuple[float, Quotes] | None = None
 
     @property
     def used(self) -> int:
@@ -130,6 +138,7 @@ class Cells:
             pass
         seq, filled = self._share(source, common, new) if common else (self._take_free(), _Filled(wanted))
         filled.held, filled.asked = wanted, len(wanted)
+        filled.secret = self._quoted(wanted.tokens)
         self._active[seq] = filled
         cached: dict[Tier, int] = {"live": common} if common else {}
         begun = time.monotonic()
@@ -236,9 +245,8 @@ class Cells:
         seq = self._take_free()
         self._engine.fork(source, seq)
         old = self._active[source]
-        self._active[seq] = _Filled(
-            Held(tokens, old.held.root), old.length, old.stored, floor=old.floor, asked=old.asked
-        )
+        held = Held(tokens, old.held.root)
+        self._active[seq] = _Filled(held, old.length, old.stored, floor=old.floor, asked=old.asked, secret=old.secret)
         return seq
 
     def grow(self, seq: int, length: int) -> None:
@@ -251,9 +259,10 @@ class Cells:
         """Give the number back; with `keep`, what it holds stays to be found."""
         filled = self._active.pop(seq)
         filled.held = filled.now
-        if keep and self._recorder is not None:
+        secret = filled.secret or self._quoted(filled.held.tokens)
+        if keep and not secret and self._recorder is not None:
             self._recorder.note(filled.held.tokens, filled.asked)
-        if keep and filled.length >= _WORTH and (self._can_share or self._store is not None):
+        if keep and not secret and filled.length >= _WORTH and (self._can_share or self._store is not None):
             self._residents[seq] = filled
             if self._active:
                 self._spill(copy=False)
@@ -280,6 +289,21 @@ class Cells:
         self._save(seq, self._residents[seq])
         self._leave(seq)
         return True
+
+    def purge(self, quotes: Quotes) -> int:
+        """Let no sequence that quotes outlive its request, now and for a minute; how many residents went at once."""
+        self._purge = time.monotonic() + _PURGE_LASTS_S, quotes
+        gone = [seq for seq, filled in self._residents.items() if quotes.within(filled.held.tokens)]
+        for seq in gone:
+            self._leave(seq)
+        for filled in self._active.values():
+            filled.secret = filled.secret or quotes.within(filled.held.tokens)
+        return len(gone)
+
+    def _quoted(self, tokens: Sequence[int]) -> bool:
+        if self._purge is not None and self._purge[0] < time.monotonic():
+            self._purge = None
+        return self._purge is not None and self._purge[1].within(tokens)
 
     def _leave(self, seq: int) -> None:
         del self._residents[seq]
@@ -323,7 +347,7 @@ class Cells:
         """Copy one block of `seq`, the short last one only where the sequence has ended; False where none is left."""
         store = self._store
         assert store is not None
-        while not filled.tail:
+        while not filled.tail and not filled.secret:
             missing, whole = self._missing(filled), store.codec.block
             size = whole if whole and missing >= whole else missing
             if not size or (size != whole and not ended):

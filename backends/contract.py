@@ -9,12 +9,14 @@ from typing import Literal
 
 import msgspec
 
+from backends.guesses import Guesses, Speculation
+from backends.kv_frames import Evicted, KvGrant, KvReport, Purge, Purged, Tier
+from backends.kv_paging import PagedUse, Paging
+from backends.paging_report import WeightsReport
+
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
-Speculation = Literal["auto", "off", "lookup", "draft"]
-Guesser = Literal["lookup", "draft"]
-Tier = Literal["live", "ram", "ssd"]  # of a cached prefix: in the KV cells, or outside them
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +67,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     `tokens` is the whole prompt, shape (prompt,). `n` sequences are forked from it. `deadline` counts seconds from
     submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
     `markers` are control tokens that stay visible in the text; all others are hidden. `adapters` are added to the
-    model for this job alone. `speculation` says who may guess tokens ahead: `auto` is whoever pays, as long as the text
-    stays what it is without; `lookup` (in the text so far) and `draft` (a small model) also where a step of several
-    tokens rounds otherwise.
+    model for this job alone. Jobs of different `salt` share nothing in the KV cache. `speculation` says who may guess
+    tokens ahead: `auto` is whoever pays, as long as the text stays what it is without; `lookup` (in the text so far)
+    and `draft` (a small model) also where a step of several tokens rounds otherwise.
     """
 
     id: int
@@ -87,6 +89,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     adapters: tuple[Adapter, ...] = ()
     conversation: str | None = None
     speculation: Speculation = "auto"
+    salt: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -111,24 +114,6 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
     tokens: list[int]
 
 
-class KvGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """This child's share of RAM, and the cap of the SSD that all children share, in bytes; `folder` '' is no SSD.
-
-    `trace` is a file that records what prompts have in common, without text; '' for none.
-    """
-
-    ram: int = 0
-    ssd: int = 0
-    folder: str = ""
-    trace: str = ""
-
-
-class Evicted(msgspec.Struct, frozen=True, tag=True):
-    """Blocks that the daemon has just removed from the SSD."""
-
-    keys: list[bytes]
-
-
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first frame to a child: which file to open, and how.
 
@@ -136,8 +121,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     decode rates in token/s by thread count; where there are none, they are measured. `kv` is what the KV cache outside
     the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
     with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
-    backend derives from the weights, '' for none. `draft` is the file of a small model that guesses, '' for none;
-    `speculation` is for jobs whose senders leave it open.
+    backend derives from the weights, '' for none. `rpc` are workers on other machines, as host:port.
+    `weights` is how many bytes of the weights may be resident, 0 where all of them fit; see `paging`. `draft` is the
+    file of a small model that guesses, '' for none; `speculation` is for jobs whose senders leave it open.
     """
 
     backend: str
@@ -153,10 +139,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prove: bool = False
     rates: dict[int, float] = {}
     kv: KvGrant = KvGrant()
+    paging: Paging = Paging()
     digest: str = ""
+    weights: int = 0
     step_seconds: float = 0.15
     draft: str = ""
     speculation: Speculation = "auto"
+    rpc: tuple[str, ...] = ()
 
 
 class Alternative(msgspec.Struct, frozen=True, array_like=True):
@@ -187,10 +176,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one sequence took. Counts are tokens; `*_s` are seconds; `first_token_at` is monotonic time or None.
-
-    `guessed_by` has guessed tokens ahead; where nobody has, `unguessed` says why in words.
-    """
+    """What one sequence took. Counts are tokens; `*_s` are seconds; `first_token_at` is monotonic time or None."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -201,10 +187,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     restore_s: float = 0.0
     cached_by_tier: dict[Tier, int] = {}
     first_token_at: float | None = None
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    guessed_by: tuple[Guesser, ...] = ()
-    unguessed: str = ""
+    guesses: Guesses = Guesses()
+    paged: PagedUse | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -343,25 +327,6 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_identity: dict[str, str] = {}
 
 
-class KvReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The KV cache of one child: counts since it began, and what it holds in RAM now.
-
-    `hit_tokens` were not computed again; `restores` and `restored_bytes` are of blocks. `bad` blocks were damaged or
-    missing, `refused` ones found no room in RAM, `short` ones none on the SSD. `problem` is why nothing is written.
-    """
-
-    hit_tokens: dict[Tier, int]
-    restores: dict[Tier, int]
-    restored_bytes: dict[Tier, int]
-    ram_bytes: int
-    ram_blocks: int
-    ram_evictions: int
-    bad: int
-    refused: int
-    short: int
-    problem: str
-
-
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """Loading ended well; jobs are taken from now on.
 
@@ -387,5 +352,5 @@ class Pace(msgspec.Struct, frozen=True, tag=True):
     rest: float
 
 
-ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace
-FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport
+ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace | Purge
+FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport | Purged | WeightsReport

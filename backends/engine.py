@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.contract import Adapter, EngineInfo
+from backends.kv_paging import PagedUse
+from backends.paging_report import WeightsReport
 
 Floats = NDArray[np.float32]
 Want = Literal["none", "last", "all", "embed"]
@@ -104,6 +106,9 @@ class Engine(Protocol):
         Raises BackendError for one that is broken or made for another model; call again before the next step then.
         """
 
+    def paged_use(self) -> PagedUse:
+        """What paging took since this was asked last. For engines with the capability `paged`, of one sequence."""
+
     def set_threads(self, threads: int) -> None: ...
 
     def close(self) -> None: ...
@@ -115,3 +120,11 @@ class StepInterrupted(Exception):
 
 class CacheFull(Exception):
     """The KV cells do not hold the batch; make room and step again."""
+
+
+@runtime_checkable
+class Residence(Protocol):
+    """An engine that can run with less memory than its weights take."""
+
+    def residency(self) -> WeightsReport | None:
+        """What of the weights is in memory; None where all of them were given room."""

@@ -5,6 +5,7 @@ BackendError
 ├── UnsupportedModel    the file is sound, but this engine cannot run it
 ├── MissingExtra        a Python package that this engine needs is not installed
 ├── OutOfMemory         weights, KV cache or compute buffers do not fit
+├── StorageFailed       the disk has no room for what a job keeps there, or fails
 ├── InvalidJob          a parameter, schema or grammar cannot be honoured
 ├── PromptTooLong       more prompt tokens than the served context holds
 ├── EngineBusy          the queue of this engine is full
@@ -48,6 +49,10 @@ class MissingExtra(BackendError):
 
 class OutOfMemory(BackendError):
     """Weights, KV cache or compute buffers do not fit in what the device has left."""
+
+
+class StorageFailed(BackendError):
+    """The disk fails, or has no room in the share that was granted, for what a running job keeps there."""
 
 
 class InvalidJob(BackendError):
@@ -98,6 +103,7 @@ _KINDS: dict[str, type[BackendError]] = {
         UnsupportedModel,
         MissingExtra,
         OutOfMemory,
+        StorageFailed,
         InvalidJob,
         EngineBusy,
         DeadlineExceeded,

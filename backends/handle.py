@@ -23,12 +23,10 @@ from backends.contract import (
     Embedding,
     EngineInfo,
     Event,
-    Evicted,
     Finish,
     FromChild,
     Ids,
     Job,
-    KvReport,
     Load,
     LoadFailed,
     Output,
@@ -44,6 +42,10 @@ from backends.contract import (
 )
 from backends.errors import BackendError, DeathStep, EngineDied, InvalidJob, rebuild
 from backends.frames import child_decoder, encode
+from backends.guesses import Guesses
+from backends.kv_frames import Evicted, KvReport, Purge, Purged
+from backends.kv_paging import PagedUse
+from backends.paging_report import WeightsReport
 
 _STOP_S = 5.0
 _LAST_WORDS_S = 0.5
@@ -72,8 +74,9 @@ class EngineHandle(asyncio.SubprocessProtocol):
     """One running child. Make it with `start`.
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
-    count, `stages` the seconds that each stage of loading took, `kv` the latest report of its KV cache. `drafted`
-    tokens were guessed ahead and `accepted` of them right; `speculation` says who guessed last, or why nobody did.
+    count, `stages` the seconds that each stage of loading took, `kv` and `weights` the latest reports of its KV cache
+    and of weights that do not all fit, `paged` what paging the KV cache has taken so far, `guesses` the counts of all
+    answers, and who guessed for the last one.
     """
 
     info: EngineInfo
@@ -87,18 +90,18 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._phase_began = time.monotonic()
         self.died: EngineDied | None = None
         self.last_step: StepRecord | None = None
-        self.steps = 0
-        self.drafted = self.accepted = 0
-        self.speculation = ""
+        self.steps, self.guesses = 0, Guesses()
         self._on_stage = on_stage
         self._on_step = on_step
         self.on_death: OnDeath | None = None
         self.kv: KvReport | None = None
+        self.paged: PagedUse | None = None
+        self.weights: WeightsReport | None = None
         self.on_report: OnReport | None = None
         self._decoder = child_decoder()
         self._jobs: dict[int, asyncio.Queue[Event | BackendError]] = {}
         self._answering: set[int] = set()
-        self._asked: dict[int, asyncio.Future[list[int] | str]] = {}
+        self._asked: dict[int, asyncio.Future[list[int] | str | Purged]] = {}
         loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
@@ -213,8 +216,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
                     raise event
                 if isinstance(event, Finish | Embedding):
                     left -= 1
-                if isinstance(event, Finish):
-                    self.speculation = "+".join(event.usage.guessed_by) or f"off: {event.usage.unguessed}"
+                    self.guesses = event.usage.guesses.after(self.guesses)
                 yield event
         finally:
             del self._jobs[number]
@@ -231,10 +233,16 @@ class EngineHandle(asyncio.SubprocessProtocol):
         """End a job at the child's next step; what it has made stays, and its events still come."""
         self._send(Cancel(job))
 
-    async def _ask(self, make: Callable[[int], ToChild]) -> list[int] | str:
+    async def purge(self, pieces: list[bytes]) -> Purged:
+        """Let the child forget all KV whose text has one of `pieces`; returns when no tier of its has it any more."""
+        reply = await self._ask(lambda n: Purge(n, pieces))
+        assert isinstance(reply, Purged)
+        return reply
+
+    async def _ask(self, make: Callable[[int], ToChild]) -> list[int] | str | Purged:
         self._check_alive()
         number = new_number()
-        future: asyncio.Future[list[int] | str] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[int] | str | Purged] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
         try:
             self._send(make(number))
@@ -311,13 +319,13 @@ class EngineHandle(asyncio.SubprocessProtocol):
             if frame.record is not None:
                 self.last_step = frame.record
                 self.steps += 1
-                self.drafted += sum(share.drafted for share in frame.record.shares)
-                self.accepted += sum(share.accepted for share in frame.record.shares)
                 self._on_step(frame.record)
         elif isinstance(frame, KvReport):
             self.kv = frame
             if self.on_report is not None:
                 self.on_report(frame)
+        elif isinstance(frame, WeightsReport):
+            self.weights = frame
         elif isinstance(frame, Stage):
             self._enter(frame.name)
             self._on_stage(frame.name, frame.fraction)
@@ -325,6 +333,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
             self._answer(frame.id, frame.tokens)
         elif isinstance(frame, Text):
             self._answer(frame.id, frame.text)
+        elif isinstance(frame, Purged):
+            self._answer(frame.id, frame)
         elif isinstance(frame, Ready):
             self.info, self.rss, self.rates = frame.info, frame.rss, frame.rates
             self._enter("serving")
@@ -348,9 +358,11 @@ class EngineHandle(asyncio.SubprocessProtocol):
         else:
             if isinstance(event, Token):
                 self._answering.add(event.job)
+            elif isinstance(event, Finish) and event.usage.paged is not None:
+                self.paged = event.usage.paged.after(self.paged) if self.paged else event.usage.paged
             queue.put_nowait(event)
 
-    def _answer(self, number: int, value: list[int] | str) -> None:
+    def _answer(self, number: int, value: list[int] | str | Purged) -> None:
         future = self._asked.get(number)
         if future is not None and not future.done():
             future.set_result(value)
@@ -383,4 +395,6 @@ class EngineHandle(asyncio.SubprocessProtocol):
         while_ = {"serving": "while answering", "self-test": "in its self-test"}.get(self.phase, "while loading")
         verb = "was killed by" if cause.startswith("SIG") else "ended with"
         message = f"the engine process {verb} {cause} {while_}"
+        if self.order.rpc:
+            message += f"; it used RPC workers ({', '.join(self.order.rpc)}), and dies with any of them"
         return EngineDied(message, "ask again: a new engine starts", cause=cause, step=step)

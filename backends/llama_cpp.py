@@ -21,7 +21,10 @@ from backends.contract import Adapter, EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError, ModelFileError, OutOfMemory, UnsupportedModel
 from backends.llama_adapters import LlamaAdapters
+from backends.llama_batch import Batch
+from backends.llama_rpc import add_workers
 from backends.llama_vocab import LlamaVocab
+from backends.paging_report import WeightsReport
 
 N_BATCH = 512
 MAX_OUTPUTS = 64
@@ -30,7 +33,6 @@ MAX_OUTPUTS = 64
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
 _LOG_DEBUG, _LOG_ERROR = 1, 4
 _ABORTED = 2
-
 
 _INSTALLED: list[Any] = []
 """The callback that the library calls, which it goes on to do after the engine is gone."""
@@ -74,12 +76,16 @@ class LlamaCppEngine:
         self._stages: dict[str, float] = {}
         self._started = time.monotonic()
         llama.llama_backend_init()
+        if load.rpc:
+            add_workers(load.rpc)
         self._model = self._load_model(load, progress)
         self._mark("weights")
         progress("context", 1.0)
         self.tokenizer = LlamaVocab(llama.llama_model_get_vocab(self._model))
         self._mark("vocabulary")
-        self._encoder_only = llama.llama_model_has_encoder(self._model) or not self._is_causal()
+        self._encoder_only = llama.llama_model_has_encoder(self._model) or not self._meta_flag(
+            "attention.causal", default=True
+        )
         self._context = self._make_context(load)
         self._memory = llama.llama_get_memory(self._context)
         self._adapters = LlamaAdapters(self._model, self._context, Path(load.path), self._log.newest)
@@ -89,7 +95,7 @@ class LlamaCppEngine:
         self._threads = load.threads
         self._n_embd: int = llama.llama_model_n_embd(self._model)
         self._embedding_on = self._encoder_only
-        self._batch = _Batch(self._n_batch)
+        self._batch = Batch(self._n_batch)
         self._info = self._describe(load)
 
     # -- loading
@@ -101,7 +107,7 @@ class LlamaCppEngine:
 
     def _load_model(self, load: Load, progress: Callable[[str, float], None]) -> Any:
         params = llama.llama_model_default_params()
-        params.use_extra_bufts = load.extra_bufts
+        params.use_extra_bufts = load.extra_bufts and not load.weights
         params.n_gpu_layers = load.gpu_layers
 
         def report(fraction: float, _: Any) -> bool:
@@ -109,13 +115,23 @@ class LlamaCppEngine:
             return True
 
         params.progress_callback = llama.llama_progress_callback(report)
-        model = llama.llama_model_load_from_file(load.path.encode(), params)
+        self._pager: Any = None
+        if not load.weights:
+            return self._opened(load.path, params)
+        from backends.lazy_mapping import unread  # Linux only, as is paging
+        from backends.paging import Pager
+
+        with unread(Path(llama.__file__).parent / "lib" / "libllama.so"):
+            model = self._opened(load.path, params)
+        self._mark("mapping")
+        self._pager = Pager(Path(load.path), load.weights, lambda part: progress("weights", part))
+        return model
+
+    def _opened(self, path: str, params: Any) -> Any:
+        model = llama.llama_model_load_from_file(path.encode(), params)
         if not model:
             raise _load_error(self._log.reason())
         return model
-
-    def _is_causal(self) -> bool:
-        return self._meta_flag("attention.causal", default=True)
 
     def _meta_flag(self, key: str, *, default: bool) -> bool:
         value = self._meta(f"{self._meta('general.architecture')}.{key}")
@@ -140,6 +156,10 @@ class LlamaCppEngine:
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
         params.type_k = params.type_v = _KV_TYPES[load.kv_type]
         params.no_perf = True
+        if self._pager is not None:
+            params.n_batch = params.n_ubatch = self._n_batch = min(self._n_batch, self._pager.batch)
+            if self._pager.helps:
+                params.cb_eval = self._pager.callback
         params.embeddings = self._encoder_only
         context = llama.llama_init_from_model(self._model, params)
         if not context:
@@ -177,13 +197,16 @@ class LlamaCppEngine:
             control_tokens=vocab.control_tokens(),
             capabilities=self._capabilities(),
             settings={
-                "extra_bufts": load.extra_bufts,
+                "extra_bufts": load.extra_bufts and not load.weights,
+                "weights": load.weights,
                 "threads": load.threads,
                 "kv_type": load.kv_type,
                 "gpu_layers": load.gpu_layers,
+                **({"rpc": " ".join(load.rpc)} if load.rpc else {}),
             },
             load_stages=self._stages,
-            kv_identity={} if self._encoder_only else self._kv_identity(load),
+            # Nobody knows what the machine at a worker's address computes with tomorrow.
+            kv_identity={} if self._encoder_only or load.rpc else self._kv_identity(load),
         )
 
     def _capabilities(self) -> frozenset[str]:
@@ -226,7 +249,11 @@ class LlamaCppEngine:
             llama.llama_set_embeddings(self._context, embedding)
             self._embedding_on = embedding
         raw = self._batch.fill(batch)
+        begun = time.perf_counter()
         status = self._run(raw, interrupt)
+        if self._pager is not None:
+            llama.llama_synchronize(self._context)
+            self._pager.stepped(total, time.perf_counter() - begun)
         if status == 1:
             raise CacheFull
         if status == _ABORTED:
@@ -340,49 +367,21 @@ class LlamaCppEngine:
         """See `engine.Engine.adapt`. The context pays for a change with its next step, which plans its graph anew."""
         self._adapters.use(adapters)
 
+    def residency(self) -> WeightsReport | None:
+        """What of the weights is in memory; None where all of them were given room."""
+        return self._pager.report() if self._pager is not None else None
+
     def set_threads(self, threads: int) -> None:
         llama.llama_set_n_threads(self._context, threads, threads)
 
     def close(self) -> None:
         self._adapters.close()
         llama.llama_free(self._context)
+        if self._pager is not None:
+            self._pager.close()
         llama.llama_model_free(self._model)
         # The library keeps the pointer, and would call it for the next model of this process.
         llama.llama_log_set(llama.llama_log_callback(), ctypes.c_void_p(0))
-
-
-class _Batch:
-    """A llama_batch over numpy arrays, filled by slices instead of an element at a time."""
-
-    def __init__(self, size: int) -> None:
-        self._tokens = np.zeros(size, np.int32)
-        self._positions = np.zeros(size, np.int32)
-        self._counts = np.ones(size, np.int32)
-        self._seqs = np.zeros(size, np.int32)
-        self._outputs = np.zeros(size, np.int8)
-        addresses = self._seqs.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
-        self._seq_pointers = addresses.astype(np.uint64)
-        fields = dict(llama.llama_batch._fields_)
-        self.raw = llama.llama_batch()
-        self.raw.token = ctypes.cast(self._tokens.ctypes.data, fields["token"])
-        self.raw.pos = ctypes.cast(self._positions.ctypes.data, fields["pos"])
-        self.raw.n_seq_id = ctypes.cast(self._counts.ctypes.data, fields["n_seq_id"])
-        self.raw.seq_id = ctypes.cast(self._seq_pointers.ctypes.data, fields["seq_id"])
-        self.raw.logits = ctypes.cast(self._outputs.ctypes.data, fields["logits"])
-
-    def fill(self, batch: Sequence[Slice]) -> Any:
-        at = 0
-        for part in batch:
-            end = at + len(part.tokens)
-            self._tokens[at:end] = part.tokens
-            self._positions[at:end] = range(part.pos, part.pos + len(part.tokens))
-            self._seqs[at:end] = part.seq
-            self._outputs[at:end] = part.want in ("all", "embed")
-            if part.want == "last":
-                self._outputs[end - 1] = 1
-            at = end
-        self.raw.n_tokens = at
-        return self.raw
 
 
 def _load_error(reason: str) -> BackendError:

@@ -53,6 +53,10 @@ MODES = MappingProxyType(
             kv8=True,
         ),
         "exact": Mode("as the default, with the offsets of Q4_1 blocks as in the file: slower", Form("apart")),
+        "paged": Mode(
+            "as the default, with keys and values on the SSD beyond a budget of RAM: one long conversation at a time",
+            Form(),
+        ),
         "float": Mode("as exact, with activations in float32: much slower, for comparisons", Form("apart", 1)),
     }
 )

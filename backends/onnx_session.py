@@ -61,10 +61,12 @@ class Sessions:
         self._made.clear()
 
 
-def open_session(path: Path, name: str, devices: list[str], options: ort.SessionOptions) -> ort.InferenceSession:
-    """Raises ModelFileError, naming the file, where the library cannot load the graph or its external data."""
+def open_session(
+    graph: Path | bytes, name: str, devices: list[str], options: ort.SessionOptions
+) -> ort.InferenceSession:
+    """Of a file, or of a graph in memory. Raises ModelFileError, with `name`, where it or its weights are damaged."""
     try:
-        return ort.InferenceSession(str(path), options, providers=devices)
+        return ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=devices)
     except ERRORS as error:
         reason = re.sub(r"/\S+/", "", str(error).splitlines()[0])
         raise ModelFileError(f"{name} cannot be loaded: {reason}", "download it again or build it anew") from error

@@ -18,6 +18,7 @@ from backends.threads import ThreadGovernor
 
 _BATCH = 32
 _DECODES = 6
+_PAGED_BATCH = 2
 
 
 def thread_counts(most: int) -> tuple[int, ...]:
@@ -40,7 +41,8 @@ def prove(engine: Engine, order: Load) -> tuple[ThreadGovernor, dict[int, float]
     if "generate" not in info.capabilities:
         return governor, {}
     rng = np.random.default_rng(0)
-    size = min(_BATCH, info.n_batch, info.n_ctx - 1 - _DECODES)
+    # Random tokens would read most of a paged model, of which the first answer needs little.
+    size = min(_PAGED_BATCH if order.weights else _BATCH, info.n_batch, info.n_ctx - 1 - _DECODES)
     prompt = rng.integers(0, info.n_vocab, size).tolist()
     if order.prove:
         logits = engine.step([Slice(0, prompt, 0, "last")])[0]
@@ -48,6 +50,8 @@ def prove(engine: Engine, order: Load) -> tuple[ThreadGovernor, dict[int, float]
             raise BackendError("the self-test gave logits that are not numbers", "this setting is not used again")
         engine.drop(0)
     known = {count: order.rates[count] for count in governor.counts if count in order.rates}
+    if order.weights and len(known) < len(governor.counts):
+        return governor, {}
     if len(known) < len(governor.counts):
         known = {count: _measure(engine, governor, count, prompt) for count in governor.counts}
     governor.threads = max(known, key=lambda count: known[count])

@@ -18,6 +18,8 @@ _ENGINES = {
     "onnx": ("backends.onnx", "OnnxEngine"),
     "echo": ("backends.echo", "EchoEngine"),
 }
+_MODES = {("onnx", "paged"): ("backends.onnx_paged", "PagedEngine")}
+"""Modes that are engines of their own."""
 _EXTRAS = {"mlx": "'localai-daemon[mlx]'"}
 NAMES = tuple(name for name in _ENGINES if name != "echo")
 
@@ -26,7 +28,7 @@ def open_engine(order: Load, progress: Progress) -> Engine:
     """Load `order.path` with `order.backend`. Raises BackendError with the reason and what to do."""
     if order.backend not in _ENGINES:
         raise UnsupportedModel(f"no backend named {order.backend!r}", f"choose one of: {', '.join(NAMES)}")
-    module, name = _ENGINES[order.backend]
+    module, name = _MODES.get((order.backend, order.mode), _ENGINES[order.backend])
     try:
         engine = getattr(import_module(module), name)
     except ModuleNotFoundError as error:

@@ -6,20 +6,12 @@ import time
 from dataclasses import dataclass, field
 
 from backends.constrain import Constraints, Matcher
-from backends.contract import (
-    EngineInfo,
-    Finish,
-    FinishReason,
-    Guesser,
-    Job,
-    Rejected,
-    Sampling,
-    Tier,
-    Token,
-    Usage,
-)
+from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Token, Usage
 from backends.engine import Floats, Tokenizer
 from backends.errors import BackendError, InvalidJob, PromptTooLong
+from backends.guesses import Guesses
+from backends.kv_frames import Tier
+from backends.kv_paging import PagedUse
 from backends.lookup import Lookup
 from backends.sampling import Sampler, logprobs, validate
 from backends.textstream import TextStream
@@ -34,9 +26,8 @@ class Sequence:
     """`tokens` is prompt and answer; the KV cache holds `tokens[:pos]` under number `seq` while that is not None.
 
     Times are monotonic seconds. `siblings` are the other choices of the job, which fork off when the prompt is done.
-    `scored` counts the prompt tokens whose log-probabilities have been reported, `drafted` and `accepted` the guessed
-    ones of `guessers`; `unguessed` says why there are none. A draft model is right with `draft_chance`, and tried again
-    at `draft_next` generated tokens.
+    `scored` counts the prompt tokens whose log-probabilities have been reported. A draft model is right with
+    `draft_chance`, and tried again at `draft_next` generated tokens.
     """
 
     job: Job
@@ -61,13 +52,11 @@ class Sequence:
     scored: int = 0
     embedding: Floats | None = None
     lookup: Lookup | None = None
-    drafted: int = 0
-    accepted: int = 0
-    guessers: set[Guesser] = field(default_factory=set)
-    unguessed: str = "it had no step to itself"
+    guesses: Guesses = Guesses(unguessed="it had no step to itself")
     draft_chance: float = 0.7
     draft_next: int = 0
     draft_wait: int = 0
+    paged: PagedUse | None = None
 
     @property
     def remaining(self) -> int:
@@ -88,6 +77,11 @@ class Sequence:
         """Whether the same request gives the same text: that must hold with guesses too."""
         seed = self.job.sampling.seed
         return self.sampler is None or self.sampler.greedy or (seed is not None and seed >= 0)
+
+    def unguessed(self, why: str) -> None:
+        """Note why nobody guesses; it stands as long as nobody has."""
+        if not self.guesses.by:
+            self.guesses = Guesses(unguessed=why)
 
     def set_back(self) -> None:
         """Start over from the first token, because the cells were given to another."""
@@ -143,11 +137,14 @@ class Sequence:
             cached_by_tier=self.cached_by_tier,
             decode_s=max(0.0, now - prefilled),
             first_token_at=self.first_token,
-            drafted_tokens=self.drafted,
-            accepted_tokens=self.accepted,
-            guessed_by=tuple(sorted(self.guessers)),
-            unguessed="" if self.guessers or self.sampler is None else self.unguessed,
+            guesses=self.guesses if self.sampler is not None else Guesses(),
+            paged=self.paged,
         )
+
+    def add_paged(self, use: PagedUse) -> None:
+        """Note what a step took; what is held is as of now."""
+        before = self.paged
+        self.paged = use if before is None else use.after(before)
 
     def finish(self, reason: FinishReason) -> Finish:
         """The closing event; held-back text is part of the answer unless a stop string swallowed it."""

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
-from backends.contract import Guesser
 from backends.costs import StepCosts
 from backends.draft import DraftModel
 from backends.engine import Engine, Floats, Interrupt, Slice
 from backends.exactness import Exactness
+from backends.guesses import Guesser
 from backends.lookup import Lookup
 from backends.sequences import Sequence
 
@@ -111,7 +111,7 @@ class Speculator:
         job = sequence.job
         if job.speculation == "off" or not self._able:
             asked = "it was asked for" if job.speculation == "off" else "this engine verifies no guesses"
-            sequence.unguessed = asked
+            sequence.unguessed(asked)
             return 0
         left = self._info.n_ctx - len(sequence.tokens)
         return left if job.max_tokens is None else min(left, job.max_tokens - sequence.generated - 1)
@@ -125,11 +125,11 @@ class Speculator:
             found = Guess("draft", (), _sums(chances), max(self._draft.step_s, 1e-9))
             count, gain = _best(found, costs)
             if gain < _GAIN:
-                sequence.unguessed = "the draft model is not right often enough"
+                sequence.unguessed("the draft model is not right often enough")
                 return found, min(found.most, _TRIAL) if self._draft.due(sequence) else 0
         taken = self._take(found, count, gain, costs)
         if not taken:
-            sequence.unguessed = "it would not pay" if found.most else "nothing repeats"
+            sequence.unguessed("it would not pay" if found.most else "nothing repeats")
         return found, count if taken else 0
 
     def _looked_up(self, sequence: Sequence, most: int) -> Guess:
@@ -166,7 +166,7 @@ class Speculator:
         if verdict is None:
             self._unsure = key
         if verdict is False:
-            sequence.unguessed = _ROUNDS
+            sequence.unguessed(_ROUNDS)
             return 0
         return count
 
@@ -190,16 +190,14 @@ class Speculator:
         self._exactness.note(*unsure, alike=alike)
         if alike:
             return Ran(plan, [rows], aside)
-        sequence.unguessed = _ROUNDS
+        sequence.unguessed(_ROUNDS)
         self._engine.trim(part.seq, part.pos)
         aside = time.monotonic() - begun
         return Ran([(sequence, single)], [_only(self._engine.step([single]))], aside)
 
     def judge(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """Note what came of the guesses of one step."""
-        sequence.guessers.add(self._by)
-        sequence.drafted += drafted
-        sequence.accepted += accepted
+        sequence.guesses = sequence.guesses.and_then(drafted, accepted, self._by)
         if self._draft is not None:
             self._draft.judge(sequence, accepted)
 

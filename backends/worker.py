@@ -26,11 +26,9 @@ from backends.contract import (
     Detokenize,
     EngineInfo,
     Event,
-    Evicted,
     FromChild,
     Ids,
     Job,
-    KvGrant,
     Load,
     LoadFailed,
     Output,
@@ -43,12 +41,14 @@ from backends.contract import (
     Tokenize,
 )
 from backends.draft import N_SEQ, DraftModel
-from backends.engine import Engine, Tokenizer
+from backends.engine import Engine, Residence, Tokenizer
 from backends.errors import BackendError, EngineBusy, ModelFileError
 from backends.frames import encode, parent_decoder
 from backends.kv.codecs import codec_for
 from backends.kv.keys import file_digest, root_key
+from backends.kv.quotes import Quotes
 from backends.kv.store import Store
+from backends.kv_frames import Evicted, KvGrant, Purge, Purged
 from backends.proving import prove
 from backends.sequences import Sequence, prepare, rejection
 from backends.threads import ThreadGovernor
@@ -57,11 +57,12 @@ MAX_WAITING = 256
 _READ = 1 << 16
 _STAGE_S = 0.1
 _REPORT_S = 1.0
+_REPORT_REST = 20.0
 _LONGEST_REST_S = 1.0
 FLUSH_S = 2.0
 """Seconds for writing what is kept in RAM alone, when the daemon ends."""
 
-Inbound = Sequence | Cancel | Evicted | Pace | None
+Inbound = Sequence | Cancel | Evicted | Pace | Purge | None
 """What the reader hands to the engine's thread; None is the end."""
 
 
@@ -125,7 +126,7 @@ class Reader(threading.Thread):
     def _take(self, frame: ToChild) -> None:
         if isinstance(frame, Job):
             self._take_job(frame)
-        elif isinstance(frame, Cancel | Evicted | Pace):
+        elif isinstance(frame, Cancel | Evicted | Pace | Purge):
             self.inbox.put(frame)
         elif isinstance(frame, Tokenize):
             tokens = self._tokenizer.encode(frame.text, special=frame.special, add_bos=frame.add_bos)
@@ -151,14 +152,36 @@ def _leave(error: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def serve(batcher: Batcher, inbox: SimpleQueue[Inbound], store: Store | None, outbox: Outbox) -> None:
-    """The step loop: sleeps while there is nothing to do, ends with its daemon."""
+def teller(engine: Engine, outbox: Outbox) -> Callable[[], None]:
+    """Makes what tells the daemon which weights are in memory: the kernel looks at every page, so it is paced."""
+    rest_until = 0.0
+
+    def tell() -> None:
+        nonlocal rest_until
+        begun = time.monotonic()
+        if isinstance(engine, Residence) and begun >= rest_until and (report := engine.residency()) is not None:
+            outbox.send(report)
+            rest_until = time.monotonic() + _REPORT_REST * (time.monotonic() - begun)
+
+    return tell
+
+
+def serve(
+    batcher: Batcher,
+    inbox: SimpleQueue[Inbound],
+    store: Store | None,
+    outbox: Outbox,
+    tell: Callable[[], None] = lambda: None,
+) -> None:
+    """The step loop: sleeps while there is nothing to do, ends with its daemon. `tell` makes other reports."""
     reported, rest = 0.0, 0.0
     while True:
         if batcher.idle and inbox.empty() and batcher.tend():
             continue
-        if store is not None and (batcher.idle or time.monotonic() - reported > _REPORT_S):
-            outbox.send(store.report())
+        if batcher.idle or time.monotonic() - reported > _REPORT_S:
+            if store is not None:
+                outbox.send(store.report())
+            tell()
             reported = time.monotonic()
         while batcher.idle or not inbox.empty():
             item = inbox.get()
@@ -170,12 +193,26 @@ def serve(batcher: Batcher, inbox: SimpleQueue[Inbound], store: Store | None, ou
                 store.forget(item.keys)
             elif isinstance(item, Pace):
                 rest = item.rest
+            elif isinstance(item, Purge):
+                purge(item, batcher, store, outbox)
             elif item is None:
                 return
         begun = time.monotonic()
         batcher.turn()
         if rest:
             time.sleep(min(_LONGEST_REST_S, rest * (time.monotonic() - begun)))
+
+
+def purge(order: Purge, batcher: Batcher, store: Store | None, outbox: Outbox) -> None:
+    """Forget what quotes, cells first, because a sequence that leaves them is saved; answered when the disk is done."""
+    quotes = Quotes(order.pieces, batcher.spell)
+    sequences = batcher.purge(quotes)
+    blocks = store.purge(quotes) if store is not None else 0
+    done = Purged(order.id, store.roots() if store is not None else [], blocks, sequences)
+    if store is None:
+        outbox.send(done)
+    else:
+        store.when_written(lambda: outbox.send(done))
 
 
 def open_store(engine: Engine, order: Load) -> Store | None:
@@ -250,7 +287,7 @@ def main() -> None:
     outbox.send(Ready(info, psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()
-    serve(batcher, inbox, store, outbox)
+    serve(batcher, inbox, store, outbox, teller(engine, outbox))
     while batcher.tend():
         pass
     if store is not None:

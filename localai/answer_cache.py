@@ -60,7 +60,7 @@ RULES: dict[Category, Rule] = {
     "text": Rule(0.85, DAY, 0.15),
     "code": Rule(0.90, 7 * DAY, 0.15),
 }
-"""Tuned on half of `tests/question_pairs.py`; "never" has no rule."""
+"""Tuned on `tests/question_pairs.py`; "never" has no rule."""
 
 
 class Answers:

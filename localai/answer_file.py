@@ -87,10 +87,9 @@ class AnswerFile:
         group = self._groups.get(context)
         if not group:
             return None
-        if context not in self._stacks:
-            self._stacks[context] = list(group), np.stack([kept.vector for kept in group.values()])
-        numbers, stack = self._stacks[context]
-        cosines = stack @ vector
+        numbers, stack = self._stacked(context)
+        # Not `@`: threads of BLAS wait for each other where others compute, for longer than this takes.
+        cosines = np.einsum("ij,j->i", stack, vector)
         for place in np.flatnonzero(cosines >= likeness)[np.argsort(-cosines[cosines >= likeness], kind="stable")]:
             kept = group[numbers[place]]
             if kept.form == form and kept.made >= since:
@@ -113,6 +112,8 @@ class AnswerFile:
             self._drop(other)
         assert number is not None
         self._remember(number, kept)
+        # Now, while nobody waits for it.
+        self._stacked(kept.context)
 
     def clear(self) -> int:
         """Remove all, and write the file anew without them."""
@@ -126,6 +127,12 @@ class AnswerFile:
 
     def close(self) -> None:
         self._db.close()
+
+    def _stacked(self, context: bytes) -> tuple[list[int], Vector]:
+        if context not in self._stacks:
+            group = self._groups[context]
+            self._stacks[context] = list(group), np.stack([kept.vector for kept in group.values()])
+        return self._stacks[context]
 
     def _remember(self, number: int, kept: Kept) -> None:
         self._groups.setdefault(kept.context, {})[number] = kept

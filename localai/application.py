@@ -14,7 +14,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from localai import __version__
-from localai.api import admin, conversations, memory, memory_ask, memory_feedback, memory_files, openai
+from localai.api import (
+    admin,
+    anthropic,
+    conversations,
+    llamacpp,
+    memory,
+    memory_ask,
+    memory_feedback,
+    memory_files,
+    ollama,
+    openai,
+    responses,
+)
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
@@ -40,7 +52,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"description": "The model's file or template is damaged"},
     429: {"description": "Too many requests wait"},
     500: {"description": "A fault of the daemon itself; the log tells more"},
-    502: {"description": "The engine died; a retry starts a new one"},
+    502: {"description": "The engine died, and a retry starts a new one; or an upstream failed"},
     503: {"description": "Stopping, or the engine rests after repeated deaths"},
     504: {"description": "The request's deadline passed"},
     507: {"description": "Not enough memory"},
@@ -72,12 +84,16 @@ def build(
         responses=ERRORS,
     )
     app.include_router(openai.routes(parts))
+    app.include_router(responses.routes(parts))
+    app.include_router(ollama.routes(parts))
+    app.include_router(llamacpp.routes(parts))
+    app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(conversations.routes(parts, kept))
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_ask.routes(parts))
     app.include_router(memory_feedback.routes(parts.memories))
-    app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers)))
+    app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)))
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(MemoryStoreError, _memory)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -89,36 +105,40 @@ def build(
     return Door(app, hosts=hosts, origins=config.allowed_origins, max_body=config.max_body)
 
 
-async def _own(_: Request, error: Exception) -> Response:
+async def _own(request: Request, error: Exception) -> Response:
     assert isinstance(error, LocalaiError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
-async def _memory(_: Request, error: Exception) -> Response:
+async def _memory(request: Request, error: Exception) -> Response:
     assert isinstance(error, MemoryStoreError)
-    return error_response(from_memory(error))
+    return error_response(from_memory(error), request.url.path)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
     reason = str(first.get("ctx", {}).get("error") or first["msg"])
-    return error_response(BadRequest(f"{where}: {reason}", "see /openapi.json for what is expected", param=where))
+    return error_response(
+        BadRequest(f"{where}: {reason}", "see /openapi.json for what is expected", param=where), request.url.path
+    )
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, LocalaiError):
         # FastAPI wraps whatever goes wrong while it reads a body.
-        return error_response(error.__cause__)
+        return error_response(error.__cause__, request.url.path)
     if error.status_code == 404:
-        return error_response(NotFound("no such route", "see /openapi.json for what there is"))
+        return error_response(NotFound("no such route", "see /openapi.json for what there is"), request.url.path)
     if error.status_code == 405:
-        answer = error_response(_MethodNotAllowed("this route takes another method", "see /openapi.json"))
+        answer = error_response(
+            _MethodNotAllowed("this route takes another method", "see /openapi.json"), request.url.path
+        )
         answer.headers.update(error.headers or {})
         return answer
-    return error_response(BadRequest(str(error.detail), "send JSON in UTF-8"))
+    return error_response(BadRequest(str(error.detail), "send JSON in UTF-8"), request.url.path)
 
 
 async def _gone(_: Request, error: Exception) -> Response:
@@ -128,4 +148,6 @@ async def _gone(_: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(LocalaiError("something went wrong inside the daemon", "`localai logs` tells more"))
+    return error_response(
+        LocalaiError("something went wrong inside the daemon", "`localai logs` tells more"), request.url.path
+    )

@@ -28,6 +28,10 @@ class Breaker:
     def is_open(self, now: float) -> bool:
         return now < self._open_until
 
+    def left(self, now: float) -> float:
+        """Seconds until it closes; 0 where it is closed."""
+        return max(0.0, self._open_until - now)
+
     def check(self, now: float) -> None:
         """Raises Unavailable, with the seconds to wait, while the breaker is open."""
         if self.is_open(now):

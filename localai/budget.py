@@ -17,6 +17,8 @@ MOST_CTX = 32_768
 LEAST_CTX = 512
 _MARGIN = 0.08
 _LEAST_MARGIN = 256 * 2**20
+_MOST_MARGIN = 0.125
+"""Share of a small memory that the margin is at most: a container of 300 MB would have none left."""
 _PROCESS = 120 * 2**20
 _MICRO_BATCH = 512
 _ROWS = 64
@@ -58,11 +60,18 @@ class Charge:
 
 def margin(total: int) -> int:
     """Bytes of a memory of `total` that stay free for everything else, unless the user sets a budget."""
-    return max(_LEAST_MARGIN, int(_MARGIN * total))
+    return max(min(_LEAST_MARGIN, int(_MOST_MARGIN * total)), int(_MARGIN * total))
 
 
-def charge(model: GgufHeader | Sizes, n_ctx: int, kv_type: str, backend: str = "llama.cpp", mode: str = "") -> Charge:
-    """What serving `n_ctx` tokens takes.
+def charge(
+    model: GgufHeader | Sizes,
+    n_ctx: int,
+    kv_type: str,
+    backend: str = "llama.cpp",
+    mode: str = "",
+    kv_bytes: int | None = None,
+) -> Charge:
+    """What serving `n_ctx` tokens takes, `kv_bytes` of it for keys and values where that is set beforehand.
 
     Compute buffers hold the activations of one micro-batch, its attention mask and the logits of a step; the factors
     are the tensors alive at once in llama.cpp's graph of a dense transformer. Backends whose KV grows on demand are
@@ -77,14 +86,20 @@ def charge(model: GgufHeader | Sizes, n_ctx: int, kv_type: str, backend: str = "
         weights, width, vocab = model.weight_bytes, model.n_embd or 0, model.n_vocab or 0
         inner = model.number("feed_forward_length") or 4 * width
         kv = 0 if model.is_embedding else int(model.kv_bytes_per_token(stored) * n_ctx)
-    kv = int(_KV_COPIES.get(way, 1.0) * kv)
+    kv = int(_KV_COPIES.get(way, 1.0) * kv) if kv_bytes is None else kv_bytes
     activations = _MICRO_BATCH * 4 * (6 * width + 3 * inner)
     compute = _PROCESS + activations + n_ctx * _MICRO_BATCH * 6 + _ROWS * 4 * vocab
     return Charge(int(_COPIES.get(way, _COPIES.get(backend, 1.0)) * weights), kv, compute)
 
 
 def served_context(
-    model: GgufHeader | Sizes, asked: int, free: int, kv_type: str, backend: str = "llama.cpp", mode: str = ""
+    model: GgufHeader | Sizes,
+    asked: int,
+    free: int,
+    kv_type: str,
+    backend: str = "llama.cpp",
+    mode: str = "",
+    kv_bytes: int | None = None,
 ) -> int:
     """Tokens to serve: `asked`, or min(trained, what fits in `free` bytes, 32,768) where 0 is asked.
 
@@ -92,12 +107,12 @@ def served_context(
     """
     trained = (model.trained if isinstance(model, Sizes) else model.n_ctx_train) or MOST_CTX
     if asked:
-        _refuse_unless_fits(charge(model, asked, kv_type, backend, mode), asked, free)
+        _refuse_unless_fits(charge(model, asked, kv_type, backend, mode, kv_bytes), asked, free)
         return asked
     n_ctx = min(trained, MOST_CTX)
-    while n_ctx > LEAST_CTX and charge(model, n_ctx, kv_type, backend, mode).total > free:
+    while n_ctx > LEAST_CTX and charge(model, n_ctx, kv_type, backend, mode, kv_bytes).total > free:
         n_ctx = max(LEAST_CTX, n_ctx // 2)
-    _refuse_unless_fits(charge(model, n_ctx, kv_type, backend, mode), n_ctx, free)
+    _refuse_unless_fits(charge(model, n_ctx, kv_type, backend, mode, kv_bytes), n_ctx, free)
     return n_ctx
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from localai.errors import ConfigError
+from localai.upstreams.spec import UpstreamSpec, read_upstreams
 
 Capability = Literal["chat", "tools", "reasoning", "fim", "embedding", "rerank"]
 SamplingField = Literal["temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty"]
@@ -24,6 +25,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
 Repo = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!.*\.\.)[^\\\0]+\.gguf$")]
+Endpoint = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$")]
 Count = Annotated[int, msgspec.Meta(gt=0)]
 
 FILE = "models.toml"
@@ -80,6 +82,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mlx: Repo | None = None
     onnx: Repo | None = None
     package: PackageSource | None = None
+    rpc: tuple[Endpoint, ...] = ()
 
 
 class AdapterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,11 +96,12 @@ class AdapterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All specs, by id and by alias; the adapters of the home's own file."""
+    """All specs, by id and by alias; the adapters and upstreams of the home's own file."""
 
     specs: tuple[ModelSpec, ...]
     names: Mapping[str, ModelSpec]
     adapters: tuple[AdapterSpec, ...] = ()
+    upstreams: tuple[UpstreamSpec, ...] = ()
 
     @classmethod
     def load(cls, home: Path) -> Catalog:
@@ -105,18 +109,24 @@ class Catalog:
         specs = {spec.id: spec for spec in _read(packaged_file())[0]}
         overlay = home / FILE
         adapters: list[AdapterSpec] = []
+        upstreams: list[UpstreamSpec] = []
         if overlay.is_file():
-            own, adapters = _read(overlay)
+            own, adapters, upstreams = _read(overlay)
             specs |= {spec.id: spec for spec in own}
         names = _names(specs.values(), overlay)
         taken = next((adapter.id for adapter in adapters if adapter.id in names), None)
         if taken is not None:
             raise ConfigError(f"{FILE}: adapter {taken!r} has the name of a model", "choose another id")
-        return cls(tuple(specs.values()), MappingProxyType(names), tuple(adapters))
+        return cls(tuple(specs.values()), MappingProxyType(names), tuple(adapters), tuple(upstreams))
 
     def get(self, name: str) -> ModelSpec | None:
         """The spec under an id or alias, in any case; None where there is none."""
         return self.names.get(name.lower())
+
+    def upstream_of(self, name: str) -> UpstreamSpec | None:
+        """The upstream whose model `NAME/MODEL` means; None for a name of this machine."""
+        upstream, slash, model = name.partition("/")
+        return next((spec for spec in self.upstreams if spec.name == upstream and slash and model), None)
 
     def nearest(self, name: str, others: Iterable[str] = ()) -> str | None:
         """The known name closest to a misspelt one, or None where nothing is close. `others` are candidates too."""
@@ -131,15 +141,16 @@ def packaged_file() -> Path:
     return installed if installed.is_file() else Path(__file__).parent.parent / FILE
 
 
-def _read(path: Path) -> tuple[list[ModelSpec], list[AdapterSpec]]:
+def _read(path: Path) -> tuple[list[ModelSpec], list[AdapterSpec], list[UpstreamSpec]]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}", "correct the line that it names") from error
+    upstreams = read_upstreams(path.name, tables.pop("upstreams", {}))
     unknown = sorted(set(tables) - {"models", "adapters"})
     wrong = unknown or [key for key, value in tables.items() if not isinstance(value, list)]
     if wrong:
-        expected = "expected only [[models]] and [[adapters]] entries"
+        expected = "expected only [[models]], [[adapters]] and [upstreams.NAME] entries"
         raise ConfigError(f"{path.name}: key {wrong[0]!r}: {expected}", "see the packaged models.toml")
     specs = [_converted(path, "model", n, e, ModelSpec) for n, e in enumerate(tables.get("models", []), start=1)]
     own = tables.get("adapters", [])
@@ -152,7 +163,7 @@ def _read(path: Path) -> tuple[list[ModelSpec], list[AdapterSpec]]:
         if spec.gguf is None and spec.package is None:
             label = f"{path.name}: model {number} ({spec.id})"
             raise ConfigError(f"{label}: expected a gguf or a package source", "add [models.gguf] with a repo")
-    return specs, adapters
+    return specs, adapters, upstreams
 
 
 def _converted(path: Path, what: str, number: int, entry: Any, kind: type[S]) -> S:

@@ -71,7 +71,7 @@ class CatalogWatcher:
         except ConfigError as error:
             _log.error("the model catalogue stays as it was: %s (%s)", error.message, error.hint)
             return
-        if catalog.specs == self.current.specs:
+        if catalog == self.current:
             return
         self.current = catalog
         _log.info("the model catalogue was read again: %d models", len(catalog.specs))

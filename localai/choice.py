@@ -8,6 +8,7 @@ from typing import Any
 from backends.contract import Adapter
 from localai.energy.taps import Rates
 from localai.local_model import LocalModel
+from localai.presets import Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Choice:
 
     `mode` is how the backend computes, by its own name for it; '' is its most faithful one. `model` is what is loaded;
     `rates` are the joules that its tokens should take, as far as was measured before it has answered;
-    `adapters` are applied to it for this request alone, and make it `sibling`.
+    `adapters` are applied to it for this request alone, and make it `sibling`, as a `preset` does.
     """
 
     model: LocalModel
@@ -27,6 +28,7 @@ class Choice:
     adapters: tuple[Adapter, ...] = ()
     sibling: str = ""
     rates: Rates | None = None
+    preset: Preset = Preset()
 
     @property
     def id(self) -> str:
@@ -40,10 +42,13 @@ class Choice:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What the catalogue recommends for this model; {} where it is silent."""
-        return {str(k): v for k, v in self.model.spec.sampling.items()} if self.model.spec else {}
+        """What the preset says, then what the catalogue recommends for this model; {} where both are silent."""
+        recommended = self.model.spec.sampling if self.model.spec else {}
+        return {**{str(k): v for k, v in recommended.items()}, **self.preset.sampling}
 
     @property
     def system(self) -> str | None:
-        """The system prompt that the catalogue recommends; None leaves it to the model's template."""
+        """The preset's system prompt, or the catalogue's; None leaves it to the model's template."""
+        if self.preset.system is not None:
+            return self.preset.system
         return self.model.spec.system if self.model.spec else None

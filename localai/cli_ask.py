@@ -173,7 +173,8 @@ class _Answer:
             "reason": self._last.get("reason"),
             "finish_reason": self._finish,
             "usage": {name: usage.get(name) for name in _USAGE},
-            "timings": {**shown, "cached": {"live": 0, "ram": 0, "ssd": 0, **(timings.get("cached") or {})}},
+            "timings": {**shown, "cached": {"live": 0, "ram": 0, "ssd": 0, **(timings.get("cached") or {})}}
+            | ({"paging": timings["paging"]} if timings.get("paging") else {}),
             "memories": self._last.get("memories") or [],
             **({"answer_cache": self._last["answer_cache"]} if "answer_cache" in self._last else {}),
         }

@@ -18,6 +18,8 @@ _OPTIONS = (
     click.option("--host", default=None, help="Address of the TCP listener."),
     click.option("--port", type=int, default=None, help="TCP port; 0 for the Unix socket only."),
     click.option("--ram", default=None, help="Memory that all engines may take, as 4G."),
+    click.option("--vram", default=None, help="GPU memory that an engine may take, as 8G."),
+    click.option("--paging", default=None, help="auto: page models larger than memory from disk; off: refuse them."),
     click.option("--ctx", type=int, default=None, help="Served context in tokens."),
     click.option("--threads", type=int, default=None, help="Most threads of an engine."),
     click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
@@ -87,15 +89,32 @@ def _status_text(report: Any) -> str:
     for engine in report["engines"]:
         way = engine["backend"] + (f":{engine['mode']}" if engine["mode"] else "")
         lines.append(f"  {engine['model']} on {way}: {_engine_text(engine)}")
+        lines += [f"    {_weights_text(engine['weights'])}"] if engine.get("weights") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
+        lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
     if not report["engines"]:
         lines.append("  no model is loaded")
+    lines += [f"  upstream {upstream_text(upstream)}" for upstream in report["upstreams"]]
     for model, phases in report["best"].items():
         won = ", ".join(f"{phase} {w['backend']} ({w['tps']:.0f} token/s)" for phase, w in phases.items())
         lines += [f"  best with {model}: {won}"] if won else []
+    stalls = ", ".join(
+        f"{name} {share['some']:.0f} %" for name, share in report["pressure"].items() if share["some"] >= 1
+    )
+    lines += [f"  waiting in the last 10 s: {stalls}"] if stalls else []
     if report["measuring"]:
         lines.append(f"  measuring {report['measuring']}")
     return "\n".join(lines)
+
+
+def upstream_text(upstream: Any) -> str:
+    """One upstream in a line, for `status`."""
+    state = {"unknown": "not in use"}.get(upstream["state"], upstream["state"])
+    told = [state] if upstream["latency_ms"] is None else [f"{state}, answers within {upstream['latency_ms']:.0f} ms"]
+    told += [f"{upstream['requests']} requests, {upstream['failures']} failed"] if upstream["requests"] else []
+    told += [f"{upstream['fallbacks']} answered by {upstream['fallback']}"] if upstream["fallbacks"] else []
+    told += [f"last problem: {upstream['problem']}"] if upstream["problem"] else []
+    return f"{upstream['name']} ({upstream['host']}): {'; '.join(told)}"
 
 
 def _engine_text(engine: Any) -> str:
@@ -104,6 +123,23 @@ def _engine_text(engine: Any) -> str:
     size = (engine["resident_bytes"] or 0) / 2**20
     state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
     return f"{state}, context {engine['n_ctx']}, {engine['threads']} threads, {size:.0f} MiB resident"
+
+
+def _paging_text(paging: Any) -> str:
+    chosen = "nothing decoded" if paging["selected"] is None else f"{paging['selected']:.0%} of pages attended to"
+    read, held = (paging[name] / 2**20 for name in ("ssd_read_bytes", "ssd_bytes"))
+    return f"pages: {paging['ram_bytes'] / 2**20:.0f} MiB RAM, {held:.0f} MiB SSD, {read:.0f} MiB read, {chosen}"
+
+
+def _weights_text(weights: Any) -> str:
+    """What of a model that does not fit is in memory."""
+    mebibytes = {name: f"{weights[name] / 2**20:.0f}" for name in ("resident", "pinned", "paged", "budget", "read")}
+    how = "paged" if weights["help"] == "paged" else "left to the kernel, which does better on this disk"
+    rate = f"; about {weights['predicted_tps']:.1f} token/s expected" if weights["predicted_tps"] else ""
+    return (
+        f"weights {how}: {mebibytes['resident']} MiB of {mebibytes['pinned']} + {mebibytes['paged']} in memory, "
+        f"budget {mebibytes['budget']}, {mebibytes['read']} MiB read{rate}"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from localai.cli import say, show
 from localai.config import Config, load
 from localai.errors import DaemonUnreachable
 from localai.lifecycle import client
+
+if TYPE_CHECKING:
+    from localai.library import Library
 
 
 @click.command()
@@ -26,8 +29,9 @@ def doctor(ctx: click.Context, as_json: bool, retest: bool, calibrate: bool, mod
         measure(load(), model, as_json)
         return
     from localai.calibration_store import CalibrationStore
-    from localai.doctor import examine, to_json
+    from localai.doctor import examine, to_json, with_problems
     from localai.doctor_text import render
+    from localai.elsewhere import problems_elsewhere
     from localai.tested import TestedSettings
 
     config = load()
@@ -43,11 +47,19 @@ def doctor(ctx: click.Context, as_json: bool, retest: bool, calibrate: bool, mod
         tested=tested,
         store=CalibrationStore(config.home),
     )
+    report = with_problems(report, problems_elsewhere(config, _library(config), report.engine))
     if as_json:
         show(to_json(report), True, str)
     else:
         click.echo(render(report))
     ctx.exit(0 if report.healthy else 1)
+
+
+def _library(config: Config) -> Library:
+    from localai.catalog import Catalog
+    from localai.library import Library
+
+    return Library(config.home, Catalog.load(config.home))
 
 
 def _daemon_seen(config: Config) -> Any:

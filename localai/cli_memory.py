@@ -255,6 +255,10 @@ def _receipt_text(receipt: Any) -> str:
     proof = "no trace is left" if receipt["complete"] else "traces may be left: run it again when nothing else reads"
     lines = [f"forgot {len(receipt['ids'])} memories and {len(receipt['cascaded'])} that rested on them; {proof}"]
     lines.append(f"searched {size / 2**20:.1f} MiB of {len(receipt['scanned'])} files for {receipt['pieces']} pieces")
+    elsewhere, kv = receipt["elsewhere"], receipt["elsewhere"].get("kv")
+    if kv is not None:
+        blocks = f"{kv['blocks']} KV blocks that quoted them, {kv['unread']} of models that are not loaded"
+        lines.append(f"elsewhere: removed {blocks}, and {elsewhere['answers']} cached answers")
     if receipt["conversations"]:
         lines.append(f"quoted in the conversations {', '.join(receipt['conversations'])}: delete them in the chat")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`localai models list | show | pull | import | rm | plan`. They work on the files directly; no daemon is needed."""
+"""`localai models list | show | pull | import | quantize | rm | plan`, on the files directly; no daemon is needed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from localai.library import Library
     from localai.local_model import LocalModel
     from localai.transfer import PullProgress
+    from localai.upstreams.spec import UpstreamSpec
 
 
 @click.group()
 def models() -> None:
-    """List, show, pull, import, remove and plan models."""
+    """List, show, pull, import, quantise, remove and plan models."""
 
 
 models.add_command(plan)
@@ -47,6 +48,7 @@ def listing(everything: bool, as_json: bool) -> None:
     if everything:
         known = {model.spec.id for model in here if model.spec}
         rows += [_remote(spec) for spec in library.catalog.specs if spec.id not in known]
+    rows += [_upstream(spec, model) for spec in library.catalog.upstreams for model in spec.models or ("...",)]
     show({"models": rows}, as_json, _table)
 
 
@@ -85,6 +87,13 @@ def _remote(spec: ModelSpec) -> dict[str, Any]:
         "path": None,
         "problem": None,
     }
+
+
+def _upstream(spec: UpstreamSpec, model: str) -> dict[str, Any]:
+    """A model of another machine; one that is asked for its models is only asked when it is used."""
+    unknown = dict.fromkeys(("base", "size_bytes", "parameters", "quant", "context", "architecture", "path", "problem"))
+    origin = f"upstream {spec.host}" + (f", else {spec.fallback}" if spec.fallback else "")
+    return {"id": f"{spec.name}/{model}", "aliases": [], "origin": origin, "adapters": [], "here": False, **unknown}
 
 
 def _table(value: Any) -> str:
@@ -184,6 +193,28 @@ def import_(file: Path, name: str | None, base: str | None, scale: float, link: 
     made = import_file(_library(), file, to, base=base, scale=scale, link=link, progress=_show_progress)
     progress_line("")
     show(_local(made), as_json, lambda m: f"{m['id']}: {_size(m['size_bytes'])} in {m['path']}")
+
+
+@models.command()
+@click.argument("model")
+@click.argument("kind", metavar="TYPE")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads to use; all cores otherwise.")
+@click.option("--json", "as_json", is_flag=True)
+def quantize(model: str, kind: str, threads: int | None, as_json: bool) -> None:
+    """Write MODEL in another quantisation, as Q8_0 or Q4_0, beside it."""
+    import os
+
+    from localai.quantize import quantize as make
+
+    def show_tensors(done: int, total: int) -> None:
+        progress_line(f"{done} of {total} tensors")
+
+    made = make(_library(), model, kind, threads or os.cpu_count() or 1, show_tensors)
+    progress_line("")
+    for warning in made.warnings:
+        say(f"note: {warning}")
+    value = {**_local(made.model), "digest": made.model.digest, "warnings": list(made.warnings)}
+    show(value, as_json, lambda m: f"{m['id']}: {_size(m['size_bytes'])} in {m['path']}")
 
 
 @models.command()

@@ -35,14 +35,19 @@ class Client:
 
     Usable from any thread. Raises DaemonUnreachable where nothing answers, DeadlinePassed where the daemon stays
     silent for `timeout` seconds (None: any time), and otherwise the class of `localai.errors` that the daemon named.
+    `app` is how the ledger names who asked.
     """
 
-    def __init__(self, socket: Path | None = None, base_url: str | None = None, token: str | None = None) -> None:
+    def __init__(
+        self, socket: Path | None = None, base_url: str | None = None, token: str | None = None, app: str = ""
+    ) -> None:
         if (socket is None) == (base_url is None):
             raise ConfigError("a client needs a socket or a base URL, and not both", "give exactly one of them")
         self._socket = socket
         self._url = None if base_url is None else _checked(base_url)
         self._headers = {"Content-Type": "application/json"}
+        if app:
+            self._headers["User-Agent"] = app
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._lock = Lock()

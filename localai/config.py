@@ -13,7 +13,7 @@ from typing import Any
 from localai.errors import ConfigError
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
-_SIZES = ("ram", "max_body", "kv_ram", "kv_ssd")
+_SIZES = ("ram", "vram", "max_body", "kv_ram", "kv_ssd", "page_ram", "page_ssd")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -27,10 +27,14 @@ class Config:
     """Address of the TCP listener; a loopback name listens on 127.0.0.1 and ::1."""
     port: int = 8642
     """TCP port; 0 switches TCP off, so that only the Unix socket remains."""
+    ollama_port: int = 0
+    """A second TCP port for programs that expect Ollama at its usual one, 11434; 0 is none."""
     default_model: str = "starter"
     """Model of a request that names none."""
     system: str = ""
     """System prompt of `localai ask` and of new chats; where empty, what the catalogue or the model's template says."""
+    model_aliases: tuple[str, ...] = ("claude-*=default",)
+    """Other names of models, as NAME=MODEL; a * in NAME stands for anything."""
     backend: str = "auto"
     """llama.cpp, onnx, mlx (also as NAME:MODE), or auto: what the router finds best here."""
     policy: str = "balanced"
@@ -40,6 +44,10 @@ class Config:
     """Served context in tokens; 0 is min(trained, what fits, 32768)."""
     ram: int = 0
     """Memory that all engines together may take, in bytes; 0 is what is free less a margin."""
+    vram: int = 0
+    """GPU memory that an engine may take, in bytes; 0 is all there is."""
+    paging: str = "auto"
+    """auto: a model larger than the memory left is paged from disk; off: it is refused."""
     threads: int = 0
     """Most threads of an engine; 0 is the number of usable cores."""
     kv_type: str = "f16"
@@ -52,12 +60,20 @@ class Config:
     """File that records what prompts have in common, as salted hashes and without text, for judging what the KV cache
     keeps (which must be on); where empty, nothing is recorded."""
     speculation: str = "auto"
-    """Who guesses tokens ahead: auto (where it pays and the text stays the same), lookup
-    (in the text so far), draft (a draft model), or off."""
+    """Who guesses tokens ahead: auto (where it pays and the text stays the same), lookup (in the text so far), draft (a
+    draft model), or off."""
     draft: str = ""
     """Small model of the same vocabulary that guesses for the default model; where empty, the catalogue's `draft`."""
+    page_ram: int = 512 * 2**20
+    """RAM for keys and values with `onnx:paged`, which keeps the rest of a long context on disk, in bytes."""
+    page_ssd: int = 8 * 2**30
+    """Disk space for that, at most half of what is free, in bytes."""
+    page_tokens: int = 0
+    """Tokens of a paged context that each new token attends to: 0 as many as fit page_ram, -1 all (exact, slow)."""
     gpu_layers: int = -1
     """Layers on the GPU where the engine has one; -1 is all."""
+    rpc: tuple[str, ...] = ()
+    """RPC workers of llama.cpp on other machines, as host:port, that every model on llama.cpp is spread over."""
     keep_alive: float = 300.0
     """Seconds that an idle model stays loaded; negative is for ever."""
     calibrate: int = 1
@@ -190,6 +206,10 @@ def _reject(error: ConfigError) -> Any:
 
 
 def _check(config: Config) -> Config:
+    for worker in config.rpc:
+        host, _, port = worker.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ConfigError(f"rpc has the worker {worker!r}", "expected host:port, as 192.168.1.20:50052")
     choices = {
         "kv_type": ("f16", "q8_0", "q4_0"),
         "speculation": ("auto", "off", "lookup", "draft"),
@@ -197,16 +217,22 @@ def _check(config: Config) -> Config:
         "policy": ("balanced", "fastest", "frugal"),
         "on_battery": ("same", "frugal"),
         "answer_cache": ("off", "greedy", "always"),
+        "paging": ("auto", "off"),
     }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
             raise ConfigError(f"{key} is {getattr(config, key)!r}", f"expected one of: {', '.join(allowed)}")
     limits = {
         "port": (0, 65535),
+        "ollama_port": (0, 65535),
         "ctx": (0, 2**24),
         "ram": (0, 2**50),
+        "vram": (0, 2**50),
         "kv_ram": (0, 2**50),
         "kv_ssd": (0, 2**60),
+        "page_ram": (2**20, 2**50),
+        "page_ssd": (0, 2**60),
+        "page_tokens": (-1, 2**24),
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
         "memory_tokens": (0, 2**20),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import msgspec
@@ -17,11 +17,15 @@ from backends.errors import BackendError
 from backends.handle import EngineHandle, new_number
 from localai.choice import Choice
 from localai.errors import BadRequest, ContextExceeded, from_backend
+from localai.infill import Neighbour, laid_out, markers
 from localai.messages import Message, Tool, TurnRequest
+from localai.presets import Preset
 from localai.quoting import Piece, quote
 from localai.templates import ChatTemplate
 from localai.toolcalls import OutputParser
 from localai.toolgrammar import tool_grammar
+
+_USUAL_INFILL = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     Raises BadRequest, ContextExceeded, or what the template or engine reports.
     """
     info = engine.info
+    request = _completed(request, choice.preset)
     _refuse_what_is_missing(request, info)
     try:
         content = await (_chat(request, engine, choice.system) if request.kind == "chat" else _plain(request, engine))
@@ -64,13 +69,21 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     return Prompt(job, content.text, content.parser)
 
 
+def _completed(request: TurnRequest, preset: Preset) -> TurnRequest:
+    """What the client left open, as the preset has it."""
+    if not (preset.stop or preset.max_tokens):
+        return request
+    limit = preset.max_tokens if request.max_tokens is None else request.max_tokens
+    return replace(request, stop=request.stop or preset.stop, max_tokens=limit)
+
+
 async def _plain(request: TurnRequest, engine: EngineHandle) -> _Content:
     text = request.prompt or ""
     if request.prompt_tokens is not None:
         tokens = list(request.prompt_tokens)
         text = await engine.detokenize(tokens) if request.echo else ""
     elif request.suffix is not None:
-        tokens = await _fill_in_the_middle(text, request.suffix, engine)
+        tokens = await _fill_in_the_middle(request, engine)
     else:
         tokens = await engine.tokenize(text, special=request.kind == "completion", add_bos=True)
     return _Content(text, tokens, request.grammar)
@@ -121,18 +134,23 @@ def _rendered(
     return template, quotes.pieces(template.render(messages, tools=tools, think=request.think))
 
 
-async def _fill_in_the_middle(prefix: str, suffix: str, engine: EngineHandle) -> list[int]:
-    fim = engine.info.fim
-    missing = {"prefix", "suffix", "middle"} - fim.keys()
-    if missing:
+async def _fill_in_the_middle(request: TurnRequest, engine: EngineHandle) -> list[int]:
+    info = engine.info
+    known = markers(info.fim, info.control_tokens)
+    if known is None:
         raise BadRequest(
             "this model has no fill-in-the-middle tokens, so it cannot use `suffix`",
             "leave `suffix` out, or use a code model such as qwen2.5-coder",
             param="suffix",
         )
-    before = await engine.tokenize(prefix, special=False, add_bos=False)
-    after = await engine.tokenize(suffix, special=False, add_bos=False)
-    return [fim["prefix"], *before, fim["suffix"], *after, fim["middle"]]
+    plain = partial(engine.tokenize, special=False, add_bos=False)
+    before, after = await plain(request.prompt or ""), await plain(request.suffix or "")
+    # As long as the answer may become, and never more than half of the context, so that the cursor's file comes first.
+    answer = request.max_tokens if request.max_tokens is not None else _USUAL_INFILL
+    room = min(info.n_ctx - len(before) - len(after) - answer - 8, info.n_ctx // 2)
+    near = [Neighbour(await plain(f"{name}\n"), await plain(f"{text}\n")) for name, text in request.neighbours]
+    bos = await engine.tokenize("", special=False, add_bos=True)
+    return laid_out(known, before, after, near, bos=bos, here=await plain("current file\n") if near else [], room=room)
 
 
 def _refuse_what_is_missing(request: TurnRequest, info: EngineInfo) -> None:
@@ -159,6 +177,7 @@ def _job(request: TurnRequest, content: _Content, sampling: Sampling) -> Job:
         ignore_eos=request.ignore_eos,
         markers=content.parser().markers if content.parser else (),
         conversation=request.conversation,
+        salt=request.cache_salt,
     )
 
 

@@ -53,6 +53,7 @@ from localai.pool import Pool
 from localai.spans import Spans
 from localai.tested import TestedSettings
 from localai.turn import Parts
+from localai.upstreams.relay import Upstreams
 from localai.watched import WatchedFolders
 
 _log = logging.getLogger("localai")
@@ -119,7 +120,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     memories = Memories(config)
     watched = WatchedFolders(memories)
     answers = Answers(config, memories)
-    parts = Parts(config, library, pool, ledger, market, metering, memories, answers)
+    upstreams = Upstreams(lambda: library.catalog)
+    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
     catalog.start()
@@ -128,6 +130,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
+        await upstreams.close()
         await calibrator.close()
         meter.close()
         draws.close()
@@ -246,29 +249,29 @@ def _listen(config: Config) -> list[socket.socket]:
     finally:
         os.umask(mask)
     sockets = [unix]
-    if config.port:
-        sockets += _tcp(config)
+    for port in {config.port, config.ollama_port} - {0}:
+        sockets += _tcp(config, port)
     for each in sockets:
         each.listen(_BACKLOG)
         each.setblocking(False)
     return sockets
 
 
-def _tcp(config: Config) -> list[socket.socket]:
+def _tcp(config: Config, port: int) -> list[socket.socket]:
     loopback = config.host in ("127.0.0.1", "localhost", "::1")
     names = ["127.0.0.1", "::1"] if loopback else [config.host]
     made: list[socket.socket] = []
     for name in names:
         family = socket.AF_INET6 if ":" in name else socket.AF_INET
         try:
-            made.append(_bound(family, name, config.port))
+            made.append(_bound(family, name, port))
         except OSError as error:
             # Machines without IPv6 are common; one loopback address is enough then.
             if made and family == socket.AF_INET6:
                 continue
             raise Conflict(
-                f"port {config.port} on {name} cannot be used: {error.strerror or error}",
-                "stop what listens there, or choose another port (--port, LOCALAI_PORT)",
+                f"port {port} on {name} cannot be used: {error.strerror or error}",
+                "stop what listens there, or choose another port (LOCALAI_PORT, LOCALAI_OLLAMA_PORT)",
             ) from error
     return made
 

@@ -10,11 +10,12 @@ from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from backends.contract import Embedding, Finish, FinishReason, Progress, PromptLogprobs, Token, TokenLogprob, Usage
 from backends.errors import BackendError
 from backends.handle import EngineHandle
+from backends.kv_paging import PagedUse
 from localai.context import Prompt
 from localai.energy.figures import Energy
 from localai.energy.spending import Spending
@@ -155,7 +156,7 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
     starts = [u.first_token_at for u in usages if u.first_token_at is not None]
     completion = sum(u.completion_tokens for u in usages)
     prefilled = first.prompt_tokens - first.cached_tokens
-    guessers = sorted({guesser for u in usages for guesser in u.guessed_by})
+    guessers = sorted({guesser for u in usages for guesser in u.guesses.by}, reverse=True)
     decode_s = max(u.decode_s for u in usages)
     timings = Timings(
         queue_ms=_ms(first.queue_s),
@@ -169,10 +170,11 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         decode_tps=_rate(completion - len(starts), decode_s),
         total_ms=_ms(now - clock.started),
         cached={str(tier): count for tier, count in first.cached_by_tier.items()},
-        draft_n=sum(u.drafted_tokens for u in usages),
-        draft_n_accepted=sum(u.accepted_tokens for u in usages),
-        speculation="+".join(guessers[::-1]) or "off",
-        speculation_reason="" if guessers else first.unguessed,
+        draft_n=sum(u.guesses.drafted for u in usages),
+        draft_n_accepted=sum(u.guesses.accepted for u in usages),
+        speculation="+".join(guessers) or "off",
+        speculation_reason="" if guessers else first.guesses.unguessed,
+        paging=paging_json(first.paged) if first.paged else None,
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,
@@ -181,6 +183,18 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         timings=timings,
         energy=energy,
     )
+
+
+def paging_json(use: PagedUse) -> dict[str, Any]:
+    """What paging a long context took; `selected` is the share of the pages behind it that a new token attended to."""
+    return {
+        "pages_read": use.read_pages,
+        "ssd_read_bytes": use.read_bytes,
+        "ssd_written_bytes": use.written_bytes,
+        "selected": round(use.attended / use.held, 4) if use.held else None,
+        "ram_bytes": use.ram_bytes,
+        "ssd_bytes": use.ssd_bytes,
+    }
 
 
 def _ms(seconds: float) -> float:

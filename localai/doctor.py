@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
@@ -149,6 +149,12 @@ def examine(
         stores=other_stores(user_home or Path.home(), environment),
         problems=tuple(sorted(found, key=lambda problem: _ORDER.index(problem.severity))),
     )
+
+
+def with_problems(report: Report, found: Sequence[Problem]) -> Report:
+    """The report with further problems in their places."""
+    merged = sorted((*report.problems, *found), key=lambda problem: _ORDER.index(problem.severity))
+    return replace(report, problems=tuple(merged))
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from localai.device import inspect
 from localai.energy.meter import Meter
 from localai.errors import LocalaiError, OutOfResources
 from localai.kv_cache import KvCache
-from localai.ladder import candidates, climb
+from localai.ladder import Rung, candidates, climb
 from localai.ledger import Ledger
 from localai.orders import Orders, Plan
 from localai.pool import Loaded
+from localai.rpc_workers import RpcWorkers
+from localai.spread import spread
 from localai.tested import TestedSettings, Verdict
 
 _log = logging.getLogger(__name__)
@@ -39,16 +41,20 @@ class Engines:
         self._tested = tested
         self._ledger = ledger
         self._kv = kv_cache
+        self._workers = RpcWorkers(config.rpc)
         self.charged: Callable[[], int] = lambda: 0
         self.calibrator: Calibrator | None = None
         self.meter: Meter | None = None
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
-        if self._config.ram:
-            return self._config.ram
         memory = inspect(self._config.home).memory
-        return memory.available + self.charged() - budget.margin(memory.total)
+        if self._config.ram and memory.limit is None:
+            return self._config.ram
+        # Mapped weights of running engines count as charged, and to the kernel as available too.
+        free = min(memory.available + self.charged(), memory.total) - budget.margin(memory.total)
+        # A control group kills who takes more than its limit, whatever the setting allows.
+        return min(self._config.ram, free) if self._config.ram else free
 
     def hopeless(self, choice: Choice) -> bool:
         """Whether every setting of the backend died on this device, so that loading it would only fail."""
@@ -73,17 +79,10 @@ class Engines:
         on_step: Callable[[StepRecord], None],
     ) -> Loaded:
         """See `pool.Loader`. Every load, failed ones too, becomes a row in the ledger."""
-        orders, begun = self._orders, time.monotonic()
+        begun = time.monotonic()
         row: dict[str, Any] = {"model": choice.model.id, "backend": choice.backend, "charged_bytes": plan.total}
         try:
-            rung = await climb(
-                orders.order(choice, plan),
-                orders.key(choice),
-                self._tested,
-                log=orders.log_file(choice.model),
-                on_stage=on_stage,
-                on_step=self._metered(choice, on_step),
-            )
+            rung, note = await self._start(choice, plan, on_stage, self._metered(choice, on_step))
         except LocalaiError as error:
             self._ledger.note_load(row | {"error": error.message, "total_ms": _since(begun)})
             raise
@@ -104,10 +103,15 @@ class Engines:
         )
         _log.info("loaded %s on %s in %.0f ms", choice.model.id, choice.backend, _since(begun))
 
-        if self.calibrator is not None:
+        remote = bool(rung.handle.order.rpc)
+        if self.calibrator is not None and not remote and not plan.weights:
             self.calibrator.want(choice.model, rung, plan.total)
 
         def note_death(death: EngineDied) -> None:
+            if remote:
+                # It says more of the other machine and the network than of this device's settings.
+                self._workers.rest()
+                return
             try:
                 bad = self._tested.record(rung.key, rung.setting, Verdict("died", death.cause, death.step))
             except OutOfResources as error:
@@ -116,7 +120,25 @@ class Engines:
             if bad:
                 _log.warning("%s is not used again with %s on this device", choice.backend, rung.setting)
 
-        return Loaded(rung.handle, note_death, tuple(self._tested.turned_off(rung.key)))
+        notes = (*self._tested.turned_off(rung.key), *([note] if note else []))
+        return Loaded(rung.handle, note_death, notes)
+
+    async def _start(
+        self, choice: Choice, plan: Plan, on_stage: Callable[[str, float], None], on_step: Callable[[StepRecord], None]
+    ) -> tuple[Rung, str]:
+        """The engine, with workers on other machines where those are set and answer; and what is to be said of that."""
+        orders, workers = self._orders, await self._workers.usable(choice)
+        order, key, log = orders.order(choice, plan), orders.key(choice), orders.log_file(choice.model)
+        note = workers.note
+        if workers.endpoints:
+            try:
+                rung = await spread(order, workers, key, self._tested, log=log, on_stage=on_stage, on_step=on_step)
+                return rung, note
+            except EngineDied as death:
+                self._workers.rest()
+                note = f"on this machine alone: {death.message}"
+                _log.warning("%s is loaded without RPC workers: %s", choice.model.id, death.message)
+        return await climb(order, key, self._tested, log=log, on_stage=on_stage, on_step=on_step), note
 
 
 def _since(begun: float) -> float:

@@ -12,6 +12,7 @@ LocalaiError
 ├── ModelBroken            422  the model's file or template is damaged, or no engine runs it
 ├── TooBusy                429  the queue is full
 ├── EngineFailed           502  the engine died or misbehaved; a retry starts a new one
+├── UpstreamFailed         502  another machine does not answer, or not as it should
 ├── Unavailable            503  stopping, or the breaker is open
 ├── OutOfResources         507  memory or disk does not suffice
 ├── MemoryUnusable         500  the file of the memory is damaged, locked, or from a newer version
@@ -119,6 +120,11 @@ class EngineFailed(LocalaiError):
     code = "engine_failed"
 
 
+class UpstreamFailed(LocalaiError):
+    status = 502
+    code = "upstream_failed"
+
+
 class Unavailable(LocalaiError):
     status = 503
     code = "unavailable"
@@ -169,6 +175,7 @@ _FROM_BACKEND: dict[type[backend.BackendError], type[LocalaiError]] = {
     backend.UnsupportedModel: ModelBroken,
     backend.MissingExtra: BadRequest,
     backend.OutOfMemory: OutOfResources,
+    backend.StorageFailed: OutOfResources,
     backend.InvalidJob: BadRequest,
     backend.EngineBusy: TooBusy,
     backend.DeadlineExceeded: DeadlinePassed,

@@ -15,6 +15,7 @@ from typing import Literal
 
 from localai.gguf_names import groups
 from localai.model_folders import Format, folder_files, format_of
+from localai.presets import Preset
 
 Origin = Literal["starter", "pulled", "imported", "ollama", "lmstudio", "hub", "file"]
 
@@ -29,7 +30,7 @@ class Found:
     """A model on the disk that nobody has looked into yet. `files` are its parts in order, `digest` SHA-256.
 
     `folder` is set where the model is a whole folder, in MLX's or ONNX's layout as `format` tells.
-    With `base`, the file is an adapter to be applied to that model with the strength `scale`.
+    With `base`, the file is an adapter to be applied to that model with the strength `scale`; a `preset` has no file.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Found:
     folder: Path | None = None
     base: str | None = None
     scale: float = 1.0
+    preset: Preset | None = None
 
 
 @dataclass(frozen=True, slots=True)

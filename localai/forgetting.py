@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from localai.answer_cache import Answers
 from localai.conversations import Conversations
+from localai.kv_cache import KvCache
 from localai.memories import Memories
 
 if TYPE_CHECKING:
     from memory_store.rows import Filter
 
+_MOST_PIECES = 200_000
 _LEAST_QUOTE = 12
 """Characters of a forgotten text below which a conversation that has them quotes nothing."""
 
@@ -29,15 +31,29 @@ class Forgetting:
     memories: Memories
     kept: Conversations
     answers: Answers
+    kv_cache: KvCache
 
     async def forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> dict[str, Any]:
         """Raises NoSuchMemory or BadRequest before anything is removed."""
-        return await asyncio.to_thread(self._forget, ids, query, chosen)
+        receipt, gone = await asyncio.to_thread(self._forget, ids, query, chosen)
+        purged = await self.kv_cache.purge(await asyncio.to_thread(_pieces, gone)) if gone else None
+        if purged is not None:
+            receipt["elsewhere"]["kv"] = asdict(purged)
+            receipt["complete"] = receipt["complete"] and not purged.silent and not purged.problem
+        return receipt
 
-    def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> dict[str, Any]:
+    def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[dict[str, Any], list[str]]:
         cleared: list[int] = []
         receipt, gone = self.memories.forget(ids, query, chosen, before=lambda: cleared.append(self.answers.clear()))
         quotes = self.kept.quoting([text for text in gone if len(text) >= _LEAST_QUOTE])
         elsewhere = {"answers": sum(cleared)}
         shown = {**asdict(receipt), "complete": receipt.complete, "conversations": list(quotes)}
-        return shown | {"elsewhere": elsewhere}
+        return shown | {"elsewhere": elsewhere}, gone
+
+
+def _pieces(texts: Sequence[str]) -> list[bytes]:
+    """Byte strings that tell a quotation of more than a few words; none where they are so many that all KV may go."""
+    from memory_store.residue import byte_pieces
+
+    found = {piece for text in texts for piece in byte_pieces(text.strip().encode("utf-8", "replace"))}
+    return sorted(found) if len(found) <= _MOST_PIECES else []

@@ -22,6 +22,7 @@ from localai.header_cache import ADAPTER
 from localai.library import Library
 from localai.local_model import LocalModel
 from localai.model_store import Manifest, StoredFile, disk_error
+from localai.presets import Preset
 from localai.pull import Report
 from localai.transfer import BLOCK, Meter
 
@@ -62,6 +63,32 @@ def import_file(
         _take(library, parts, manifest, meter, link=link)
     meter.show(parts[-1].name, "done")
     return library.resolve(name)
+
+
+def create_preset(library: Library, name: str, base: str, preset: Preset) -> LocalModel:
+    """Publish `name` over `base`; what it leaves open is taken from a preset that it builds on. Replaces an older one.
+
+    Raises UnknownModel or NotFound for the base, Conflict where the name is a model's with weights, BadRequest.
+    """
+    model = library.resolve(base, files=False)
+    if model.adapters:
+        raise BadRequest(f"{model.id} is an adapter over another model", "build on that model", param="from")
+    if model.preset is not None and model.base is not None:
+        preset, model = preset.over(model.preset), model.base
+    taken = next((other for other in library.list() if other.id.lower() == name.lower()), None)
+    if library.catalog.get(name) is not None or (taken is not None and taken.preset is None):
+        raise Conflict(f"{name} is the name of a model already", "choose another name", param="model")
+    folder = library.store.folder(name)
+    with library.store.locked(name):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Made anew, so that whoever remembers the folder's state sees the change.
+            library.store.withdraw(name)
+            library.store.publish(Manifest(id=name, origin="imported", files=(), base=model.id, preset=preset))
+            library.store.root.touch()
+        except OSError as error:
+            raise disk_error(error, "free some space") from error
+    return library.resolve(name, files=False)
 
 
 def remove(library: Library, name: str) -> int:

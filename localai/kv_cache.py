@@ -10,13 +10,15 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from backends.contract import KvGrant, KvReport
+from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from backends.kv import upkeep
 from backends.kv.index import IndexUnusable
+from backends.kv_frames import KvGrant, KvReport, Purged
 from localai.config import Config
 from localai.metrics import KvMetrics
 
@@ -27,6 +29,21 @@ _HIGH, _LOW = 0.95, 0.85
 _FREE = 0.5
 """Share of the free disk that the cache may take, whatever the setting says."""
 _PAUSE_S = 1.0
+_PURGE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvPurged:
+    """What a purge removed: `blocks` and `sequences` that quoted, and blocks that nobody could read (`unread`).
+
+    `silent` engines have not confirmed it; `problem` is why the SSD could not be purged, '' where it was.
+    """
+
+    blocks: int
+    sequences: int
+    unread: int
+    silent: int
+    problem: str
 
 
 class KvCache:
@@ -93,6 +110,35 @@ class KvCache:
     def _trim(self, short: bool) -> list[bytes]:
         held = upkeep.totals(self._folder)["bytes"]
         return upkeep.trim(self._folder, int(_LOW * self.cap)) if short or held > _HIGH * self.cap else []
+
+    async def purge(self, pieces: list[bytes]) -> KvPurged:
+        """Forget all KV whose text has one of `pieces`, in the engines' cells, in RAM and on the SSD; none: all of it.
+
+        Blocks of models that are not loaded go all: without their vocabulary nobody can tell what they say.
+        """
+        children = list(self._children())
+        asked = (asyncio.wait_for(child.purge(pieces), _PURGE_S) for child in children)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        done = [answer for answer in answers if isinstance(answer, Purged)]
+        for answer in answers:
+            # An engine that died takes its memory with it; one that is silent is told of in the receipt.
+            if isinstance(answer, BaseException) and not isinstance(answer, EngineDied | TimeoutError):
+                raise answer
+        roots = [root for answer in done for root in answer.roots]
+        try:
+            gone = await asyncio.to_thread(upkeep.purge, self._folder, roots)
+            problem = ""
+        except IndexUnusable as error:
+            gone, problem = [], str(error)
+        for child in children:
+            child.forget(gone)
+        return KvPurged(
+            blocks=sum(answer.blocks for answer in done),
+            sequences=sum(answer.sequences for answer in done),
+            unread=len(gone),
+            silent=sum(isinstance(answer, TimeoutError) for answer in answers),
+            problem=problem,
+        )
 
     def refresh(self) -> None:
         """Bring the gauges up to date. Reads the index."""

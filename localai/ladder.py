@@ -44,6 +44,12 @@ class Rung:
     setting: Setting
 
 
+def _worth_trying(order: Load) -> tuple[Setting, ...]:
+    """Repacking copies the weights, so it is out of the question where not even one copy of them fits."""
+    found = candidates(order.backend)
+    return found[-1:] if order.weights else found
+
+
 def _ignore_pid(_: int) -> None:
     pass
 
@@ -65,7 +71,7 @@ async def climb(
     """
     policy = best_policy(tested, key) or WaitPolicy("as built")
     while True:
-        setting = tested.best(key, candidates(key.engine))
+        setting = tested.best(key, _worth_trying(order))
         known = tested.verdict(key, setting)
         rates = order.rates or tested.threads(key)
         attempt = msgspec.structs.replace(order, prove=known is None, rates=rates, **dict(setting.values))
@@ -81,7 +87,7 @@ async def climb(
             raise from_backend(error) from error
         if known is None:
             _remember(partial(tested.record, key, setting, Verdict("survived")))
-        if handle.rates and not order.rates:
+        if handle.rates and not order.rates and not order.weights:
             _remember(partial(tested.record_threads, key, handle.rates))
         return Rung(handle, key, setting)
 

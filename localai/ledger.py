@@ -16,7 +16,6 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from localai.choice import Choice
 from localai.energy.figures import Energy
 from localai.energy.report import By, query
 from localai.errors import LocalaiError
@@ -105,8 +104,8 @@ class Entry:
             "parent": request.parent,
         }
 
-    def routed(self, choice: Choice) -> None:
-        self.row |= {"model": choice.id, "backend": choice.backend, "reason": choice.reason}
+    def routed(self, model: str, backend: str, reason: str) -> None:
+        self.row |= {"model": model, "backend": backend, "reason": reason}
 
     def took(self, energy: Energy) -> None:
         """Note the query's energy, however it ended."""
@@ -125,9 +124,9 @@ class Entry:
         elif isinstance(event, Summary):
             t = event.timings
             self.row |= {
-                "prompt_tokens": event.prompt_tokens,
-                "cached_tokens": event.cached_tokens,
-                "completion_tokens": event.completion_tokens,
+                "prompt_tokens": event.prompt_tokens if event.counted else None,
+                "cached_tokens": event.cached_tokens if event.counted else None,
+                "completion_tokens": event.completion_tokens if event.counted else None,
                 "queue_ms": t.queue_ms,
                 "load_ms": t.load_ms,
                 "ttft_ms": t.ttft_ms,

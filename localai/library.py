@@ -158,7 +158,7 @@ class Library:
         )
 
     def _sibling(self, found: Found, base_name: str, base: LocalModel | None) -> LocalModel:
-        outcome = found.problem or self._headers.describe(found.files)
+        outcome = found.problem or (ADAPTER if found.preset else self._headers.describe(found.files))
         problem = None
         if outcome != ADAPTER:
             problem = outcome if isinstance(outcome, str) else "a model, not an adapter"
@@ -166,17 +166,20 @@ class Library:
             problem = f"its base {base_name} is {'not here' if base is None else 'broken'}"
         return LocalModel(
             id=found.id,
-            path=found.files[0],
+            path=found.files[0] if found.files else base.path if base else self.store.folder(found.id),
             files=found.files,
             origin=found.origin,
             size_bytes=_size(found.files),
             digest=found.digest,
-            spec=None,
+            spec=base.spec if base and found.preset else None,
             repo=found.repo,
             header=base.header if base and problem is None else None,
             problem=problem,
             base=base,
-            adapters=() if problem else (Adapter(str(found.files[0]), found.scale, stamp(found.files)),),
+            adapters=()
+            if problem or found.preset
+            else (Adapter(str(found.files[0]), found.scale, stamp(found.files)),),
+            preset=found.preset,
         )
 
     def _chosen(self, name: str, models: Iterable[LocalModel]) -> LocalModel | None:
@@ -234,7 +237,8 @@ def _spec_of(found: Found, catalog: Catalog) -> ModelSpec | None:
 
 def _best(candidates: Iterable[LocalModel], wanted: str, default: str | None) -> LocalModel | None:
     """The quantisation asked for; without one, sound before broken, ours before others', then the usual preference."""
-    rank = {quant: place for place, quant in enumerate((default or "", *PREFERENCE), start=-1)}
+    # The default is in the list too, where it must not lose its place.
+    rank = {quant: place for place, quant in reversed(list(enumerate((default or "", *PREFERENCE))))}
     fitting = [model for model in candidates if not wanted or wanted.lower() in _labels(model)]
     return min(
         fitting,

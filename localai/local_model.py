@@ -10,6 +10,7 @@ from localai.catalog import ModelSpec
 from localai.foreign_stores import Origin
 from localai.header_cache import HeaderSummary
 from localai.model_folders import Format
+from localai.presets import Preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,7 @@ class LocalModel:
     """A model that can be opened at `path`: the first of `files`, or the folder they lie in, as `format` tells.
 
     `digest` is a SHA-256 that somebody vouches for, None where nobody does. `header` is None where `problem` says why.
-    A sibling is `adapters` over a `base`, whose header it shows; its own files and size are the adapters'.
+    A sibling is `adapters` or a `preset` over a `base`, whose header it shows; its own files and size are theirs.
     """
 
     id: str
@@ -33,3 +34,4 @@ class LocalModel:
     format: Format = "gguf"
     base: LocalModel | None = None
     adapters: tuple[Adapter, ...] = ()
+    preset: Preset | None = None

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from backends.contract import FinishReason, Grammar, Priority, Speculation, TokenLogprob
+from backends.contract import FinishReason, Grammar, Priority, TokenLogprob
+from backends.guesses import Speculation
 from localai.energy.figures import Energy
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -71,6 +72,9 @@ class TurnRequest:
     `id` is this request's own name, `parent` that of the request for which it was made, as a tool call or a sample.
     `max_joules` ends the answer early.
     `memory` is the namespace to recall from, None to recall nothing.
+    `neighbours` are names and texts of files beside the one that `suffix` belongs to, the nearest last.
+    `fallback` says why this model answers instead of the one on another machine that was asked for.
+    Requests of different `cache_salt` share nothing in the KV cache.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `speculation` is who may guess tokens ahead, None for the default.
@@ -111,6 +115,9 @@ class TurnRequest:
     max_joules: float | None = None
     memory: str | None = None
     speculation: Speculation | None = None
+    neighbours: tuple[tuple[str, str], ...] = ()
+    fallback: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +176,10 @@ class FromCache:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine that serves is known. `request` is the request's id. `cached` says that an earlier answer serves."""
+    """The engine that serves is known. `request` is the request's id. `cached` says that an earlier answer serves.
+
+    `n_ctx` is 0 where another machine serves and does not tell; `fallback` is why it does not.
+    """
 
     model: str
     backend: str
@@ -177,6 +187,7 @@ class Started:
     n_ctx: int
     request: str = ""
     cached: FromCache | None = None
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,17 +240,19 @@ class Timings:
     draft_n_accepted: int = 0
     speculation: str = "off"
     speculation_reason: str = ""
+    paging: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The last event: what it took."""
+    """The last event: what it took. `counted` is False where another machine did not tell how many tokens it were."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     timings: Timings
     energy: Energy | None = None
+    counted: bool = True
 
 
 TurnEvent = Waiting | Started | Recalled | Delta | PromptScored | ChoiceDone | Embedded | Summary

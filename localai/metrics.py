@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from backends.contract import KvReport, StepRecord
+from backends.contract import StepRecord
+from backends.kv_frames import KvReport
+from backends.paging_report import WeightsReport
 from localai.energy.meter import Totals
+from localai.pressure import Pressure
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -42,6 +45,7 @@ class Metrics:
         self._accepted = Counter("localai_draft_accepted_tokens", "Guessed tokens that were right", registry=own)
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
         self.kv = KvMetrics(own)
+        self.weights = WeightMetrics(own)
 
     def count(self, row: dict[str, Any]) -> None:
         """Add one ledger row."""
@@ -83,6 +87,27 @@ class Metrics:
         self._cpu_seconds.inc(self._new_cpu)
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
         return generate_latest(self.registry)
+
+
+class WeightMetrics:
+    """Of models larger than the memory left to them, and how hard the system works for memory and disks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._bytes = Gauge("localai_weights_bytes", "Paged models' weights", ("model", "kind"), registry=registry)
+        self._rate = Gauge("localai_weights_predicted_tps", "Expected decode rate", ("model",), registry=registry)
+        self._stall = Gauge("localai_pressure", "Percent of 10 s waited", ("resource", "kind"), registry=registry)
+
+    def hold(self, reports: Mapping[str, WeightsReport], stalls: Sequence[Pressure]) -> None:
+        """What is in memory now, by model."""
+        self._bytes.clear()
+        self._rate.clear()
+        for model, report in reports.items():
+            for kind in ("budget", "resident", "pinned", "paged", "read"):
+                self._bytes.labels(model, kind).set(getattr(report, kind))
+            self._rate.labels(model).set(report.predicted_tps)
+        for stall in stalls:
+            self._stall.labels(stall.resource, "some").set(stall.some)
+            self._stall.labels(stall.resource, "full").set(stall.full)
 
 
 class KvMetrics:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from localai.errors import BadRequest, Conflict, LocalaiError, NotFound, OutOfResources
 from localai.foreign_stores import Found
+from localai.presets import Preset
 
 MANIFEST = "manifest.json"
 
@@ -34,7 +35,10 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder holds and where it came from; with `base`, an adapter for that model, and its scale."""
+    """What a folder holds and where it came from; with `base`, that model's adapter or preset.
+
+    `made_from` is the model that was quantised into this one.
+    """
 
     id: str
     origin: Literal["pulled", "imported"]
@@ -44,6 +48,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     spec_id: str | None = None
     base: str | None = None
     scale: float = 1.0
+    preset: Preset | None = None
+    made_from: str | None = None
 
 
 class ModelStore:
@@ -132,6 +138,7 @@ class ModelStore:
                 manifest.spec_id,
                 base=manifest.base,
                 scale=manifest.scale,
+                preset=manifest.preset,
             )
 
 

@@ -31,7 +31,8 @@ class Backend:
     """A backend by name: the package that it needs with its modules, and the formats that it opens.
 
     `threads` tells whether the number of threads can be chosen, `adapters` whether it applies adapters; `modes` are its
-    `Load.mode`s, the most faithful first, of which those in `tried` are measured unasked.
+    `Load.mode`s, the most faithful first, of which those in `tried` are measured unasked. Those in `named` are for
+    people who name them, and never measured or chosen otherwise.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Backend:
     formats: tuple[Format, ...]
     modes: tuple[str, ...] = ("",)
     tried: tuple[str, ...] = ("",)
+    named: tuple[str, ...] = ()
     threads: bool = True
     adapters: bool = False
 
@@ -69,8 +71,9 @@ _ALL = (
         modules=("onnxruntime", "onnx"),
         install="pip install onnxruntime onnx",
         formats=("gguf", "onnx"),
-        modes=tuple(ONNX_MODES),
+        modes=tuple(mode for mode in ONNX_MODES if mode != "paged"),
         tried=("", "prefill8", "kv8"),
+        named=("paged",),
     ),
     Backend(
         name="mlx",

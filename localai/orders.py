@@ -5,29 +5,39 @@ A Choice and free bytes enter, a Plan and a Load leave; starts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from backends.contract import KvGrant, Load, Speculation
+from backends.contract import Load
 from backends.errors import BackendError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
+from backends.guesses import Speculation
+from backends.kv_frames import KvGrant
+from backends.kv_paging import Paging
 from localai import budget
 from localai.choice import Choice
 from localai.config import Config
 from localai.device import Device
-from localai.errors import from_backend
+from localai.errors import OutOfResources, from_backend
 from localai.kv_cache import KvCache
 from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import build_label
+from localai.paged_plan import can_page, paged_plan
 from localai.readings import Shape
 from localai.shapes import shape_of
 from localai.tested import Key
 
 N_SEQ = 32
+_FREE_SSD = 0.5
+"""Share of the free disk that one engine's pages may take, whatever the setting says."""
+_SHELF = 16
+_NEAR = 0.9
+"""Share of the best budget for weights below which idle engines are unloaded for more."""
 
 DraftFor = Callable[[LocalModel, str], LocalModel | None]
 """The draft model of a model on a backend; raises LocalaiError where it cannot be had."""
@@ -37,12 +47,19 @@ DraftFor = Callable[[LocalModel, str], LocalModel | None]
 class Plan:
     """What a load will take: `n_ctx` tokens served, `total` bytes charged before anything is allocated.
 
-    `shelf` of them are for KV blocks in RAM.
+    `shelf` of them are for KV blocks in RAM. `weights` bytes of the model may be in memory at a time, 0: all of them.
     """
 
     n_ctx: int
     total: int
     shelf: int = 0
+    weights: int = 0
+
+    def as_good_as(self, best: Plan) -> bool:
+        """Whether unloading others for `best` would gain nothing worth it."""
+        if not self.weights:
+            return self.n_ctx >= best.n_ctx
+        return bool(best.weights) and self.n_ctx >= best.n_ctx and self.weights >= _NEAR * best.weights
 
 
 class Orders:
@@ -73,8 +90,9 @@ class Orders:
         """See `pool.PlanFor`."""
         if choice.backend == "echo":
             return Plan(choice.n_ctx or 4096, 0, self._shelf(2**30))
-        draft = self._draft_for(choice.model, choice.backend)
+        draft = None if paged(choice) else self._draft_for(choice.model, choice.backend)
         extra = 0
+        headers: Sequence[GgufHeader] = ()
         try:
             if choice.model.format == "gguf":
                 # What counts is the sum of all shards; the first one's metadata speaks for the rest.
@@ -87,9 +105,20 @@ class Orders:
         except BackendError as error:
             raise from_backend(error) from error
         way = (self._config.kv_type, choice.backend, choice.mode)
-        n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way)
-        need = budget.charge(sizes, n_ctx, *way).total + extra
-        shelf = self._shelf(free - need)
+        pages = paged(choice)
+        kv = self._config.page_ram if pages else None
+        try:
+            n_ctx = budget.served_context(sizes, choice.n_ctx, free - extra, *way, kv)
+        except OutOfResources:
+            if not headers or headers[0].is_embedding or not can_page(choice.backend, self._config.paging):
+                raise
+            tight = paged_plan(headers, choice.n_ctx, free, self._config.kv_type)
+            # A sixteenth of the weights' room is less use to them than the beginning of a known conversation.
+            shelf = min(self._shelf(free), (tight.weights - tight.least) // _SHELF)
+            return Plan(tight.n_ctx, tight.total, shelf, tight.weights - shelf)
+        need = budget.charge(sizes, n_ctx, *way, kv).total + extra
+        # Pages live as long as their engine: there is nothing to put on a shelf.
+        shelf = 0 if pages else self._shelf(free - need)
         return Plan(n_ctx, need + shelf, shelf)
 
     def _shelf(self, free: int) -> int:
@@ -98,7 +127,8 @@ class Orders:
 
     def order(self, choice: Choice, plan: Plan) -> Load:
         """What the child is told."""
-        draft = self._draft_for(choice.model, choice.backend)
+        # A paged model has no room for a second one.
+        draft = None if plan.weights or paged(choice) else self._draft_for(choice.model, choice.backend)
         return Load(
             backend=choice.backend,
             path=str(choice.model.path),
@@ -108,12 +138,24 @@ class Orders:
             n_seq=N_SEQ,
             threads=self.threads,
             kv_type=self._config.kv_type,
-            gpu_layers=self._config.gpu_layers,
+            gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan),
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
+            paging=paging(self._config) if paged(choice) else Paging(),
             digest=choice.model.digest or "",
             draft=str(draft.path) if draft else "",
             speculation=cast(Speculation, self._config.speculation),
+            weights=plan.weights,
         )
+
+    def _gpu_layers(self, choice: Choice, plan: Plan) -> int:
+        """As configured, else as many as fit into the configured GPU memory, beside its compute buffers; -1 is all."""
+        asked, vram = self._config.gpu_layers, self._config.vram
+        if asked >= 0 or not vram or choice.backend != "llama.cpp" or choice.model.format != "gguf":
+            return asked
+        header = read_shards(choice.model.path)[0]
+        layers = header.number("block_count") or 1
+        need = budget.charge(header, plan.n_ctx, self._config.kv_type)
+        return max(0, min(layers, (vram - need.compute) * layers // max(1, need.weights + need.kv)))
 
     def key(self, choice: Choice) -> Key:
         """What verdicts on this choice's settings hold for."""
@@ -133,6 +175,19 @@ def _draft_bytes(draft: LocalModel, model: GgufHeader, choice: Choice, kv_type: 
     n_ctx = choice.n_ctx or min(model.n_ctx_train or budget.MOST_CTX, budget.MOST_CTX)
     charged = budget.charge(first, n_ctx, kv_type, choice.backend, choice.mode)
     return charged.total + sum(h.weight_bytes for h in others)
+
+
+def paged(choice: Choice) -> bool:
+    """Whether the engine pages keys and values of a long context to the disk."""
+    return (choice.backend, choice.mode) == ("onnx", "paged")
+
+
+def paging(config: Config) -> Paging:
+    """What such an engine may take."""
+    folder = config.home / "cache" / "pages"
+    folder.mkdir(parents=True, exist_ok=True)
+    room = int(_FREE_SSD * shutil.disk_usage(folder).free)
+    return Paging(ram=config.page_ram, ssd=min(config.page_ssd, room), folder=str(folder), tokens=config.page_tokens)
 
 
 def shape(model: LocalModel) -> Shape:

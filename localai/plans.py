@@ -61,6 +61,11 @@ def plan_model(
 
     Raises the errors of `Finder.find` and `planner.plan`, ModelBroken where no backend here runs the model.
     """
+    away = finder.catalog.upstream_of(name)
+    if away is not None:
+        planned = f"plan its fallback: `localai models plan {away.fallback}`"
+        instead = planned if away.fallback else "name a model of this machine"
+        raise BadRequest(f"{name} runs on another machine ({away.host}) and takes no memory here", instead)
     variants = finder.find(name)
     device = inspect(config.home)
     build = engine_build() if device.gpus else None
@@ -98,7 +103,7 @@ def room_on(device: Device, build: EngineBuild | None, config: Config, limits: L
     shared = any(card.vendor == "apple" for card in device.gpus)
     total = sum(card.memory_bytes or 0 for card in cards)
     own = ram if shared else total - margin(total) if total else 0
-    return Room(ram, max(0, own if limits.vram is None else limits.vram), shared)
+    return Room(ram, max(0, (config.vram or own) if limits.vram is None else limits.vram), shared)
 
 
 def ways(device: Device, readings: Sequence[Reading], config: Config, *, offloads: bool) -> list[Way]:

@@ -242,7 +242,9 @@ class Pool:
             free = self._budget() - sum(s.charged for s in others)
             try:
                 plan = await self._planned(slot, free)
-                if plan.n_ctx >= best.n_ctx or not idle:
+                patient = plan.weights and not best.weights and others and time.monotonic() < deadline
+                # What would be paged only beside busy engines waits for these instead: it is many times faster then.
+                if plan.as_good_as(best) or not (idle or patient):
                     return plan
             except OutOfResources:
                 if not idle and (not others or time.monotonic() > deadline):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from localai.budget import MOST_CTX
 from localai.choice import Choice
 from localai.choosing import check_policy, decide
 from localai.config import Config
@@ -14,6 +16,7 @@ from localai.local_model import LocalModel
 from localai.market import Market
 from localai.messages import TurnRequest
 from localai.offers import backend, offer, offers, usable
+from localai.presets import Preset
 from localai.workload import text_of, workload
 
 _ECHO = "echo:"
@@ -26,32 +29,52 @@ def route(request: TurnRequest, library: Library, config: Config, market: Market
     Raises UnknownModel, NotFound, ModelBroken or BadRequest.
     """
     name, why = _name(request.model, config)
+    if library.catalog.upstream_of(name) is not None:
+        hint = "name it in the request: only then does a prompt leave this machine"
+        raise BadRequest(f"{why}, and that is on another machine", hint, param="model")
+    if request.fallback:
+        why = f"{request.fallback}; {name} answers instead"
     why += f"; {saving}" if saving else ""
     # Strangers may use what is in the library, but not probe the disk for files.
     files = request.trusted
     model = _echo(name) if files and name.startswith(_ECHO) else library.resolve(name, files=files)
     if model.problem:
         raise ModelBroken(f"{model.id}: {model.problem}", "download or import the model again")
-    n_ctx, base = request.n_ctx or config.ctx, model.base or model
-    if model.base:
-        why += f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}"
+    preset, base = model.preset or Preset(), model.base or model
+    n_ctx = request.n_ctx or _least_context(preset, base, config)
     sibling = model.id if model.base else ""
+    if model.preset:
+        model = base
+        why += f"; it is {base.id} with settings of its own"
+    elif model.base:
+        why += f"; it is {base.id} with {len(model.adapters)} adapter{'s'[: len(model.adapters) > 1]}"
     if base.format == "echo":
-        return Choice(base, "echo", n_ctx, why, adapters=model.adapters, sibling=sibling)
+        return Choice(base, "echo", n_ctx, why, adapters=model.adapters, sibling=sibling, preset=preset)
     asked = request.backend or config.backend
     # What an adapter changes is not found in the cache of the plain model.
-    text = sibling + text_of(request)
+    text = (sibling if model.adapters else "") + text_of(request)
     if asked == "auto":
         chosen, mode, reason = _chosen(request, model, config, market, text)
     else:
         chosen, mode = _fixed(asked, model)
         reason = f"{asked} was asked for"
-    choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling)
+    choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling, preset=preset)
     market.note(choice, text)
     return replace(choice, rates=market.rates(choice))
 
 
+def _least_context(preset: Preset, model: LocalModel, config: Config) -> int:
+    """What a preset wants is a least context: what is served anyway covers it, and is not loaded anew for less."""
+    trained = model.header.n_ctx_train if model.header else None
+    usual = config.ctx or min(trained or MOST_CTX, MOST_CTX)
+    return preset.n_ctx if preset.n_ctx and preset.n_ctx > usual else config.ctx
+
+
 def _name(asked: str, config: Config) -> tuple[str, str]:
+    for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
+        if fnmatchcase(asked, pattern):
+            name, why = _name(meant, replace(config, model_aliases=()))
+            return name, f"{asked} stands for {meant}: {why}"
     if asked in ("", "default"):
         return config.default_model, f"{config.default_model} is the default model"
     if asked == "auto":
@@ -76,7 +99,7 @@ def _chosen(request: TurnRequest, model: LocalModel, config: Config, market: Mar
 def _fixed(asked: str, model: LocalModel) -> tuple[str, str]:
     """`NAME`, or `NAME:MODE` for another way of computing. Raises BadRequest with the reason and the alternative."""
     name, _, mode = asked.partition(":")
-    modes = backend(name).modes
+    modes = (*backend(name).modes, *backend(name).named)
     if mode not in modes:
         others = ", ".join(f"{name}:{known}" for known in modes if known) or "it has no others"
         raise BadRequest(f"{name} has no mode {mode!r}", f"leave it out, or: {others}", param="backend")

@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 
+from backends.paging_report import WeightsReport
 from localai import __version__
 from localai.calibration_text import best
+from localai.decoding import paging_json
 from localai.energy.report import By, priced
 from localai.pool import Slot
+from localai.pressure import pressure
 from localai.turn import Parts
 
 _DAY = 86_400.0
@@ -28,6 +31,8 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "socket": str(config.socket),
         "url": f"http://{config.host}:{config.port}" if config.port else None,
         "engines": [_engine(slot) for slot in parts.pool.slots],
+        "upstreams": parts.upstreams.report(),
+        "pressure": {p.resource: {"some": p.some, "full": p.full} for p in pressure()},
         "measuring": parts.market.measuring(),
         "best": best(parts.market.all_records()),
         "last_day": parts.ledger.totals(time.time() - _DAY),
@@ -82,10 +87,20 @@ def _engine(slot: Slot) -> dict[str, Any]:
             "speculation": {
                 "setting": slot.handle.order.speculation,
                 "draft": "draft" in info.capabilities,
-                "last": slot.handle.speculation,
-                "guessed": slot.handle.drafted,
-                "right": slot.handle.accepted,
+                "last": slot.handle.guesses.said,
+                "guessed": slot.handle.guesses.drafted,
+                "right": slot.handle.guesses.accepted,
             },
+            "paging": paging_json(slot.handle.paged) if slot.handle.paged else None,
+            "load_stages": slot.handle.stages | {"in the engine": info.load_stages},
+            "weights": _weights(slot.handle.weights),
             "kv_cache": msgspec.to_builtins(slot.handle.kv) if slot.handle.kv else None,
         }
     return shown
+
+
+def _weights(report: WeightsReport | None) -> dict[str, Any] | None:
+    """Of a model that does not fit; None where all of it was given room."""
+    if report is None:
+        return None
+    return {**msgspec.to_builtins(report), "predicted_tps": round(report.predicted_tps, 2)}

@@ -20,6 +20,7 @@ from localai.messages import Recalled, Started, TurnEvent, TurnRequest
 from localai.pool import Pool
 from localai.recollection import recollect
 from localai.router import route
+from localai.upstreams.relay import Upstreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,23 @@ class Parts:
     metering: Metering
     memories: Memories
     answers: Answers
+    upstreams: Upstreams
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
     """Yield the events of one answer, a Summary last. Raises LocalaiError; closing the iterator cancels the work."""
     clock = Clock()
     with parts.ledger.entry(request) as entry:
+        async with parts.upstreams.relay(request, clock, entry) as away:
+            async for event in away.events:
+                yield event
+        if away.served:
+            return
         parts.metering.day.check()
-        # In a thread: a name met for the first time is looked up on the disk.
         config, saving = parts.metering.eased(parts.config)
+        request = away.instead
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
-        entry.routed(choice)
+        entry.routed(choice.id, choice.backend, choice.reason)
         page = await asyncio.to_thread(parts.answers.open, request, choice)
         for event in page.replay(clock, entry.saw):
             yield event
@@ -55,7 +62,8 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
                 async for waiting in stages:
                     yield waiting
             clock.load_s = lease.load_s
-            yield Started(choice.id, choice.backend, lease.reason, lease.engine.info.n_ctx, request.id)
+            info = lease.engine.info
+            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id, fallback=request.fallback)
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
             prompt = await render(request, lease.engine, choice)

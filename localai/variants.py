@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from backends.errors import ModelFileError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
-from localai.catalog import ModelSpec
+from localai.catalog import Catalog, ModelSpec
 from localai.errors import BadRequest, DownloadFailed, NotFound, from_backend
 from localai.gguf_names import GgufGroup, by_preference, groups, matching, quant_of
 from localai.library import Library
@@ -46,6 +46,10 @@ class Finder:
         self._library = library
         self._endpoint = endpoint
         self._token = token
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._library.catalog
 
     def find(self, name: str) -> Variants:
         """All variants that `name` may mean: an installed model, a catalogue id or `hf:owner/repo`, with `:quant`.

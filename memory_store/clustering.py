@@ -1,4 +1,4 @@
-"""A namespace clustered from its rows: sample, centres, pages, and how far a search must reach.
+"""A namespace clustered from its rows: sample, centres, pages, and how many of them a search must read.
 
 Numbers and a way to fetch their vectors enter, a shelf leaves. Rows are read in batches: memory stays small.
 """
@@ -8,19 +8,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from memory_store import clusters, shelving
 from memory_store.embed import Vectors
 from memory_store.pages import Numbers
-from memory_store.shelf import Shelf
+from memory_store.shelf import Shelf, towards
 from memory_store.shelving import TARGET_ROWS, Bench
 
 SAMPLE_PER_CENTRE = 32
 MOST_CENTRES = 4096
-QUESTIONS = 192
+QUESTIONS = 384
 NEIGHBOURS = 10
-# Of the true neighbours of rows that were asked like questions, the share that must be within reach.
-WITHIN_REACH = 0.993
+# Of the true neighbours of rows that were asked like questions, how many must be in the pages read.
+WITHIN_SHARE = 0.965
 AT_ONCE = 4096
 
 
@@ -33,7 +34,7 @@ def cluster(bench: Bench, nums: Numbers, arrived: int) -> Shelf:
     chosen = np.sort(nums[drawn[QUESTIONS : QUESTIONS + count * SAMPLE_PER_CENTRE]])
     _, sample = bench.fetch(chosen.tolist())
     centres = clusters.train(sample, count)
-    shelf = shelving.empty(bench, centres, _spreads(sample, centres))
+    shelf = shelving.empty(bench, centres)
     asked, questions = bench.fetch(asked.tolist())
     near_scores = np.full((len(questions), NEIGHBOURS), -2, np.float32)
     near_nums = np.full((len(questions), NEIGHBOURS), -1, np.int64)
@@ -42,19 +43,7 @@ def cluster(bench: Bench, nums: Numbers, arrived: int) -> Shelf:
         shelf = shelving.place(bench, shelf, found, rows)
         near_scores, near_nums = _keep_best(near_scores, near_nums, questions, asked, found, rows)
     shelf = shelving.tidy(bench, shelf)
-    reach = _reach(bench, shelf, questions, near_scores, near_nums)
-    return replace(shelf, reach=reach, trained=arrived, arrived=arrived)
-
-
-def _spreads(sample: Vectors, centres: Vectors) -> Vectors:
-    owner = clusters.nearest(sample, centres)
-    squares = np.square(sample - centres[owner]).sum(axis=1)
-    counts = np.bincount(owner, minlength=len(centres))
-    sums = np.bincount(owner, squares, minlength=len(centres))
-    # A cluster of few samples borrows from all: its own spread is a guess.
-    whole = sums.sum() / max(1, counts.sum())
-    spreads: Vectors = np.sqrt((sums + 4 * whole) / (counts + 4)).astype(np.float32)
-    return spreads
+    return replace(shelf, share=_share(bench, shelf, questions, near_nums), trained=arrived, arrived=arrived)
 
 
 def _keep_best(
@@ -69,12 +58,17 @@ def _keep_best(
     return np.take_along_axis(together, best, 1), np.take_along_axis(numbers, best, 1)
 
 
-def _reach(bench: Bench, shelf: Shelf, questions: Vectors, scores: Vectors, nums: Numbers) -> float:
-    """A page is read while centre score + reach * spread is at least the last neighbour's score."""
-    needed: list[Vectors] = []
-    last = scores.min(axis=1)
-    for question, least, near in zip(questions, last, nums, strict=True):
-        _, rows = bench.fetch(near[near >= 0].tolist())
-        at = clusters.nearest(rows, shelf.centres)
-        needed.append((least - shelf.centres[at] @ question) / np.maximum(shelf.spreads[at], 1e-6))
-    return float(np.quantile(np.concatenate(needed), WITHIN_REACH))
+def _share(bench: Bench, shelf: Shelf, questions: Vectors, nums: Numbers) -> float:
+    """Reading this share of the rows, in the order that a search takes, finds the neighbours that must be found."""
+    maps, wanted = bench.pool.maps, np.unique(nums[nums >= 0])
+    home = np.zeros(len(wanted), np.int64)
+    for at, (page, count) in enumerate(shelf.everything()):
+        here = maps.nums[page, :count]
+        home[np.searchsorted(wanted, here[np.isin(here, wanted)])] = at
+    needed: list[npt.NDArray[np.float64]] = []
+    for question, near in zip(questions, nums, strict=True):
+        order = towards(replace(shelf, share=1.0), shelf.centres @ question)
+        held = np.empty(len(order), np.float64)
+        held[order] = np.cumsum(shelf.counts[order])
+        needed.append(held[home[np.searchsorted(wanted, near[near >= 0])]])
+    return float(np.quantile(np.concatenate(needed), WITHIN_SHARE) / shelf.counts.sum()) if needed else 1.0

@@ -62,9 +62,10 @@ def split(rows: Vectors, most: int) -> list[Indices]:
     return done
 
 
-def spread(rows: Vectors, centre: Vectors) -> float:
-    """Root of the mean squared distance to the centre."""
-    return float(np.sqrt(np.square(rows - centre).sum(axis=1).mean()))
+def lengths(centres: Vectors) -> Vectors:
+    """Of each centre; never 0."""
+    found: Vectors = np.maximum(np.linalg.norm(centres, axis=1), 1e-9).astype(np.float32)
+    return found
 
 
 def _halves(rows: Vectors) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,7 @@ the query left as it is (the estimator of RaBitQ, Gao and Long 2024). Neither kn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +16,11 @@ from memory_store.embed import Vectors
 
 Codes = npt.NDArray[np.uint8]
 ROTATION_SEED = 20_260_201
-SCAN_ROWS = 1024
 
-# The dot products of one query with the first rows of a page: (codes, factors, the query's product with the centre).
-Scorer = Callable[[Codes, Vectors, float], Vectors]
+# The dot products of one query with blocks of rows, one after the other: (codes of each block, factors of all rows, the
+# query's product with the centre of each row's block).
+Scorer = Callable[[Sequence[Codes], Vectors, Vectors], Vectors]
+_Product = Callable[[Codes], Vectors]
 
 
 class Codec(Protocol):
@@ -50,17 +51,12 @@ class Int8Codec:
         return codes.astype(np.int8).view(np.uint8), scales
 
     def scorer(self, query: Vectors) -> Scorer:
-        if self._cdist is not None:
-            return self._accelerated(query, self._cdist)
-        buffer = np.empty((SCAN_ROWS, self.row_bytes), np.float32)
+        product, step = _product(query, self._cdist)
 
-        def score(codes: Codes, factors: Vectors, _: float) -> Vectors:
-            products = np.empty(len(codes), np.float32)
-            for start in range(0, len(codes), SCAN_ROWS):
-                part = codes[start : start + SCAN_ROWS].view(np.int8)
-                np.copyto(buffer[: len(part)], part)
-                np.dot(buffer[: len(part)], query, out=products[start : start + len(part)])
+        def score(blocks: Sequence[Codes], factors: Vectors, _: Vectors) -> Vectors:
+            products: Vectors = np.concatenate([product(block) for block in blocks]).astype(np.float32)
             products *= factors
+            products *= step
             return products
 
         return score
@@ -72,24 +68,14 @@ class Int8Codec:
         margins: Vectors = factors * root + asked + np.float32(1e-3)
         return margins
 
-    def _accelerated(self, query: Vectors, cdist: Any) -> Scorer:
-        step = float(np.abs(query).max()) / 127 or 1.0
-        small = np.rint(query / step).astype(np.int8).reshape(1, -1)
-
-        def score(codes: Codes, factors: Vectors, _: float) -> Vectors:
-            whole = np.asarray(cdist(small, codes.view(np.int8), metric="dot")).reshape(-1)
-            products: Vectors = (whole * step).astype(np.float32) * factors
-            return products
-
-        return score
-
 
 class BinaryCodec:
     """width / 8 bytes and one factor a row, |r|^2 / |r|_1 of the rotated remainder: an unbiased estimate."""
 
     name = "binary"
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, accelerated: bool = True) -> None:
+        self._cdist = _simsimd() if accelerated else None
         drawn = np.random.default_rng(ROTATION_SEED).standard_normal((width, width))
         self._rotation: Vectors = np.linalg.qr(drawn)[0].astype(np.float32)
         self._width = width
@@ -105,19 +91,28 @@ class BinaryCodec:
     def scorer(self, query: Vectors) -> Scorer:
         turned = np.zeros(self.row_bytes * 8, np.float32)
         turned[: self._width] = query @ self._rotation
-        # One table per byte of the code: 256 sums of its eight numbers, so that a row costs width / 8 look-ups.
-        signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1
-        table = (turned.reshape(-1, 8) @ signs.T).reshape(-1)
-        at = np.arange(self.row_bytes, dtype=np.intp) * 256
+        product, step = _product(turned, self._cdist)
+        whole = float(product(np.ones((1, len(turned)), np.uint8))[0])
 
-        def score(codes: Codes, factors: Vectors, base: float) -> Vectors:
-            products: Vectors = table[codes + at].sum(axis=1) * factors + np.float32(base)
+        def score(blocks: Sequence[Codes], factors: Vectors, bases: Vectors) -> Vectors:
+            # A bit is a sign: the sum with signs is twice that of the set bits, less the sum of all.
+            found = np.concatenate([product(np.unpackbits(block, axis=1)) for block in blocks]).astype(np.float32)
+            products: Vectors = (2 * found - np.float32(whole)) * factors * step + bases
             return products
 
         return score
 
     def margins(self, factors: Vectors, query: Vectors) -> Vectors:
         return np.full(len(factors), np.inf, np.float32)
+
+
+def _product(query: Vectors, cdist: Any) -> tuple[_Product, np.float32]:
+    """Dot products of a block of int8 rows with the query, and what they are to be multiplied with."""
+    if cdist is None:
+        return (lambda block: block.view(np.int8).astype(np.float32) @ query), np.float32(1)
+    step = float(np.abs(query).max()) / 127 or 1.0
+    small = np.rint(query / step).astype(np.int8).reshape(1, -1)
+    return (lambda block: np.asarray(cdist(small, block.view(np.int8), metric="dot")).reshape(-1)), np.float32(step)
 
 
 def codec(name: str, width: int) -> Codec:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from memory_store.errors import PackageMissing
 
-MOST_NEIGHBOURS, MOST_VISITS = 400, 100
+MOST_NEIGHBOURS, MOST_VISITS = 200, 40
 """A node with more neighbours stays where it is until `settle`, and one change makes so many nodes look around at most:
 an add must not take longer the larger the graph is."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from memory_store.shelf import Shelf
 
 NAME = "directory.npz"
-FORMAT = 1
+FORMAT = 2
 
 
 def lock(folder: Path) -> int | None:
@@ -37,9 +37,9 @@ def save(folder: Path, stamp: str, seq: int, shelves: Mapping[int, Shelf]) -> No
     arrays = {"meta": np.array(json.dumps({"format": FORMAT, "stamp": stamp, "seq": seq, "spaces": list(shelves)}))}
     for space, shelf in shelves.items():
         arrays[f"{space}.pages"], arrays[f"{space}.counts"] = shelf.pages, shelf.counts
-        arrays[f"{space}.centres"], arrays[f"{space}.spreads"] = shelf.centres, shelf.spreads
+        arrays[f"{space}.centres"], arrays[f"{space}.lengths"] = shelf.centres, shelf.lengths
         arrays[f"{space}.tail"] = np.array(shelf.tail, np.int64).reshape(-1, 2)
-        arrays[f"{space}.more"] = np.array([shelf.width, shelf.reach, shelf.trained, shelf.arrived], np.float64)
+        arrays[f"{space}.more"] = np.array([shelf.width, shelf.share, shelf.trained, shelf.arrived], np.float64)
     fresh = folder / (NAME + ".new")
     with fresh.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -62,15 +62,15 @@ def load(folder: Path, stamp: str) -> tuple[int, dict[int, Shelf]] | None:
 
 
 def _shelf(arrays: Mapping[str, np.ndarray], space: int) -> Shelf:
-    width, reach, trained, arrived = arrays[f"{space}.more"].tolist()
+    width, share, trained, arrived = arrays[f"{space}.more"].tolist()
     return Shelf(
         int(width),
         pages=arrays[f"{space}.pages"],
         counts=arrays[f"{space}.counts"],
         centres=arrays[f"{space}.centres"],
-        spreads=arrays[f"{space}.spreads"],
+        lengths=arrays[f"{space}.lengths"],
         tail=tuple((page, count) for page, count in arrays[f"{space}.tail"].tolist()),
-        reach=reach,
+        share=share,
         trained=int(trained),
         arrived=int(arrived),
     )

@@ -138,17 +138,12 @@ def _best(part: Segment, weights: list[tuple[str, float]], mean: float, k: int) 
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     scores = np.zeros(len(part.nums), np.float32)
     most = [weight * (K1 + 1) for _, weight in weights]
-    seen: list[Docs] = []
+    found: list[Docs] = []
     candidates: Docs | None = None
     for at, (term, weight) in enumerate(weights):
         docs, times = part.postings(term)
-        rest = sum(most[at:])
-        if candidates is None and sum(map(len, seen)) >= k and len(docs) > 4 * k:
-            union = np.unique(np.concatenate(seen))
-            values = scores[union]
-            least = np.partition(values, len(values) - k)[len(values) - k] if len(values) >= k else 0
-            if least > rest:
-                candidates = union[values >= least - rest]
+        if len(docs) > 4 * k:
+            candidates = _hopeful(scores, found, candidates, sum(most[at:]), k)
         if candidates is not None:
             if not len(docs):
                 continue
@@ -156,14 +151,27 @@ def _best(part: Segment, weights: list[tuple[str, float]], mean: float, k: int) 
             hit = docs[where] == candidates
             docs, times = candidates[hit], times[where[hit]]
         else:
-            seen.append(docs)
+            found.append(docs[scores[docs] == 0])
         often = times.astype(np.float32)
         scores[docs] += weight * (K1 + 1) * often / (often + K1 * (1 - B) + (K1 * B / mean) * part.lengths[docs])
-    if candidates is None:
-        candidates = np.unique(np.concatenate(seen)) if seen else np.zeros(0, np.int32)
+    candidates = np.concatenate([np.zeros(0, np.int32), *found]) if candidates is None else candidates
     candidates = candidates[part.nums[candidates] >= 0]
     values = scores[candidates]
     if len(values) > k:
         least = np.partition(values, len(values) - k)[len(values) - k]
         candidates = candidates[values >= least]
     return part.nums[candidates], scores[candidates]
+
+
+def _hopeful(scores: Scores, found: list[Docs], before: Docs | None, rest: float, k: int) -> Docs | None:
+    """The documents that may still be among the best `k` if the terms left give `rest` at most; None: any may be."""
+    if sum(map(len, found)) < k or (before is not None and len(before) <= 4 * k):
+        return before
+    known = np.concatenate(found) if before is None else before
+    values = scores[known]
+    least = np.partition(values, len(values) - k)[len(values) - k]
+    if before is None and least <= rest:
+        return None
+    # In rising order: that is how they are looked up in postings.
+    kept = known[values >= least - rest]
+    return np.sort(kept) if before is None else kept

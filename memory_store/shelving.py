@@ -82,7 +82,7 @@ def _without(shelf: Shelf, ats: list[int]) -> Shelf:
         pages=np.delete(shelf.pages, ats),
         counts=np.delete(shelf.counts, ats),
         centres=np.delete(shelf.centres, ats, axis=0),
-        spreads=np.delete(shelf.spreads, ats),
+        lengths=np.delete(shelf.lengths, ats),
     )
 
 
@@ -122,7 +122,7 @@ def _place(bench: Bench, shelf: Shelf, nums: Numbers, rows: Vectors) -> Shelf:
     return _with(_without(shelf, list(full)), made)
 
 
-_Made = tuple[int, int, Vectors, float]
+_Made = tuple[int, int, Vectors]
 
 
 def _split(bench: Bench, shelf: Shelf, at: int, nums: Numbers, rows: Vectors) -> list[_Made]:
@@ -132,33 +132,33 @@ def _split(bench: Bench, shelf: Shelf, at: int, nums: Numbers, rows: Vectors) ->
 
 
 def _fresh(bench: Bench, nums: Numbers, rows: Vectors, most: int) -> list[_Made]:
-    """New pages for these rows, `most` in each: (page, count, centre, spread)."""
+    """New pages for these rows, `most` in each: (page, count, centre)."""
     made: list[_Made] = []
     for group in clusters.split(rows, most):
         centre = rows[group].mean(axis=0)
         page = bench.pool.take()
         bench.pool.put(page, 0, *bench.codec.encode(rows[group], centre), nums[group])
-        made.append((page, len(group), centre, clusters.spread(rows[group], centre)))
+        made.append((page, len(group), centre))
     return made
 
 
 def _with(shelf: Shelf, made: list[_Made]) -> Shelf:
-    pages, counts, centres, spreads = zip(*made, strict=True)
+    pages, counts, centres = zip(*made, strict=True)
     return replace(
         shelf,
         pages=np.concatenate([shelf.pages, np.array(pages, np.int64)]),
         counts=np.concatenate([shelf.counts, np.array(counts, np.int64)]),
         centres=np.concatenate([shelf.centres.reshape(-1, shelf.width), np.stack(centres)]),
-        spreads=np.concatenate([shelf.spreads, np.array(spreads, np.float32)]),
+        lengths=np.concatenate([shelf.lengths, clusters.lengths(np.stack(centres))]),
     )
 
 
-def empty(bench: Bench, centres: Vectors, spreads: Vectors) -> Shelf:
+def empty(bench: Bench, centres: Vectors) -> Shelf:
     """A shelf of clusters that nothing has been put into yet."""
     width = centres.shape[1]
     pages = np.array([bench.pool.take() for _ in centres], np.int64)
     counts = np.zeros(len(pages), np.int64)
-    return Shelf(width, pages=pages, counts=counts, centres=centres, spreads=spreads)
+    return Shelf(width, pages=pages, counts=counts, centres=centres, lengths=clusters.lengths(centres))
 
 
 def place(bench: Bench, shelf: Shelf, nums: Numbers, rows: Vectors) -> Shelf:

@@ -147,17 +147,18 @@ class Trust:
         """0 to 1 for each: what relevance is multiplied by. Web and tool text never weighs in full."""
         with self._store.reading() as connection:
             standings = {memory.author: self._standing(connection, memory.author) for memory in memories}
-            return tuple(self._weight(connection, memory, standings[memory.author]) for memory in memories)
+            verdicts = _verdicts(connection, [memory.num for memory in memories])
+            return tuple(
+                self._weight(memory, standings[memory.author], verdicts.get(memory.num, set())) for memory in memories
+            )
 
-    def _weight(self, connection: Connection, memory: Memory, standing: Standing) -> float:
+    def _weight(self, memory: Memory, standing: Standing, verdicts: set[str]) -> float:
         policy = self.policy
         confirmed, refuted = policy.priors[memory.author.kind]
         if memory.state == "quarantined":
             return 0.0
         fallen = min(1.0, standing.mean / (confirmed / (confirmed + refuted)))
         weight = fallen * (policy.floor + (1 - policy.floor) * standing.lower)
-        said = "SELECT verdict FROM evidence e JOIN source s ON s.id = e.judge WHERE e.num = ? AND s.kind = 'person'"
-        verdicts = {verdict for (verdict,) in connection.execute(said, (memory.num,))}
         if "refuted" in verdicts:
             return weight * policy.contested**2
         if memory.taint in ("tool", "web"):
@@ -272,3 +273,15 @@ class Trust:
             return False
         together = connection.execute(recent + "s.first > ?", (now - DAY, newcomers_since)).fetchone()[0]
         return bool(together >= policy.newcomer_daily)
+
+
+def _verdicts(connection: Connection, nums: Sequence[int]) -> dict[int, set[str]]:
+    """What persons have said of these memories."""
+    found: dict[int, set[str]] = {}
+    for start in range(0, len(nums), 500):
+        part = tuple(nums[start : start + 500])
+        marks = ",".join("?" * len(part))
+        sql = f"SELECT e.num, e.verdict FROM evidence e JOIN source s ON s.id = e.judge WHERE e.num IN ({marks})"
+        for num, verdict in connection.execute(sql + " AND s.kind = 'person'", part):
+            found.setdefault(num, set()).add(verdict)
+    return found

@@ -36,7 +36,8 @@ FOLLOWED_AT_ONCE = 2048
 # What other programs wrote is taken in by searches: little at a time, so that none waits long.
 FOLLOWED_BY_SEARCH = 128
 LOOKASIDE = 64
-_FACTOR = {"int8": (1, 30), "binary": (8, 120)}
+FIRST_ROWS = 4096
+_FACTOR = {"int8": (1, 20), "binary": (8, 120)}
 
 
 class VectorIndex:
@@ -165,7 +166,8 @@ class VectorIndex:
     def _search(
         self, connection: Connection, shelf: Shelf, query: Vectors, k: int, exact: bool
     ) -> tuple[Numbers, Scores]:
-        nums, scores, factors = probe(shelf, self._pool.maps, self._codec, query, k, everything=exact).together()
+        seen = probe(shelf, self._pool.maps, self._codec, query, everything=exact)
+        nums, scores, factors = seen.nums, seen.scores, seen.factors
         if exact:
             margins = self._codec.margins(factors, query)
             least = np.partition(scores - margins, max(0, len(scores) - k))[max(0, len(scores) - k)] if len(nums) else 0
@@ -173,7 +175,7 @@ class VectorIndex:
         else:
             times, more = self._factor
             most = times * k + more
-            nums = nums[np.argpartition(-scores, most - 1)[:most]] if len(nums) > most else nums
+            nums = nums[_best(scores, most)]
         found, halves = vector_rows.get(connection, self._embedder, nums.tolist())
         # In double precision, so that a score does not depend on what else is compared with it.
         products = (halves.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
@@ -293,6 +295,17 @@ class VectorIndex:
         self._pool.give(self._retired)
         self._retired, self._bench.retired = self._bench.retired, []
         self._unsaved = 0
+
+
+def _best(scores: Scores, most: int) -> npt.NDArray[np.intp]:
+    """Where the `most` highest are, all of them and none else."""
+    if len(scores) <= most:
+        return np.arange(len(scores))
+    # The first rows are those of the tail and of the nearest pages: what is below their best need not be sorted.
+    first = scores[: max(FIRST_ROWS, 4 * most)]
+    least = np.partition(first, len(first) - most)[len(first) - most]
+    high = np.flatnonzero(scores >= least)
+    return high[np.argpartition(scores[high], len(high) - most)[len(high) - most :]]
 
 
 def _words(codes: Codes) -> npt.NDArray[np.uint64]:

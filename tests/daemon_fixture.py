@@ -68,7 +68,7 @@ class Daemon:
     def start(self) -> None:
         command = [sys.executable, "-P", "-m", "localai", "serve", "--quiet"]
         self.process = subprocess.Popen(command, env=self.env, cwd="/", stderr=subprocess.DEVNULL)
-        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 15)
+        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 60)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -107,7 +107,7 @@ class Daemon:
 
     def connection(self, *, unix: bool = False) -> http.client.HTTPConnection:
         made = UnixConnection(self.socket) if unix else http.client.HTTPConnection("127.0.0.1", self.port)
-        made.timeout = 60
+        made.timeout = 150
         return made
 
     def chat(self, text: str, *, unix: bool = False, **fields: Any) -> Answer:
@@ -116,10 +116,14 @@ class Daemon:
         return self.ask("POST", "/v1/chat/completions", body, unix=unix)
 
     def rows(self, table: str) -> list[Json]:
-        """The ledger's rows, oldest first."""
+        """The ledger's rows, oldest first. They are written behind the answers: wait for what must come."""
         with closing(sqlite3.connect(self.home / "ledger.db")) as db:
             db.row_factory = sqlite3.Row
             return [dict(row) for row in db.execute(f"select * from {table} order by id")]
+
+    def newest(self, table: str) -> Json:
+        """The ledger's last row; empty where there is none yet."""
+        return next(reversed(self.rows(table)), {})
 
     def engines(self) -> list[Json]:
         found: list[Json] = self.client.get("/localai/status")["engines"]

@@ -140,7 +140,7 @@ def test_a_paraphrase_gets_the_answer_and_is_told(daemon: Daemon) -> None:
     assert second["usage"]["completion_tokens"] == first["usage"]["completion_tokens"]
     assert second["usage"]["energy"]["joules"] is None
     assert "from the cache" in second["usage"]["energy"]["reason"]
-    wait_for(lambda: daemon.rows("queries")[-1]["reason"] == second["reason"])
+    wait_for(lambda: daemon.newest("queries").get("reason") == second["reason"])
 
 
 def test_a_stream_tells_it_too(daemon: Daemon) -> None:

@@ -261,7 +261,7 @@ def test_the_ledger_tells_how_each_query_ended(daemon: Daemon) -> None:
     assert rows[0]["completion_tokens"] == 8
     assert rows[0]["total_ms"] >= rows[0]["ttft_ms"] > 0
     assert (rows[0]["backend"], rows[2]["backend"]) == ("llama.cpp", None)
-    load = next(row for row in daemon.rows("loads") if row["backend"] == "llama.cpp")
+    load = wait_for(lambda: next((row for row in daemon.rows("loads") if row["backend"] == "llama.cpp"), None))
     assert json.loads(load["stages"])
     assert load["total_ms"] > 0
     assert load["resident_bytes"] > 0

@@ -1,4 +1,4 @@
-"""One question over many documents, by the starter model of a real daemon: parts, parents, joules, and its end."""
+"""One question over many documents, asked of a real daemon: parts, parents, joules, and its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ def daemon() -> Iterator[Daemon]:
 
 
 def asked(daemon: Daemon, **fields: Any) -> Any:
-    body = {"query": "How often was the lamp of the lighthouse of Brisk cleaned?", "memory": "brisk", "max_tokens": 24}
+    body: dict[str, Any] = {
+        "query": "How often was the lamp of the lighthouse of Brisk cleaned?",
+        "memory": "brisk",
+        "max_tokens": 24,
+    }
+    body |= {"model": daemon.echo("ask.echo", 2)}
     return daemon.ask("POST", f"{ROUTE}/ask", {**body, **fields}, unix=True)
 
 
@@ -58,7 +63,8 @@ def test_it_stops_early_and_says_so(daemon: Daemon) -> None:
 
 
 def test_the_command_prints_one_object(daemon: Daemon) -> None:
-    done = daemon.cli("memory", "ask", "Where is it?", "-n", "brisk", "--passages", "2", "--max-tokens", "8", "--json")
+    options = ("-m", daemon.echo("ask.echo", 2), "--passages", "2", "--max-tokens", "8", "--json")
+    done = daemon.cli("memory", "ask", "Where is Brisk?", "-n", "brisk", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["ask"]["batches"] == found["ask"]["read"] == 1

@@ -15,7 +15,7 @@ from memory_store.embed import StaticEmbedder
 from memory_store.erase import Receipt, forget, store_files
 from memory_store.errors import InvalidMemory, NoSuchMemory
 from memory_store.lexical import LexicalIndex
-from memory_store.records import Author, NewMemory
+from memory_store.records import Added, Author, NewMemory
 from memory_store.residue import Scanner, text_pieces
 from memory_store.rows import Filter
 from memory_store.store import Store
@@ -51,7 +51,7 @@ def has(raw: bytes, text: str, living: str = "") -> bool:
 def test_a_thousand_erased_memories_leave_nothing(store: Store) -> None:
     dice = random.Random(7)
     texts = [sentence(dice, 900 if n % 100 == 0 else 12) for n in range(3000)]
-    added = []
+    added: list[Added] = []
     for start in range(0, 3000, 100):
         added += store.add_many([NewMemory(text=text) for text in texts[start : start + 100]])
     gone = set(dice.sample(range(3000), 1000))
@@ -192,6 +192,13 @@ def test_shared_words_of_the_living_are_no_residue(store: Store) -> None:
     receipt = forget(store, ids=[added[0].id])
     assert receipt.complete
     assert store.list()[0].text == "The spare key lies under a pot"
+
+
+def test_few_bytes_across_two_columns_are_no_residue(store: Store) -> None:
+    # The column before the text ends in "]".
+    added = store.add_many([NewMemory(text="]the"), NewMemory(text="the cat")])
+    receipt = forget(store, ids=[added[0].id])
+    assert (receipt.rewritten, receipt.residue) == (True, ())
 
 
 @pytest.mark.parametrize("at", [0, 1, 7, (4 << 20) - 9, 5_000_003])

@@ -9,6 +9,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
+from memory_store.codecs import BinaryCodec, Int8Codec
 from memory_store.embed import Vectors
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
@@ -197,3 +198,14 @@ def test_impossible_questions_are_refused(tmp_path: Path, vector: Vectors, k: in
     index = VectorIndex(filled(tmp_path / "m.db", range(5)))
     with pytest.raises(InvalidMemory):
         index.search("default", vector, k)
+
+
+@pytest.mark.parametrize(("kind", "off"), [(Int8Codec, 0.01), (BinaryCodec, 0.15)], ids=["int8", "binary"])
+@pytest.mark.parametrize("accelerated", [True, False], ids=["accelerated", "plain"])
+def test_codes_give_the_products(kind: type[Int8Codec | BinaryCodec], off: float, accelerated: bool) -> None:
+    codec, rows = kind(WIDTH, accelerated=accelerated), EMBEDDER.embed([str(number) for number in range(0, 900, 100)])
+    centre = rows.mean(axis=0)
+    codes, factors = codec.encode(rows, centre)
+    bases = np.full(9, centre @ QUERIES[0], np.float32)
+    found = codec.scorer(QUERIES[0])([codes[:4], codes[4:]], factors, bases)
+    assert np.abs(found - rows @ QUERIES[0]).max() < off

@@ -17,7 +17,7 @@ from localai.catalog import Catalog
 from localai.foreign_stores import Stores
 from localai.imports import import_file, remove
 from localai.library import Library
-from tests.daemon_fixture import Daemon, running
+from tests.daemon_fixture import Daemon, running, wait_for
 from tests.gguf_files import llama_with
 from tests.lora_files import factors, write_lora
 
@@ -211,7 +211,7 @@ def test_siblings_answer_from_one_engine(daemon: Daemon) -> None:
     (engine,) = daemon.engines()
     assert engine["model"] == STARTER_ID
     assert engine["charged_bytes"] > engine["weight_bytes"] + engine["kv_bytes"]
-    assert [row["model"] for row in daemon.rows("queries")][-4:] == [answer["model"] for answer in alone]
+    wait_for(lambda: [row["model"] for row in daemon.rows("queries")][-4:] == [answer["model"] for answer in alone])
     assert b"localai_adapter_switches_total 3" in daemon.ask("GET", "/metrics").content
 
 

@@ -132,11 +132,11 @@ def test_texts_stay_on_every_engine(backend: str, settings: dict[str, Any], exac
     assert plain(loop.run_all([text], settings["threads"], max_tokens=16)) == plain(without)
     end = loop.events[-1]
     assert isinstance(end, Finish)
-    assert (loop.drafted[1] > 0) == (end.usage.guessed_by == ("lookup",))
+    assert (loop.drafted[1] > 0) == (end.usage.guesses.by == ("lookup",))
     if exact is not None:
         assert (loop.drafted[1] > 0) == exact
     if not loop.drafted[0]:
-        assert "round" in end.usage.unguessed
+        assert "round" in end.usage.guesses.unguessed
         loop.run_all([text], settings["threads"], speculation="lookup", max_tokens=16)
         assert loop.drafted[1] > 0
         loop.run_all([text], settings["threads"], sampling=Sampling(temperature=0.1), max_tokens=16)

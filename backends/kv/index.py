@@ -167,6 +167,12 @@ class Index:
             self._db.execute("delete from leases where until < ?", (time.time(),))
             self._db.executemany("insert or replace into leases values (?, ?, ?)", [(k, owner, until) for k in keys])
 
+    def rewrite(self) -> None:
+        """Write the file anew, without what removed rows have left in it."""
+        with _translated():
+            self._db.execute("vacuum")
+            self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
+
     # -- reading
 
     def rows(self, root: bytes | None = None) -> list[Row]:

@@ -9,23 +9,24 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends.contract import KvGrant, KvReport, Tier
 from backends.kv import block_file
 from backends.kv.block_file import BadBlock
 from backends.kv.codecs import Codec
 from backends.kv.index import Index, IndexUnusable, Row, file_size
 from backends.kv.keys import branch_key, packed
 from backends.kv.policy import ExpectedSaving, Policy
+from backends.kv.quotes import Quotes
 from backends.kv.ram_tier import RamTier
 from backends.kv.recording import Recorder
 from backends.kv.speed import Speed
 from backends.kv.tree import Match, Node, Step, Tree
 from backends.kv.writer import Writer
+from backends.kv_frames import KvGrant, KvReport, Tier
 from backends.prefix import Held
 
 _PID = os.getpid()
@@ -284,6 +285,40 @@ class Store:
                 node.on_ssd = False
                 self._forget(node)
 
+    def purge(self, quotes: Quotes) -> int:
+        """Remove all blocks that hold a quotation, with what continues them, from both tiers; how many they were.
+
+        One that reaches over the border of two blocks takes both with it.
+        """
+        doomed: list[Node] = []
+        for tree in self._trees.values():
+            waiting = [(node, b"") for node in tree.root.children.values()]
+            lost: set[Node] = set()
+            while waiting:
+                node, before = waiting.pop()
+                text = before + quotes.bytes_of(node.tokens)
+                place = quotes.first(text)
+                if place >= 0:
+                    lost.add(node.parent if 0 <= place < len(before) and node.parent is not None else node)
+                tail = text[-quotes.reach :] if quotes.reach else b""
+                waiting += [(child, tail) for child in node.children.values()]
+            doomed += [node for node in tree if any(up in lost for up in _line(node))]
+        # What continues a block before the block itself.
+        for node in sorted(doomed, key=lambda node: -node.start):
+            self._remove(node)
+        return len(doomed)
+
+    def roots(self) -> list[bytes]:
+        """The keys that the blocks of this child hang on."""
+        return [tree.root.key for tree in self._trees.values()]
+
+    def when_written(self, call: Callable[[], None]) -> None:
+        """Call back, from another thread perhaps, when the disk has done all that was asked of it."""
+        if self._writer is None:
+            call()
+        else:
+            self._writer.then(call)
+
     def report(self) -> KvReport:
         """Counts since the beginning, and what the tiers hold now."""
         counts = self.counts
@@ -310,3 +345,11 @@ class Store:
             self._retry_at = 0.0
             self.settle()
             self._writer.close(seconds)
+
+
+def _line(node: Node) -> Iterator[Node]:
+    """A node and all that it continues."""
+    up: Node | None = node
+    while up is not None:
+        yield up
+        up = up.parent

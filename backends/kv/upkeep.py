@@ -137,6 +137,23 @@ def sweep(folder: Path, *, read: bool = False) -> Swept:
     return Swept(len(rows), len(bad), len(missing), len(strays), sum(sizes))
 
 
+def purge(folder: Path, spared: Iterable[bytes]) -> list[bytes]:
+    """Remove every block that hangs on none of the roots `spared`; returns their keys.
+
+    Then the index is written anew, so that no token of a removed block is left in its file.
+    """
+    if not (folder / NAME).exists():
+        return []
+    kept = set(spared)
+    with _opened(folder) as index:
+        gone = [row.key for row in index.rows() if row.root not in kept]
+        for key in gone:
+            _remove(block_file.place(folder, key))
+        index.forget(gone)
+        index.rewrite()
+    return gone
+
+
 def clear(folder: Path) -> Stats:
     """Remove every block; return what there was."""
     before = stats(folder)

@@ -64,6 +64,10 @@ class Writer:
 
         self._orders.put(_Order(remove))
 
+    def then(self, call: Callable[[], None]) -> None:
+        """Call back when all that was ordered before is done."""
+        self._orders.put(_Order(lambda _: call()))
+
     def touch(self, uses: dict[bytes, int]) -> None:
         """Note that blocks were used."""
         now = time.time()

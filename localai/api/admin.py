@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,6 +15,8 @@ from localai.api.wire import JsonRoute, json_response
 from localai.energy.report import By
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
+from localai.pool import Slot
+from localai.pressure import pressure
 from localai.status import spent, status
 from localai.turn import Parts
 
@@ -35,11 +37,8 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
     @router.get("/metrics")
     async def prometheus() -> Response:
         """Counters in Prometheus' text format."""
-        slots = parts.pool.slots
-        metrics.engines.labels("loaded").set(sum(s.handle is not None for s in slots))
-        metrics.engines.labels("loading").set(sum(s.handle is None for s in slots))
         await asyncio.to_thread(kv_cache.refresh)
-        metrics.charged.set(sum(s.charged for s in slots))
+        _look(parts.pool.slots, metrics)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/localai/status")
@@ -82,3 +81,12 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         return {"stopping": True}
 
     return router
+
+
+def _look(slots: Sequence[Slot], metrics: Metrics) -> None:
+    """Set the gauges to what is loaded now."""
+    metrics.engines.labels("loaded").set(sum(s.handle is not None for s in slots))
+    metrics.engines.labels("loading").set(sum(s.handle is None for s in slots))
+    metrics.charged.set(sum(s.charged for s in slots))
+    reports = {s.choice.model.id: s.handle.weights for s in slots if s.handle and s.handle.weights}
+    metrics.weights.hold(reports, pressure())

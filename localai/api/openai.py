@@ -13,8 +13,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from localai.api import openai_out
+from localai.api.caller import caller
 from localai.api.openai_in import (
-    Caller,
     ChatBody,
     CompletionBody,
     EmbeddingBody,
@@ -22,7 +22,6 @@ from localai.api.openai_in import (
     completion_requests,
     embedding_requests,
 )
-from localai.api.security import from_unix_socket
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
 from localai.turn import Parts, answer
@@ -33,14 +32,23 @@ def routes(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
     @router.get("/models")
-    async def models() -> Response:
-        """Models that can be used now, the default one first."""
-        found = await asyncio.to_thread(parts.library.list)
-        return json_response({"object": "list", "data": openai_out.models(found, parts)})
+    async def models(request: Request) -> Response:
+        """Models that can be used now, the default one first; with `anthropic-version`, in that dialect's words too."""
+        found = openai_out.models(await asyncio.to_thread(parts.library.list), parts)
+        found += openai_out.upstream_models(await parts.upstreams.models())
+        listed: dict[str, Any] = {"object": "list", "data": found}
+        if "anthropic-version" in request.headers:
+            listed["data"] = [openai_out.named(row) for row in found]
+            listed |= {"has_more": False, "first_id": found[0]["id"] if found else None}
+            listed["last_id"] = found[-1]["id"] if found else None
+        return json_response(listed)
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> Response:
         """One model."""
+        away = [found for found in await parts.upstreams.models() if found[0] == name]
+        if away:
+            return json_response(openai_out.upstream_models(away)[0])
         wanted = parts.config.default_model if name == "default" else name
         found = await asyncio.to_thread(parts.library.resolve, wanted, files=False)
         return json_response(openai_out.models([found], parts)[0])
@@ -48,7 +56,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
         """A chat answer; with `stream`, as server-sent events."""
-        turn = chat_request(body, _caller(request))
+        turn = chat_request(body, caller(request))
         if body.stream:
             out = openai_out.ChatStream(include_usage=body.wants_usage())
             return await stream(answer(turn, parts), out)
@@ -58,7 +66,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Continue a text, or fill the middle between `prompt` and `suffix`."""
-        turns = completion_requests(body, _caller(request))
+        turns = completion_requests(body, caller(request))
         if body.stream:
             out = openai_out.CompletionStream(include_usage=body.wants_usage(), prompts=len(turns), n=body.n or 1)
             return await stream(_in_turn(turns, parts), out)
@@ -68,7 +76,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         """One unit vector per input."""
-        turns = embedding_requests(body, _caller(request))
+        turns = embedding_requests(body, caller(request))
         answers = await gather_all([answer(turn, parts) for turn in turns], request)
         found = _embeddings(answers, turns[0].model, body.encoding_format == "base64", body.dimensions)
         return json_response(found, openai_out.energy(answers))
@@ -81,10 +89,6 @@ async def _in_turn(turns: list[TurnRequest], parts: Parts) -> AsyncGenerator[Tur
         async with aclosing(answer(turn, parts)) as events:
             async for event in events:
                 yield event
-
-
-def _caller(request: Request) -> Caller:
-    return Caller(request.headers.get("user-agent", "")[:80], from_unix_socket(request.scope))
 
 
 def _embeddings(answers: list[list[TurnEvent]], model: str, as_base64: bool, width: int | None) -> dict[str, Any]:

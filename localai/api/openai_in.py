@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from backends.contract import Grammar, Priority, Sampling, Speculation
+from backends.contract import Grammar, Priority, Sampling
+from backends.guesses import Speculation
+from localai.api.caller import Caller
 from localai.errors import BadRequest, Forbidden
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
 from memory_store.records import DEFAULT_NAMESPACE
@@ -27,14 +28,6 @@ ModelName = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """What fits into a frame; the engine knows the sensible range of each parameter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, as far as it says so itself, and whether it came through this user's own socket."""
-
-    app: str
-    trusted: bool
 
 
 class StreamOptions(BaseModel):
@@ -81,6 +74,9 @@ class SamplingBody(BaseModel):
     max_joules: Annotated[float, Field(gt=0)] | None = Field(None, description="End the answer at so many joules")
     parent_id: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="Id of the answer for which this is asked, as a tool call or a sample"
+    )
+    cache_salt: Annotated[str, Field(max_length=64)] = Field(
+        "", description="Share the KV cache only with requests of the same salt"
     )
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
     backend: str | None = Field(None, description="Engine to use, or `auto`")
@@ -131,6 +127,7 @@ class SamplingBody(BaseModel):
             "max_joules": self.max_joules,
             "speculation": self.speculation,
             "parent": self.parent_id and self.parent_id.rpartition("-")[2],
+            "cache_salt": self.cache_salt,
         }
 
 
@@ -207,14 +204,14 @@ class EmbeddingBody(BaseModel):
 def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
     """Raises BadRequest for what a text model cannot take."""
     messages = tuple(_message(m, i) for i, m in enumerate(body.messages))
-    tools = tuple(_tool(t.function) for t in body.tools or [])
+    tools = tools_of(body.tools)
     return TurnRequest(
         kind="chat",
         messages=messages,
         tools=tools,
-        tool_choice=_tool_choice(body.tool_choice, tools),
+        tool_choice=tool_choice_of(body.tool_choice, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        grammar=_format_grammar(body.response_format) or _plain_grammar(body),
+        grammar=_format_grammar(body.response_format) or plain_grammar(body),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         think=_think(body),
         app=caller.app,
@@ -241,7 +238,7 @@ def completion_requests(body: CompletionBody, caller: Caller) -> list[TurnReques
             kind="completion",
             suffix=body.suffix,
             echo=bool(body.echo),
-            grammar=_plain_grammar(body),
+            grammar=plain_grammar(body),
             logprobs=body.logprobs,
             app=caller.app,
             trusted=caller.trusted,
@@ -275,6 +272,9 @@ def embedding_requests(body: EmbeddingBody, caller: Caller) -> list[TurnRequest]
 def _scored(body: CompletionBody) -> dict[str, Any]:
     """With `echo`, log-probabilities cover the prompt too."""
     common = body.common()
+    if body.suffix is not None and body.priority is None:
+        # Nobody fills a middle but somebody who types.
+        common["priority"] = "interactive"
     if body.echo and body.logprobs is not None and common["prompt_logprobs"] is None:
         common["prompt_logprobs"] = body.logprobs
     return common
@@ -325,12 +325,18 @@ def _call(body: CallBody) -> ToolCall:
     return ToolCall(body.id or "", body.function.name, text or "{}")
 
 
+def tools_of(bodies: list[ToolBody] | None) -> tuple[Tool, ...]:
+    """The functions that a request offers."""
+    return tuple(_tool(body.function) for body in bodies or [])
+
+
 def _tool(body: FunctionBody) -> Tool:
     empty: dict[str, Any] = {"type": "object", "properties": {}}
     return Tool(body.name, body.description or "", body.parameters or empty, bool(body.strict))
 
 
-def _tool_choice(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) -> ToolChoice:
+def tool_choice_of(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) -> ToolChoice:
+    """Which of `tools` must be called. Raises BadRequest where it names none of them."""
     if value is None or value == "auto":
         return ToolChoice("auto" if tools else "none")
     if value == "none":
@@ -363,7 +369,8 @@ def _format_grammar(value: dict[str, Any] | None) -> Grammar | None:
     )
 
 
-def _plain_grammar(body: SamplingBody) -> Grammar | None:
+def plain_grammar(body: SamplingBody) -> Grammar | None:
+    """A grammar or expression that was sent as text."""
     if body.grammar:
         return Grammar("gbnf", body.grammar)
     return Grammar("regex", body.regex) if body.regex else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from backends.contract import TokenLogprob
@@ -22,6 +23,7 @@ from localai.messages import (
     Waiting,
 )
 from localai.turn import Parts
+from localai.upstreams.spec import UpstreamSpec
 
 _REASONS = {"cancelled": "stop", "deadline": "length", "error": "stop"}
 
@@ -48,12 +50,41 @@ def models(found: Sequence[LocalModel], parts: Parts) -> list[dict[str, Any]]:
     ]
 
 
+def named(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the list with what Anthropic's clients look for."""
+    made = datetime.fromtimestamp(row["created"], UTC).isoformat()
+    return {**row, "type": "model", "display_name": row["id"], "created_at": made}
+
+
+def upstream_models(found: Sequence[tuple[str, UpstreamSpec, int | None]]) -> list[dict[str, Any]]:
+    """The models of other machines in the list of /v1/models."""
+    return [
+        {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": spec.name,
+            "aliases": [],
+            "context_length": context,
+            "max_context_length": context,
+            "loaded": False,
+            "base": None,
+            "size": None,
+            "quantization": None,
+            "upstream": {"host": spec.host, "fallback": spec.fallback or None},
+        }
+        for name, spec, context in found
+    ]
+
+
 def usage(summary: Summary) -> dict[str, Any]:
+    """Token counts are null where another machine did not tell them."""
+    known = summary.counted
     return {
-        "prompt_tokens": summary.prompt_tokens,
-        "completion_tokens": summary.completion_tokens,
-        "total_tokens": summary.prompt_tokens + summary.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": summary.cached_tokens},
+        "prompt_tokens": summary.prompt_tokens if known else None,
+        "completion_tokens": summary.completion_tokens if known else None,
+        "total_tokens": summary.prompt_tokens + summary.completion_tokens if known else None,
+        "prompt_tokens_details": {"cached_tokens": summary.cached_tokens if known else None},
         "energy": summary.energy.as_json() if summary.energy else None,
     }
 
@@ -64,10 +95,13 @@ def energy(answers: Sequence[Sequence[TurnEvent]]) -> Energy | None:
 
 
 def timings(summary: Summary) -> dict[str, Any]:
-    return timings_json(summary.timings, summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)
+    shown = timings_json(summary.timings, summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)
+    return shown if summary.counted else shown | dict.fromkeys(("cache_n", "prompt_n", "predicted_n"))
 
 
-def _token(scored: TokenLogprob) -> dict[str, Any]:
+def token(scored: TokenLogprob) -> dict[str, Any]:
+    """A token with its log-probability and the best others."""
+
     def show(piece: bytes) -> dict[str, Any]:
         return {"token": piece.decode("utf-8", "replace"), "bytes": list(piece)}
 
@@ -138,7 +172,7 @@ def chat(events: Sequence[TurnEvent]) -> dict[str, Any]:
     summary = next(e for e in events if isinstance(e, Summary))
     choices = []
     for whole in _gathered(events):
-        scored = {"content": [_token(t) for t in whole.logprobs]} if whole.logprobs else None
+        scored = {"content": [token(t) for t in whole.logprobs]} if whole.logprobs else None
         choices.append(
             {"index": whole.index, "message": whole.message(), "logprobs": scored, "finish_reason": whole.reason}
         )
@@ -155,7 +189,7 @@ def chat(events: Sequence[TurnEvent]) -> dict[str, Any]:
 
 
 def _prompt_token(scored: TokenLogprob) -> dict[str, Any] | None:
-    return None if scored.logprob is None else {"id": scored.id, **_token(scored)}
+    return None if scored.logprob is None else {"id": scored.id, **token(scored)}
 
 
 def _head(prefix: str, kind: str, started: Started) -> dict[str, Any]:
@@ -163,8 +197,9 @@ def _head(prefix: str, kind: str, started: Started) -> dict[str, Any]:
 
 
 def _routing(started: Started) -> dict[str, Any]:
-    cached = {"answer_cache": asdict(started.cached)} if started.cached else {}
-    return {"backend": started.backend, "reason": started.reason, "n_ctx": started.n_ctx, **cached}
+    shown: dict[str, Any] = {"backend": started.backend, "reason": started.reason, "n_ctx": started.n_ctx or None}
+    shown |= {"answer_cache": asdict(started.cached)} if started.cached else {}
+    return shown | ({"fallback": started.fallback} if started.fallback else {})
 
 
 def memories(event: Recalled) -> list[dict[str, Any]]:
@@ -213,7 +248,7 @@ class ChatStream:
     def _chunk(self, index: int, delta: dict[str, Any], reason: str | None, scored: Sequence[TokenLogprob]) -> bytes:
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": reason}
         if scored:
-            choice["logprobs"] = {"content": [_token(t) for t in scored]}
+            choice["logprobs"] = {"content": [token(t) for t in scored]}
         extra: dict[str, Any] = {"usage": None} if self._include_usage else {}
         if reason is not None and self._memories:
             extra["memories"] = self._memories
@@ -270,10 +305,12 @@ def completion(answers: Sequence[Sequence[TurnEvent]]) -> dict[str, Any]:
 
 def _summed(summaries: Sequence[Summary]) -> dict[str, Any]:
     shown = [usage(s) for s in summaries]
+    known = all(s.counted for s in summaries)
     total: dict[str, Any] = {
-        key: sum(u[key] for u in shown) for key in ("prompt_tokens", "completion_tokens", "total_tokens")
+        key: sum(u[key] for u in shown) if known else None
+        for key in ("prompt_tokens", "completion_tokens", "total_tokens")
     }
-    cached = sum(s.cached_tokens for s in summaries)
+    cached = sum(s.cached_tokens for s in summaries) if known else None
     spent = energy([summaries])
     return total | {"prompt_tokens_details": {"cached_tokens": cached}, "energy": spent.as_json() if spent else None}
 

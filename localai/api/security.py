@@ -39,7 +39,7 @@ class Door:
         try:
             self._check(scope, headers, origin)
         except LocalaiError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope["path"])(scope, receive, send)
             return
         if origin is not None and scope["method"] == "OPTIONS":
             await Response(status_code=204, headers=self._preflight(origin))(scope, receive, send)
@@ -49,7 +49,7 @@ class Door:
             asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
             await self._app(asked, self._limited(receive), _with_origin(send, origin) if origin else send)
         except TooLarge as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope["path"])(scope, receive, send)
 
     def _check(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
         trusted = from_unix_socket(scope)

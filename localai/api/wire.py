@@ -1,4 +1,4 @@
-"""What all dialects share at the edge: server-sent events, keep-alive while silent, errors in OpenAI's shape."""
+"""What all dialects share at the edge: strict bodies, streams, keep-alive while silent, and who has gone away."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from localai.api.error_shapes import error_body
 from localai.energy.figures import Energy
 from localai.errors import BadRequest, LocalaiError
 from localai.messages import Recalled, Started, Timings, TurnEvent, Waiting
@@ -37,30 +38,51 @@ def data(payload: Any) -> bytes:
     return b"data: " + _encode(payload) + b"\n\n"
 
 
+def line(payload: Any) -> bytes:
+    """One line of NDJSON."""
+    return _encode(payload) + b"\n"
+
+
 def comment(stage: str, fraction: float | None = None) -> bytes:
     """A line that clients ignore and that keeps the connection alive; says what is being waited for."""
     return f": {stage}{'' if fraction is None else f' {fraction:.2f}'}\n\n".encode()
 
 
-def error_body(error: LocalaiError) -> dict[str, Any]:
-    """OpenAI's error shape, with the hint beside the message and, for a long prompt, both numbers."""
-    body: dict[str, Any] = {
-        "message": f"{error.message}. {error.hint}" if error.hint else error.message,
-        "type": error.type,
-        "param": error.param,
-        "code": error.code,
-        "hint": error.hint,
-    }
-    for extra in ("prompt_tokens", "context"):
-        if hasattr(error, extra):
-            body[{"prompt_tokens": "n_prompt_tokens", "context": "n_ctx"}[extra]] = getattr(error, extra)
-    return {"error": body}
+class Frames:
+    """How a stream is framed: here OpenAI's way, as server-sent events that end in [DONE]. A dialect overrides it."""
+
+    media_type = "text/event-stream"
+    end = DONE
+
+    def alive(self, stage: str, fraction: float | None = None) -> bytes:
+        """What keeps a silent line open, and means nothing."""
+        return comment(stage, fraction)
+
+    def failed(self, error: LocalaiError) -> bytes:
+        """An error after the start."""
+        return data(error_body(error))
 
 
-def error_response(error: LocalaiError) -> JSONResponse:
-    """The error with its status, and Retry-After where a retry makes sense."""
+class NdjsonFrames(Frames):
+    """One JSON object per line. Silence is bridged by a space, which may stand before any JSON value."""
+
+    media_type = "application/x-ndjson"
+    end = b""
+
+    def alive(self, stage: str, fraction: float | None = None) -> bytes:
+        return b" "
+
+    def failed(self, error: LocalaiError) -> bytes:
+        return line(error_body(error, "/api/"))
+
+
+_SSE = Frames()
+
+
+def error_response(error: LocalaiError, path: str) -> JSONResponse:
+    """The error with its status, in the shape of the dialect of `path`; Retry-After where a retry makes sense."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
-    return JSONResponse(error_body(error), error.status, headers)
+    return JSONResponse(error_body(error, path), error.status, headers)
 
 
 def json_response(payload: Any, energy: Energy | None = None) -> Response:
@@ -133,8 +155,8 @@ async def gather_all(answers: Sequence[AsyncGenerator[TurnEvent, None]], request
         await _cancel(work, gone)
 
 
-async def stream(events: AsyncGenerator[TurnEvent, None], translate: Translate) -> Response:
-    """Answer with server-sent events.
+async def stream(events: AsyncGenerator[TurnEvent, None], translate: Translate, frames: Frames = _SSE) -> EventStream:
+    """Answer with one frame after the other.
 
     The first words are awaited for a moment, so that a request which fails at once still gets its true status.
     """
@@ -156,7 +178,7 @@ async def stream(events: AsyncGenerator[TurnEvent, None], translate: Translate) 
     if opening.done() and opening.exception() is not None:
         await events.aclose()
         opening.result()
-    return EventStream(head, opening, events, translate)
+    return EventStream(head, opening, events, translate, frames)
 
 
 class EventStream(Response):
@@ -165,15 +187,15 @@ class EventStream(Response):
     A client that goes away closes the events, which cancels the job. An error after the start becomes an event.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
         self,
         head: list[TurnEvent],
         opening: asyncio.Future[None],
         events: AsyncGenerator[TurnEvent, None],
         translate: Translate,
+        frames: Frames,
     ) -> None:
+        self.media_type = frames.media_type
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-cache"})
@@ -181,6 +203,7 @@ class EventStream(Response):
         self._opening = opening
         self._events = events
         self._translate = translate
+        self._frames = frames
         self._last = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,8 +232,9 @@ class EventStream(Response):
                     if body:
                         await self._send(send, body)
         except LocalaiError as error:
-            await self._send(send, data(error_body(error)))
-        await self._send(send, DONE)
+            await self._send(send, self._frames.failed(error))
+        if self._frames.end:
+            await self._send(send, self._frames.end)
 
     async def _open(self, send: Send) -> None:
         """Send what came in the moment of waiting; if nothing was said yet, say what is being waited for."""
@@ -221,7 +245,7 @@ class EventStream(Response):
                 fresh = self._head[sent:]
                 sent += len(fresh)
                 for event in fresh:
-                    await self._send(send, self._translate(event) or comment("waiting"))
+                    await self._send(send, self._translate(event) or self._frames.alive("waiting"))
                 await asyncio.wait({self._opening}, timeout=1.0)
             self._opening.result()
         finally:
@@ -234,7 +258,7 @@ class EventStream(Response):
         while True:
             wait = KEEP_ALIVE_S - (time.monotonic() - self._last)
             if wait <= 0:
-                await self._send(send, comment("working"))
+                await self._send(send, self._frames.alive("working"))
             else:
                 await asyncio.sleep(wait)
 

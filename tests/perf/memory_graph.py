@@ -36,7 +36,7 @@ def passages(dice: random.Random) -> Iterator[str]:
     dice.shuffle(paths)
     for path in paths:
         for _, text in _sections(gzip.decompress(path.read_bytes()).decode("utf-8", "replace")):
-            for start in range(0, min(len(text), 4800), 600):
+            for start in range(0, min(len(text), 24_000), 600):
                 if len(text) - start > 150:
                     yield text[start : start + 600].replace("\0", " ")
 

@@ -18,7 +18,10 @@ _POOL = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """A llama-like model. `inner` is the width of the MLP, or of one expert where there are `experts`."""
+    """A llama-like model. `inner` is the width of the MLP, or of one expert where there are `experts`.
+
+    `skew` is the exponent of their popularity, by Zipf's law; 0 is none.
+    """
 
     name: str
     quant: str
@@ -29,6 +32,7 @@ class Noise:
     kv_heads: int
     experts: int = 0
     used: int = 0
+    skew: float = 0.0
 
     @property
     def key_width(self) -> int:
@@ -93,7 +97,9 @@ class _Maker:
             self._matrix(f"{prefix}attn_{name}", rows, shape.width)
         if shape.experts:
             gate = self._random.standard_normal((shape.experts, shape.width), dtype=np.float32)
-            self._out.add_tensor(f"{prefix}ffn_gate_inp.weight", gate * shape.width**-0.5)
+            popularity = (1 + np.argsort(self._random.random(shape.experts))) ** -shape.skew if shape.skew else 1.0
+            scaled = gate * np.reshape(popularity, (-1, 1)) * shape.width**-0.5
+            self._out.add_tensor(f"{prefix}ffn_gate_inp.weight", scaled.astype(np.float32))
         ending = "_exps" if shape.experts else ""
         for name, rows, columns in (
             ("gate", shape.inner, shape.width),

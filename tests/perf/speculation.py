@@ -13,8 +13,9 @@ from typing import Any
 
 from backends.batcher import Batcher
 from backends.constrain import Constraints
-from backends.contract import Event, Finish, Job, Load, Sampling, Speculation, StepRecord, Token
+from backends.contract import Event, Finish, Job, Load, Sampling, StepRecord, Token
 from backends.engine import Engine
+from backends.guesses import Speculation
 from backends.proving import prove
 from backends.registry import open_engine
 from backends.sequences import prepare
@@ -108,9 +109,9 @@ class Bench:
         return {
             "ids": [e.id for e in self._events if isinstance(e, Token)],
             "rate": (end.usage.completion_tokens - 1) / end.usage.decode_s,
-            "drafted": end.usage.drafted_tokens,
-            "accepted": end.usage.accepted_tokens,
-            "by": "+".join(end.usage.guessed_by) or f"off: {end.usage.unguessed}",
+            "drafted": end.usage.guesses.drafted,
+            "accepted": end.usage.guesses.accepted,
+            "by": end.usage.guesses.said,
             "gaps": [_gap(e) for e in self._events if isinstance(e, Token)],
         }
 

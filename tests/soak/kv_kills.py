@@ -3,7 +3,7 @@
     python -m tests.soak.kv_kills [--kills 300] [--starter]
 
 The echo engine says its prompt again, so any wrong byte shows; with --starter greedy answers of the starter model are
-compared with those of an engine without a cache. At the end nothing may be left that is nobody's.
+compared with those of fresh engines. At the end nothing may be left that is nobody's.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backends.contract import KvGrant, Load
+import msgspec
+
+from backends.contract import Load
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from backends.kv import upkeep
+from backends.kv_frames import KvGrant
 from tests.engine_runs import STARTER, Answer, ask, echo_file, order
 from tests.test_conformance import same_but_for_near_ties
 
@@ -54,14 +57,15 @@ class Soak:
         return shared + own
 
     async def learn(self) -> None:
-        """What an engine without a cache answers."""
+        """What a fresh engine with an empty cache answers, which cuts prompts into the same blocks; one for each."""
         if not self._starter:
             return
-        bare = order(STARTER, "llama.cpp", n_ctx=1024, threads=2)
-        handle = await self._start(bare)
         for number, tokens in enumerate(self._prompts):
+            empty = KvGrant(ram=self.cap // 3, ssd=self.cap, folder=str(self.folder / f"empty {number}"))
+            handle = await self._start(msgspec.structs.replace(self._order, kv=empty))
             self._expected[number] = await self._answer(handle, tokens)
-        await handle.stop()
+            await handle.stop()
+        assert self.cached == 0
 
     async def _answer(self, handle: EngineHandle, tokens: list[int]) -> Answer:
         fields: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "logprobs": 5} if self._starter else {}

@@ -1,0 +1,132 @@
+"""Ollama's dialect: chat, generate, embed, and what models there are. Lines of NDJSON where it streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fastapi import APIRouter, Request
+from starlette.responses import PlainTextResponse, Response
+
+from localai import __version__
+from localai.api import ollama_manage, ollama_models, ollama_out
+from localai.api.caller import caller
+from localai.api.ollama_in import (
+    ChatBody,
+    EmbedBody,
+    GenerateBody,
+    chat_request,
+    embed_requests,
+    generate_request,
+    library_name,
+)
+from localai.api.ollama_manage import NamedBody
+from localai.api.ollama_out import Kind, Lines
+from localai.api.openai_out import energy
+from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_response, stream
+from localai.errors import LocalaiError
+from localai.loading import load
+from localai.messages import Message, TurnRequest
+from localai.turn import Parts, answer
+
+_BUCKET = 4096
+_FRAMES = NdjsonFrames()
+
+
+def routes(parts: Parts) -> APIRouter:
+    """The dialect's routes over one daemon's parts."""
+    whole = APIRouter(tags=["Ollama"], route_class=JsonRoute)
+    router = APIRouter(prefix="/api", tags=["Ollama"], route_class=JsonRoute)
+
+    @whole.get("/")
+    async def root() -> Response:
+        """Alive; Ollama's clients look here."""
+        return PlainTextResponse("localai is running (Ollama is running)")
+
+    @router.get("/version")
+    async def version() -> Response:
+        """The version of the API, and ours."""
+        return json_response({"version": ollama_models.SPOKEN, "localai": __version__})
+
+    @router.get("/tags")
+    async def tags() -> Response:
+        """Models that can be used now."""
+        return json_response(await asyncio.to_thread(ollama_models.tags, parts))
+
+    @router.get("/ps")
+    async def ps() -> Response:
+        """Models in memory."""
+        return json_response(await asyncio.to_thread(ollama_models.running, parts))
+
+    @router.post("/show")
+    async def show(body: NamedBody) -> Response:
+        """All about one model."""
+        name = library_name(body.model) or parts.config.default_model
+        return json_response(await asyncio.to_thread(ollama_models.show, parts, name))
+
+    @router.post("/chat")
+    async def chat(body: ChatBody, request: Request) -> Response:
+        """A chat answer; without messages, the model is loaded."""
+        turn = chat_request(body, caller(request))
+        return await _answer(turn, "chat", body.model, body.stream is not False, request, parts)
+
+    @router.post("/generate")
+    async def generate(body: GenerateBody, request: Request) -> Response:
+        """An answer to one prompt; without one, the model is loaded."""
+        turn = generate_request(body, caller(request))
+        return await _answer(turn, "generate", body.model, body.stream is not False, request, parts)
+
+    @router.post("/embed")
+    async def embed(body: EmbedBody, request: Request) -> Response:
+        """One unit vector per text."""
+        answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))], request)
+        found = ollama_out.embeddings(answers, body.model, body.dimensions)
+        return json_response(found, energy(answers))
+
+    @router.post("/embeddings")
+    async def embeddings(body: EmbedBody, request: Request) -> Response:
+        """The older form: one text, one vector."""
+        answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))[:1]], request)
+        found = ollama_out.embeddings(answers, body.model, None)["embeddings"]
+        return json_response({"embedding": found[0] if found else []}, energy(answers))
+
+    whole.include_router(router)
+    whole.include_router(ollama_manage.routes(parts))
+    return whole
+
+
+async def _answer(
+    turn: TurnRequest, kind: Kind, asked: str, streamed: bool, request: Request, parts: Parts
+) -> Response:
+    if turn.n_ctx:
+        turn = replace(turn, n_ctx=await asyncio.to_thread(_wished, turn, parts))
+    if not turn.messages and not turn.prompt and turn.suffix is None:
+        lines = Lines(kind, asked)
+        events = await gather(load(turn, parts), request)
+        return json_response(lines.loaded(events, unloaded=turn.keep_alive == 0))
+    said: Sequence[Message] = turn.messages if kind == "generate" else ()
+    lines = Lines(kind, asked, said)
+    if streamed:
+        return await stream(answer(turn, parts), lines, _FRAMES)
+    events = await gather(answer(turn, parts), request)
+    return json_response(lines.whole(events), energy([events]))
+
+
+def _wished(turn: TurnRequest, parts: Parts) -> int | None:
+    """`num_ctx` as the least context that is wanted, in steps, so that clients that vary it reload nothing.
+
+    None where the usual context covers it.
+    """
+    assert turn.n_ctx is not None
+    try:
+        model = parts.library.resolve(turn.model or parts.config.default_model, files=False)
+    except LocalaiError:
+        # The turn itself says what is wrong with the name.
+        return None
+    if turn.n_ctx <= ollama_models.served_context(model, parts):
+        return None
+    trained = model.header.n_ctx_train if model.header else None
+    least = -(-turn.n_ctx // _BUCKET) * _BUCKET
+    wished = min(least, trained or least)
+    return wished if wished > ollama_models.served_context(model, parts) else None

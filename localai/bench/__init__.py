@@ -1,0 +1,1 @@
+"""The self-benchmark: accuracy and joules of models, quantisations and backends on this device, from the same run."""

@@ -1,0 +1,138 @@
+"""How each editor and agent is told to use this daemon: variables, a command, or lines for its own settings file.
+
+The daemon's address and a model enter, a `Recipe` leaves. Pure; writes no file, so there is nothing to undo.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from localai.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`command` starts the program with `variables` set; `lines` belong into `file`. Either part may be empty."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    file: str = ""
+    lines: str = ""
+
+
+def recipe(tool: str, url: str, model: str, n_ctx: int) -> Recipe:
+    """What `tool` needs; `url` is the daemon's, without a path. Raises NotFound for a tool that is not known."""
+    if tool not in TOOLS:
+        raise NotFound(f"no recipe for {tool!r}", f"known: {', '.join(TOOLS)}")
+    return TOOLS[tool](url, model, n_ctx)
+
+
+def _claude_code(url: str, model: str, n_ctx: int) -> Recipe:
+    roles = ("OPUS", "SONNET", "HAIKU")
+    variables = {
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_AUTH_TOKEN": "localai",
+        "ANTHROPIC_MODEL": model,
+        **{f"ANTHROPIC_DEFAULT_{role}_MODEL": model for role in roles},
+        "CLAUDE_CODE_SUBAGENT_MODEL": model,
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(n_ctx),
+        "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
+    }
+    return Recipe(variables, ("claude",))
+
+
+def _codex(url: str, model: str, n_ctx: int) -> Recipe:
+    provider = f'{{name="localai", base_url="{url}/v1", wire_api="responses"}}'
+    settings = (
+        "model_provider=localai",
+        f"model_providers.localai={provider}",
+        f"model={json.dumps(model)}",
+        f"model_context_window={n_ctx}",
+    )
+    return Recipe(command=("codex", *(part for setting in settings for part in ("-c", setting))))
+
+
+def _aider(url: str, model: str, _: int) -> Recipe:
+    variables = {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": "localai"}
+    return Recipe(variables, ("aider", "--model", f"openai/{model}"))
+
+
+def _opencode(url: str, model: str, n_ctx: int) -> Recipe:
+    served = {model: {"name": model, "limit": {"context": n_ctx, "output": n_ctx // 4}}}
+    provider = {"npm": "@ai-sdk/openai-compatible", "options": {"baseURL": f"{url}/v1"}, "models": served}
+    settings = {"provider": {"localai": provider}, "model": f"localai/{model}"}
+    return Recipe({"OPENCODE_CONFIG_CONTENT": json.dumps(settings)}, ("opencode",))
+
+
+def _open_webui(url: str, _: str, __: int) -> Recipe:
+    variables = {"OPENAI_API_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "localai", "OLLAMA_BASE_URL": url}
+    return Recipe(variables, ("open-webui", "serve"))
+
+
+def _llm(url: str, model: str, _: int) -> Recipe:
+    lines = f"- model_id: localai\n  model_name: {model}\n  api_base: {url}/v1\n  api_key_name: localai"
+    return Recipe(
+        command=("llm", "-m", "localai"), file="extra-openai-models.yaml in the folder of `llm logs path`", lines=lines
+    )
+
+
+def _continue(url: str, model: str, n_ctx: int) -> Recipe:
+    lines = (
+        "models:\n"
+        f"  - name: localai\n    provider: ollama\n    model: {model}\n    apiBase: {url}\n"
+        "    roles: [chat, edit, autocomplete]\n"
+        f"    defaultCompletionOptions:\n      contextLength: {n_ctx}"
+    )
+    return Recipe(file="~/.continue/config.yaml", lines=lines)
+
+
+def _cline(url: str, model: str, n_ctx: int) -> Recipe:
+    lines = f"API Provider: Ollama\nBase URL: {url}\nModel: {model}\nContext window: {n_ctx}"
+    return Recipe(file="Cline's settings, API Configuration", lines=lines)
+
+
+def _zed(url: str, model: str, n_ctx: int) -> Recipe:
+    served: dict[str, Any] = {"name": model, "display_name": model, "max_tokens": n_ctx}
+    settings = {"language_models": {"ollama": {"api_url": url, "available_models": [served]}}}
+    return Recipe(file="~/.config/zed/settings.json", lines=json.dumps(settings, indent=2))
+
+
+def _llama_vim(url: str, model: str, _: int) -> Recipe:
+    lines = f"let g:llama_config = {{ 'endpoint_fim': '{url}/infill', 'model_fim': '{model}' }}"
+    return Recipe(file="~/.vimrc", lines=lines)
+
+
+def _codecompanion(url: str, model: str, _: int) -> Recipe:
+    lines = (
+        "adapters = { http = { localai = function()\n"
+        '  return require("codecompanion.adapters").extend("ollama", {\n'
+        f'    env = {{ url = "{url}" }}, schema = {{ model = {{ default = "{model}" }} }},\n'
+        "  })\nend } }"
+    )
+    return Recipe(file='require("codecompanion").setup({ ... })', lines=lines)
+
+
+def _gptel(url: str, model: str, _: int) -> Recipe:
+    host = url.removeprefix("http://")
+    made = f'(gptel-make-ollama "localai" :host "{host}" :stream t :models \'({model}))'
+    lines = f"(setq gptel-model '{model}\n      gptel-backend {made})"
+    return Recipe(file="your Emacs init file", lines=lines)
+
+
+TOOLS: dict[str, Callable[[str, str, int], Recipe]] = {
+    "claude-code": _claude_code,
+    "codex": _codex,
+    "aider": _aider,
+    "opencode": _opencode,
+    "open-webui": _open_webui,
+    "llm": _llm,
+    "continue": _continue,
+    "cline": _cline,
+    "zed": _zed,
+    "llama.vim": _llama_vim,
+    "codecompanion": _codecompanion,
+    "gptel": _gptel,
+}

@@ -1,0 +1,131 @@
+"""A store with its indexes at a size: load, whole recall, words alone, a small namespace, writes while others search.
+
+    python -m tests.perf.memory_scale ROWS [--folder KEPT]
+
+Texts are those of `memory_vectors`. One row of a hundred is in the namespace "small"; a store of these alone stands
+beside it. `--folder` keeps the stores, and takes them as they are where they are there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+
+from memory_store.embed import StaticEmbedder
+from memory_store.lexical import LexicalIndex
+from memory_store.recall import Question, Recall
+from memory_store.records import NewMemory
+from memory_store.store import Store
+from memory_store.vectors import VectorIndex
+from tests.perf.memory_vectors import BATCH, QUESTIONS, corpus, resident
+
+WRITES = 2000
+
+
+class Opened:
+    """A store with both indexes, as the daemon has it."""
+
+    def __init__(self, path: Path, embedder: StaticEmbedder) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.store = Store(path / "memory.db", embedder=embedder)
+        before, start = resident(), time.perf_counter()
+        self.words = LexicalIndex(self.store, path / "index")
+        middle, after = time.perf_counter(), resident()
+        self.vectors = VectorIndex(self.store, path / "index")
+        print(f"opened: words {middle - start:.2f} s {after - before:.0f} MB", end=", ")
+        print(f"vectors {time.perf_counter() - middle:.2f} s {resident() - after:.0f} MB")
+        self.recall = Recall(self.store, words=self.words, vectors=self.vectors)
+
+    def close(self) -> None:
+        self.vectors.close()
+        self.words.close()
+        self.store.close()
+
+    def fill(self, texts: Sequence[str], namespace: Callable[[int], str]) -> None:
+        start = time.perf_counter()
+        for at in range(0, len(texts), BATCH):
+            part = enumerate(texts[at : at + BATCH], at)
+            self.store.add_many([NewMemory(text=text, namespace=namespace(n)) for n, text in part])
+        added = time.perf_counter() - start
+        self.vectors.wait()
+        print(f"{len(texts)} rows loaded in {added:.1f} s, clustered after {time.perf_counter() - start:.1f} s")
+
+
+def times(name: str, ask: Callable[[str], object], questions: Sequence[str]) -> None:
+    taken = []
+    for question in questions:
+        start = time.perf_counter()
+        ask(question)
+        taken.append((time.perf_counter() - start) * 1e3)
+    print(f"{name:28} p50 {np.median(taken):7.2f} ms  p95 {np.quantile(taken, 0.95):7.2f}  most {max(taken):7.2f}")
+
+
+def writes(opened: Opened, texts: Sequence[str]) -> None:
+    """One by one, durable, each looked for at once by its words in the same thread."""
+    start = time.perf_counter()
+    for text in texts:
+        opened.store.add(NewMemory(text=text, time=0.0))
+    print(f"adds one by one: {len(texts) / (time.perf_counter() - start):.0f}/s")
+    added = opened.store.add(NewMemory(text="The zyzzyva sleeps under the veranda", time=0.0))
+    hits = opened.recall.search(Question(text="where does the zyzzyva sleep?"))
+    print("found in the same call" if hits[0].memory.num == added.num else "NOT FOUND after its write")
+
+
+def searches_beside_writes(opened: Opened, texts: Sequence[str], questions: Sequence[str]) -> None:
+    done = Event()
+
+    def write() -> None:
+        for at in range(0, len(texts), 100):
+            opened.store.add_many([NewMemory(text=text, time=1.0) for text in texts[at : at + 100]])
+            if done.is_set():
+                return
+
+    writer = Thread(target=write)
+    writer.start()
+    times("recall beside a writer", lambda q: opened.recall.search(Question(text=q)), questions)
+    done.set()
+    writer.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=int)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    texts, _ = corpus(given.rows + QUESTIONS + 2 * WRITES)
+    random.Random(4).shuffle(texts)
+    asked, more, texts = texts[:QUESTIONS], texts[QUESTIONS : QUESTIONS + 2 * WRITES], texts[QUESTIONS + 2 * WRITES :]
+    embedder = StaticEmbedder()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        for name, chosen in (("whole", texts), ("alone", texts[::100])):
+            opened = Opened(folder / name, embedder)
+            if not opened.store.namespaces():
+                opened.fill(
+                    chosen, (lambda n: "default" if n % 100 else "small") if name == "whole" else lambda _: "small"
+                )
+            opened.close()
+        whole, alone = Opened(folder / "whole", embedder), Opened(folder / "alone", embedder)
+        for name, one in (("small namespace", whole), ("a store of its size", alone)):
+            times(name, lambda q, one=one: one.recall.search(Question(text=q, namespace="small")), asked)  # type: ignore[misc]
+        times("words, 10 hits", lambda q: whole.words.search("default", q, 10), asked)
+        times("vectors, 10 hits", lambda q: whole.vectors.search("default", embedder.embed([q])[0], 10), asked)
+        times("recall, whole sentences", lambda q: whole.recall.search(Question(text=q)), asked)
+        short = [" ".join(question.split()[:8]) for question in asked]
+        times("recall, eight words", lambda q: whole.recall.search(Question(text=q)), short)
+        print(f"process: {resident():.0f} MB")
+        writes(whole, more[:WRITES])
+        searches_beside_writes(whole, more[WRITES:], asked)
+        alone.close()
+        whole.close()
+
+
+if __name__ == "__main__":
+    main()
