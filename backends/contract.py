@@ -298,6 +298,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded engine is. Bytes are as allocated; `n_ctx` is served, `n_ctx_train` what the model was made for.
 
     `n_batch` is the most tokens in a step, `max_rows` the most positions of a step whose logits or states are read.
+    `verifies` is the most tokens of one sequence whose logits a step can give as steps of one would; 0 for none.
     `kv_identity` is all but the weights that changes the bytes of its KV, {} where that must not outlive the process.
     """
 
@@ -312,6 +313,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_seq: int
     n_batch: int
     max_rows: int
+    verifies: int = 0
     weight_bytes: int
     kv_bytes: int
     compute_bytes: int

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 _GRAM = 3
 """Tokens that must agree before a place is followed."""
 _CLASSES = 8
+_MOST = 2 ** (_CLASSES - 2)
+"""Tokens in agreement beyond which more make no difference."""
 _PRIOR = 2.0
 """Readings that the first opinion counts for."""
 _FADE = 0.97
 """Share of old readings that is left after a new one: an answer may copy first and then comment."""
-_DOUBT = 3.0
+_DOUBT = 5.0
 """Tokens in agreement at which the first opinion gives the next one an even chance."""
 
 
@@ -31,6 +33,11 @@ class Lookup:
         self._tried = [_PRIOR] * _CLASSES
         self._right = [_PRIOR * (lambda n: n / (n + _DOUBT))(1.5 * 2 ** (c - 1)) for c in range(_CLASSES)]
 
+    @property
+    def agreed(self) -> int:
+        """Tokens in a row that a place further up would have given."""
+        return self._agreed
+
     def follow(self, tokens: Sequence[int]) -> None:
         """Take the tokens that have come since the last time."""
         for place in range(self._seen, len(tokens)):
@@ -39,8 +46,10 @@ class Lookup:
             if place + 1 < _GRAM:
                 continue
             gram = tuple(tokens[place + 1 - _GRAM : place + 1])
-            if self._agreed < _GRAM and gram in self._after:
-                self._at, self._agreed = self._after[gram], _GRAM
+            # Where the prompt repeats itself is no matter, but what it ends with is what the answer goes on from.
+            if place + 1 >= self._prompt and self._agreed < _GRAM and gram in self._after:
+                self._at = self._after[gram]
+                self._agreed = _common(tokens, self._at, place + 1)
             self._after[gram] = place + 1
         self._seen = len(tokens)
 
@@ -69,6 +78,14 @@ class Lookup:
         guessed = [tokens[self._at + n % period] for n in range(most)]
         kinds = (_class(self._agreed + n) for n in range(most))
         return guessed, [self._right[k] / self._tried[k] for k in kinds]
+
+
+def _common(tokens: Sequence[int], one: int, other: int) -> int:
+    """How many tokens before two places are the same, up to `_MOST`."""
+    count = 0
+    while count < min(one, other, _MOST) and tokens[one - 1 - count] == tokens[other - 1 - count]:
+        count += 1
+    return count
 
 
 def _class(agreed: int) -> int:

@@ -58,9 +58,6 @@ class OnnxEngine:
     def _describe(self, load: Load, stages: dict[str, float]) -> EngineInfo:
         model, vocab = self._model, self._model.tokenizer
         capabilities = {"threads", "generate", "prompt_logprobs", "interrupt", "trim", "fork", "blocks"}
-        if model.prefill_graph is None and model.scales is None:
-            # Guesses must be verified by the graph that would have made them.
-            capabilities.add("speculate")
         return EngineInfo(
             backend="onnx",
             version=version(),
@@ -73,6 +70,8 @@ class OnnxEngine:
             n_seq=self._n_seq,
             n_batch=self._n_batch,
             max_rows=MAX_ROWS,
+            # Guesses must be verified by the graph that would have made them.
+            verifies=MAX_ROWS if model.prefill_graph is None and model.scales is None else SHORT - 1,
             weight_bytes=model.weight_bytes,
             kv_bytes=self._n_ctx * model.layout.token_bytes,
             compute_bytes=self._logits.nbytes,

@@ -27,7 +27,8 @@ class Sequence:
 
     Times are monotonic seconds. `siblings` are the other choices of the job, which fork off when the prompt is done.
     `scored` counts the prompt tokens whose log-probabilities have been reported. A draft model is right with
-    `draft_chance`, and tried again at `draft_next` generated tokens.
+    `draft_chance`, and tried again at `draft_next` generated tokens. `debt` counts the steps of one token that guesses
+    have cost beyond what they gave.
     """
 
     job: Job
@@ -56,6 +57,7 @@ class Sequence:
     draft_chance: float = 0.7
     draft_next: int = 0
     draft_wait: int = 0
+    debt: float = 0.0
     paged: PagedUse | None = None
 
     @property

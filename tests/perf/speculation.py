@@ -1,7 +1,9 @@
 """What guessing tokens gains: decode rates with and without it, interleaved in one process, with the texts compared.
 
 `rewrite` repeats its input with small changes, `fresh` repeats nothing. Where texts differ, `gap` is by how much the
-two likeliest logits differed at the first token that does. Prints one JSON object.
+two likeliest logits differed at the first token that does. With --prompts N, greedy answers to N prompts (a third each
+to copy, to edit and to write freely) are compared instead. Prints one JSON object. The count of threads is fixed, as
+other counts round otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from backends.guesses import Speculation
 from backends.proving import prove
 from backends.registry import open_engine
 from backends.sequences import prepare
+from backends.threads import ThreadGovernor
 from backends.worker import open_draft
 from tests.engine_runs import STARTER
 
@@ -72,9 +75,13 @@ class Bench:
             kv_type=options.kv_type,
             draft=options.draft,
             extra_bufts=False,
+            cache=options.cache,
         )
         self.engine: Engine = open_engine(order, lambda *_: None)
-        self._governor, _ = prove(self.engine, order)
+        proved, _ = prove(self.engine, order)
+        self._governor = ThreadGovernor((options.threads,))
+        self._governor.costs[options.threads] = proved.costs[options.threads]
+        self.engine.set_threads(options.threads)
         self._draft = open_draft(self.engine, order)
         self._step_s = order.step_seconds
         self._constraints = Constraints(self.engine.tokenizer)
@@ -95,6 +102,7 @@ class Bench:
             tokens=self.engine.tokenizer.encode(prompt, special=True, add_bos=False),
             max_tokens=most,
             sampling=sampling,
+            ignore_eos=True,
             speculation=speculation,
             logprobs=logprobs,
         )
@@ -152,6 +160,42 @@ def compare(bench: Bench, task: str, options: argparse.Namespace) -> dict[str, A
     }
 
 
+def prompts(count: int) -> list[tuple[str, str]]:
+    """Kinds and texts, a third each: source text to say again, to change, and beginnings of texts."""
+    pieces = _CODE.split("\n\n\n")
+    names = ("result", "number", "total", "value", "answer", "amount", "score", "length", "size", "sum")
+    made: list[tuple[str, str]] = []
+    for n in range(count):
+        name, piece = names[n // 3 % len(names)], pieces[n // 3 % len(pieces)]
+        other = pieces[(n // 3 + 1 + n // 12) % len(pieces)]
+        if n % 3 == 0:
+            source = f"{piece}\n\n\n{other}".replace("result", name)
+            made.append(("rewrite", f"{source}\n\n# the same again:\n\n{source[:30]}"))
+        elif n % 3 == 1:
+            changed = piece.replace("result", name)
+            made.append(("edit", f"{piece}\n# with {name}:\n{changed}\n\n{other}\n# with {name}:\n"))
+        else:
+            made.append(("fresh", f"Chapter {n}. The {name} of the lighthouse keeper's letters was"))
+    return made
+
+
+def agreement(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """How many greedy texts stay what they are without guesses, by kind, with what the guesses gained."""
+    found: dict[str, Any] = {}
+    for kind, text in prompts(options.prompts):
+        runs = {
+            way: bench.run(text, options.tokens, Sampling(temperature=0.0), way) for way in ("off", options.speculation)
+        }
+        off, on = runs["off"], runs[options.speculation]
+        row = found.setdefault(kind, {"prompts": 0, "identical": 0, "drafted": 0, "accepted": 0, "ratios": []})
+        row["prompts"] += 1
+        row["identical"] += on["ids"] == off["ids"]
+        row["drafted"] += on["drafted"]
+        row["accepted"] += on["accepted"]
+        row["ratios"].append(round(on["rate"] / off["rate"], 2))
+    return {kind: row | {"ratio": statistics.median(row["ratios"])} for kind, row in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=STARTER)
@@ -161,12 +205,15 @@ def main() -> None:
     parser.add_argument("--kv-type", default="f16")
     parser.add_argument("--speculation", default="auto")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache", default="", help="folder for the graphs of onnx")
+    parser.add_argument("--prompts", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=250)
     options = parser.parse_args()
     bench = Bench(options)
     asked = {name: getattr(options, name) for name in ("backend", "mode", "kv_type", "threads", "speculation", "draft")}
-    print(json.dumps({**asked, **{task: compare(bench, task, options) for task in TASKS}}))
+    found = agreement(bench, options) if options.prompts else {task: compare(bench, task, options) for task in TASKS}
+    print(json.dumps(asked | found))
 
 
 if __name__ == "__main__":
