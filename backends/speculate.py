@@ -111,13 +111,15 @@ class Speculator:
         count = self._permitted(sequence, count, room) if count else 0
         if count:
             plain, long = costs.estimates([1, 1 + count])
-            self._price = (long + count * guess.seconds) / plain + self._comparison(long / plain)
+            self._price = (long + count * guess.seconds) / plain
         if not count or not self._affordable(sequence, guess, count):
             return plan
         tokens = self._tokens(sequence, guess, count)
         if not tokens:
             return plan
         self._by = guess.by
+        # Later answers gain by a comparison too: it is no reason against this guess, but against the next ones.
+        self._price += self._comparison(self._price)
         return [(sequence, Slice(part.seq, [*part.tokens, *tokens], part.pos, "all"))]
 
     def _limit(self, sequence: Sequence) -> int:
