@@ -47,7 +47,7 @@ from backends.kv_frames import Evicted, KvReport, Purge, Purged
 from backends.kv_paging import PagedUse
 from backends.paging_report import WeightsReport
 
-_STOP_S = 5.0
+_STOP_S = 20.0
 _LAST_WORDS_S = 0.5
 """Wait for the rest of the output of a child that has exited: a process that it left behind may hold the pipe."""
 

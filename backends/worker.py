@@ -59,8 +59,8 @@ _STAGE_S = 0.1
 _REPORT_S = 1.0
 _REPORT_REST = 20.0
 _LONGEST_REST_S = 1.0
-FLUSH_S = 2.0
-"""Seconds for writing what is kept in RAM alone, when the daemon ends."""
+FLUSH_S = 8.0
+"""Most seconds for writing what is kept in RAM alone, when the daemon ends; a busy disk takes longer."""
 
 Inbound = Sequence | Cancel | Evicted | Pace | Purge | None
 """What the reader hands to the engine's thread; None is the end."""
@@ -257,6 +257,8 @@ def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor, dict[int,
 def main() -> None:
     """Entry point of the child. The daemon alone decides when it stops, so Ctrl-C in its terminal is not for us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where a debugger is installed, ggml's abort would first attach it, for ten seconds in which nobody is told.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     source = os.fdopen(os.dup(0), "rb", buffering=0)
     outbox = Outbox(os.fdopen(os.dup(1), "wb", buffering=1 << 16))
     # Whatever a library prints must not land between frames.

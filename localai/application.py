@@ -27,6 +27,8 @@ from localai.api import (
     openai,
     responses,
 )
+from localai.api import tokens as token_routes
+from localai.api.gate import Gate
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
@@ -43,8 +45,8 @@ _log = logging.getLogger(__name__)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is wrong, or the prompt does not fit"},
-    401: {"description": "Unknown token"},
-    403: {"description": "Foreign Host or Origin, or a route of the Unix socket"},
+    401: {"description": "Unknown token, or none where one is needed"},
+    403: {"description": "Foreign Host or Origin, or a scope that is lacking"},
     404: {"description": "No such model, conversation or route"},
     405: {"description": "The route takes another method"},
     409: {"description": "In use, or there already"},
@@ -70,6 +72,7 @@ def build(
     metrics: Metrics,
     kv_cache: KvCache,
     watched: WatchedFolders,
+    gate: Gate,
     *,
     started: float,
     stop: Callable[[], None],
@@ -89,6 +92,7 @@ def build(
     app.include_router(llamacpp.routes(parts))
     app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
+    app.include_router(token_routes.routes(gate.tokens))
     app.include_router(conversations.routes(parts, kept))
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_ask.routes(parts))
@@ -102,7 +106,7 @@ def build(
     app.add_exception_handler(Exception, _unexpected)
     config = parts.config
     hosts = {*config.allowed_hosts} | ({config.host} if config.host not in ("0.0.0.0", "::") else set())
-    return Door(app, hosts=hosts, origins=config.allowed_origins, max_body=config.max_body)
+    return Door(app, gate, hosts=hosts, origins=config.allowed_origins, max_body=config.max_body)
 
 
 async def _own(request: Request, error: Exception) -> Response:

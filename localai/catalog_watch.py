@@ -33,6 +33,7 @@ class CatalogWatcher:
         self.on_change = on_change
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._observer = Observer()
         self._observer.daemon = True
         self.current = Catalog.load(home)
@@ -41,6 +42,8 @@ class CatalogWatcher:
         self._home.mkdir(parents=True, exist_ok=True)
         self._observer.schedule(_Overlay(self._home / FILE, self._touched), str(self._home), recursive=False)
         self._observer.start()
+        # What was written between the first reading and now has told nobody.
+        self._reload()
 
     def stop(self) -> None:
         self._observer.stop()
@@ -66,17 +69,19 @@ class CatalogWatcher:
             self._timer.start()
 
     def _reload(self) -> None:
-        try:
-            catalog = Catalog.load(self._home)
-        except ConfigError as error:
-            _log.error("the model catalogue stays as it was: %s (%s)", error.message, error.hint)
-            return
-        if catalog == self.current:
-            return
-        self.current = catalog
-        _log.info("the model catalogue was read again: %d models", len(catalog.specs))
-        if self.on_change is not None:
-            self.on_change(catalog)
+        # One at a time: who began earlier must not put an older reading over a newer one.
+        with self._reading:
+            try:
+                catalog = Catalog.load(self._home)
+            except ConfigError as error:
+                _log.error("the model catalogue stays as it was: %s (%s)", error.message, error.hint)
+                return
+            if catalog == self.current:
+                return
+            self.current = catalog
+            _log.info("the model catalogue was read again: %d models", len(catalog.specs))
+            if self.on_change is not None:
+                self.on_change(catalog)
 
 
 class _Overlay(FileSystemEventHandler):

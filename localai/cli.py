@@ -32,6 +32,8 @@ _COMMANDS = {
     "cache": ("localai.cli_cache", "Look at the KV cache, check it, or empty it."),
     "bench": ("localai.cli_bench", "Measure accuracy per joule of models and engines here."),
     "energy": ("localai.cli_energy", "Show what answers took in joules, cost and CO2."),
+    "token": ("localai.cli_token", "Make, list and revoke tokens for programs that come over TCP."),
+    "mcp": ("localai.cli_mcp", "Serve memory, models and answers as tools for agents (MCP)."),
     "launch": ("localai.cli_launch", "Show how an editor or agent uses this daemon, or start it so."),
     "doctor": ("localai.cli_doctor", "Examine this device and the installation."),
     "device": ("localai.cli_doctor", "Show what this device is and has."),

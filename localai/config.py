@@ -110,12 +110,19 @@ class Config:
     """Most answers that are kept for that."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
+    tokens: str = "optional"
+    """optional or required: whether a program needs a token to come over TCP. Where `host` is not loopback, all do."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names accepted beside the loopback ones."""
     allowed_origins: tuple[str, ...] = ()
     """Web origins that may call the API, as https://example.org."""
     log_level: str = "info"
     """debug, info, warning or error."""
+
+    @property
+    def loopback(self) -> bool:
+        """Whether nobody but this machine reaches the TCP port."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
 
     @property
     def socket(self) -> Path:
@@ -218,6 +225,7 @@ def _check(config: Config) -> Config:
         "on_battery": ("same", "frugal"),
         "answer_cache": ("off", "greedy", "always"),
         "paging": ("auto", "off"),
+        "tokens": ("optional", "required"),
     }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:

@@ -21,7 +21,9 @@ import uvloop
 
 from backends.handle import EngineHandle
 from localai.answer_cache import Answers
+from localai.api.gate import Gate
 from localai.application import build
+from localai.audit import Audit
 from localai.calibrate import Calibrator
 from localai.calibration_store import CalibrationStore
 from localai.catalog_watch import CatalogWatcher
@@ -49,9 +51,12 @@ from localai.market import Market
 from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
+from localai.peers import PeerChecked
 from localai.pool import Pool
+from localai.quotas import Quotas
 from localai.spans import Spans
 from localai.tested import TestedSettings
+from localai.tokens import Tokens
 from localai.turn import Parts
 from localai.upstreams.relay import Upstreams
 from localai.watched import WatchedFolders
@@ -123,7 +128,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     upstreams = Upstreams(lambda: library.catalog)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams)
     server = _Server(config)
-    app = build(parts, kept, metrics, kv_cache, watched, started=started, stop=server.end)
+    gate = _gate(config, ledger)
+    app = build(parts, kept, metrics, kv_cache, watched, gate, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
@@ -136,7 +142,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         draws.close()
         await kv_cache.close()
         catalog.stop()
-        for each in (ledger, spans, watched, memories, answers, kept):
+        for each in (ledger, spans, watched, memories, answers, kept, gate):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
 
@@ -145,6 +151,12 @@ def _barred(pool: Pool, engines: Engines, choice: Choice) -> str:
     """Why an engine is not to be chosen now; '' where nothing speaks against it."""
     resting = "it died repeatedly and rests for a minute" if pool.resting(choice) else ""
     return resting or ("it died with every setting on this device" if engines.hopeless(choice) else "")
+
+
+def _gate(config: Config, ledger: Ledger) -> Gate:
+    strangers = config.loopback and config.tokens == "optional"
+    audit = Audit(config.logs / "audit.jsonl")
+    return Gate(Tokens(config.home), Quotas(ledger.joules_of), audit, strangers=strangers)
 
 
 def _metering(config: Config, meter: Meter, draws: Draws, ledger: Ledger, pool: Pool) -> Metering:
@@ -178,7 +190,7 @@ class _Server:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                http="httptools",
+                http=PeerChecked,
                 timeout_graceful_shutdown=2,
                 server_header=False,
                 date_header=False,
@@ -258,8 +270,7 @@ def _listen(config: Config) -> list[socket.socket]:
 
 
 def _tcp(config: Config, port: int) -> list[socket.socket]:
-    loopback = config.host in ("127.0.0.1", "localhost", "::1")
-    names = ["127.0.0.1", "::1"] if loopback else [config.host]
+    names = ["127.0.0.1", "::1"] if config.loopback else [config.host]
     made: list[socket.socket] = []
     for name in names:
         family = socket.AF_INET6 if ":" in name else socket.AF_INET

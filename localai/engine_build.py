@@ -96,7 +96,7 @@ _ROUTES: dict[Vendor, tuple[_Route, ...]] = {
 
 
 def engine_build(
-    timeout: float = 20.0, command: tuple[str, ...] = (sys.executable, "-m", "backends.probe")
+    timeout: float = 60.0, command: tuple[str, ...] = (sys.executable, "-m", "backends.probe")
 ) -> EngineBuild:
     """Ask the installed library in a child process, `timeout` seconds at most.
 

@@ -39,11 +39,6 @@ from localai.tested import TestedSettings, Verdict
 _log = logging.getLogger(__name__)
 
 PASSES = 3
-_PASS_S = 9.0
-"""Seconds after which a pass takes up no further job."""
-ENOUGH_S = 16.0
-"""Seconds spent on a backend after which no further pass begins: slower ones get fewer."""
-_LIMIT_S = 28.0
 _N_CTX = 2048
 _N_SEQ = 16
 _MEMORY_SLACK = 256 * 2**20
@@ -78,10 +73,23 @@ class _Run:
     score: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds: after `pass_s` a pass takes up no further job, after `enough_s` spent on a backend none begins (slower
+    ones get fewer), and after `most_s` an engine is given up."""
+
+    pass_s: float = 9.0
+    enough_s: float = 16.0
+    most_s: float = 28.0
+
+
 class Laboratory:
     """Measures for one configuration on one device."""
 
-    def __init__(self, orders: Orders, tested: TestedSettings, store: CalibrationStore) -> None:
+    def __init__(
+        self, orders: Orders, tested: TestedSettings, store: CalibrationStore, limits: Limits | None = None
+    ) -> None:
+        self._limits = limits or Limits()
         self._orders = orders
         self._tested = tested
         self.store = store
@@ -98,7 +106,7 @@ class Laboratory:
         due = [
             (0 if record is None or _stale(record) else record.passes, place, candidate)
             for place, candidate in enumerate(self.candidates(model, every=every))
-            if not _done(record := self.store.record(candidate.subject))
+            if not self._done(record := self.store.record(candidate.subject))
         ]
         return min(due, key=lambda item: item[:2])[2] if due else None
 
@@ -149,6 +157,11 @@ class Laboratory:
     def log_file(self, model: LocalModel) -> Path:
         return self._orders.log_file(model)
 
+    def _done(self, record: Record | None) -> bool:
+        if record is None or _stale(record):
+            return False
+        return record.passes >= PASSES or record.spent_s > self._limits.enough_s or bool(record.verdict)
+
     def _candidate(self, model: LocalModel, name: str, mode: str) -> Candidate:
         choice = Choice(model, name, 0, "", mode)
         subject = Subject(self._orders.device.fingerprint, identity(model), name, build_label(name), mode)
@@ -185,8 +198,8 @@ class Laboratory:
                     partial(_reading, run.candidate.subject, self._orders.kv_type, run.sizes),
                     threads=run.threads,
                     memory=int(1.5 * run.memory) + _MEMORY_SLACK,
-                    seconds=_LIMIT_S,
-                    enough=_PASS_S,
+                    seconds=self._limits.most_s,
+                    enough=self._limits.pass_s,
                     whole=run.whole,
                     score=run.score,
                 )
@@ -237,12 +250,6 @@ def _ways(model: LocalModel, *, every: bool) -> list[tuple[str, str]]:
         return [("echo", "")]
     found = [offer.backend for offer in offers(model) if not offer.problem]
     return [(name, mode) for name in found for mode in (backend(name).modes if every else backend(name).tried)]
-
-
-def _done(record: Record | None) -> bool:
-    if record is None or _stale(record):
-        return False
-    return record.passes >= PASSES or record.spent_s > ENOUGH_S or bool(record.verdict)
 
 
 def _stale(record: Record) -> bool:

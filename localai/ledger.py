@@ -210,6 +210,11 @@ class Ledger:
         sql = "select coalesce(sum(joules), 0.0) from queries where started >= ?"
         return float(self._writer.submit(lambda: self._db.execute(sql, [since]).fetchone()[0]).result())
 
+    def joules_of(self, app: str, since: float) -> float:
+        """The same of one program."""
+        sql = "select coalesce(sum(joules), 0.0) from queries where started >= ? and app = ?"
+        return float(self._writer.submit(lambda: self._db.execute(sql, [since, app]).fetchone()[0]).result())
+
     def energy(self, by: By, since: float) -> list[dict[str, Any]]:
         """Joules of the queries since a Unix time; see `energy.report.query`."""
         return self._writer.submit(lambda: list(self._db.query(query(by), [since]))).result()

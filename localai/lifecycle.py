@@ -13,8 +13,9 @@ from localai.client import Client
 from localai.config import Config
 from localai.errors import DaemonUnreachable, LocalaiError, OutOfResources
 
-_START_S = 15.0
-_STOP_S = 40.0
+_START_S = 90.0
+"""On a busy machine a start may take long; one that fails is seen at once, because its process has ended."""
+_STOP_S = 60.0
 _LOOK_S = 0.02
 
 
@@ -24,9 +25,9 @@ def client(config: Config) -> Client:
 
 
 def is_running(config: Config) -> bool:
-    """True where a daemon answers on the home's socket."""
+    """True where a daemon answers on the home's socket. One that starts listens before it answers: that is awaited."""
     try:
-        client(config).get("/health", timeout=5.0)
+        client(config).get("/health", timeout=_START_S)
     except DaemonUnreachable:
         return False
     return True

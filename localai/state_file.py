@@ -63,6 +63,8 @@ class StateFile(Generic[C]):
     def change(self, edit: Callable[[C], C]) -> None:
         """Replace the content by `edit` of it, alone among all processes. Raises OutOfResources."""
         with self._locked():
+            # Two changes of others may leave size, time and place as they were; what is changed is read anew.
+            self._kept = None
             replace_file(self.path, msgspec.json.format(msgspec.json.encode(edit(self.read()))))
 
     def clear(self) -> None:

@@ -90,7 +90,7 @@ def forget(
     chosen: Filter | None = None,
     derived: Sequence[Derived] = (),
     also: Sequence[Path] = (),
-    patience_seconds: float = 5.0,
+    patience_seconds: float = 15.0,
 ) -> Receipt:
     """Erase the memories with these ids and those that `chosen` selects, with the derived facts that rest on them.
 

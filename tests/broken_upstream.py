@@ -121,10 +121,10 @@ def broken_upstream() -> Iterator[Broken]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     try:
         yield state
     finally:
         loop, ending = handles[0]
         loop.call_soon_threadsafe(ending.set)
-        thread.join(10)
+        thread.join(60)

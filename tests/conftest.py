@@ -1,12 +1,17 @@
-"""Fixtures of the tests that speak to a daemon from outside."""
+"""Fixtures of the tests that speak to a daemon from outside, and how hypothesis draws its examples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.daemon_fixture import Daemon, running
+
+# The same examples every time, however long a busy machine takes over one: a failure is of the code, and comes again.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -53,6 +54,8 @@ class Daemon:
         self.socket = home / "run" / "localai.sock"
         self.env = {**clean_environment(), "LOCALAI_HOME": str(home), "LOCALAI_PORT": str(port)} | {
             "LOCALAI_CALIBRATE": "0",
+            # Threads that wait for each other by spinning hardly move on a machine where others want their cores.
+            "LOCALAI_THREADS": "1",
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -68,14 +71,17 @@ class Daemon:
     def start(self) -> None:
         command = [sys.executable, "-P", "-m", "localai", "serve", "--quiet"]
         self.process = subprocess.Popen(command, env=self.env, cwd="/", stderr=subprocess.DEVNULL)
-        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 60)
+        wait_for(lambda: answers(self.port) or self.process is None or self.process.poll() is not None, 120)
+        if self.process.poll() is None:
+            # It listens before it serves: this is answered when all its parts are there.
+            assert self.ask("GET", "/health").status == 200
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(90)
 
-    def cli(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, stdin: str | None = None, timeout: float = 150) -> subprocess.CompletedProcess[str]:
         """Run `localai` with this home. Without `stdin` there is nothing to read."""
         return subprocess.run(
             [sys.executable, "-P", "-m", "localai", *arguments],
@@ -107,7 +113,7 @@ class Daemon:
 
     def connection(self, *, unix: bool = False) -> http.client.HTTPConnection:
         made = UnixConnection(self.socket) if unix else http.client.HTTPConnection("127.0.0.1", self.port)
-        made.timeout = 150
+        made.timeout = 300
         return made
 
     def chat(self, text: str, *, unix: bool = False, **fields: Any) -> Answer:
@@ -157,11 +163,26 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
+    """A port of loopback that nothing has, given once. No system hands one below 32,768 to whoever connects."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with closing(socket.socket()) as probe:
+            if port not in _given and probe.connect_ex(("127.0.0.1", port)) != 0 and _can_bind(port):
+                _given.add(port)
+                return port
+
+
+def _can_bind(port: int) -> bool:
     with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def answers(port: int) -> bool:
@@ -171,8 +192,8 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(holds: Callable[[], Any], seconds: float = 10) -> Any:
-    """The first true value of `holds`; fails after `seconds`."""
+def wait_for(holds: Callable[[], Any], seconds: float = 60) -> Any:
+    """The first true value of `holds`; fails after `seconds`, which a busy machine needs and no other waits for."""
     deadline = time.monotonic() + seconds
     while True:
         value = holds()

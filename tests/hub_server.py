@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         if wanted:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(raw)}"
         if self.hub.gate is not None and self.command == "GET":
-            self.hub.gate.wait(20)
+            self.hub.gate.wait(120)
         cut = self.hub.cuts.pop(0) if self.hub.cuts and self.command == "GET" else None
         self._answer(206 if wanted else 200, raw[start:end] + self.hub.extra_bytes, headers, cut)
 
@@ -128,10 +128,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         if cut is not None:
             body, self.close_connection = body[:cut], True
+        # Before it is sent: who has got it may look at once.
+        self.hub.sent += len(body)
         try:
             self.wfile.write(body)
-            self.hub.sent += len(body)
         except (BrokenPipeError, ConnectionResetError):
+            self.hub.sent -= len(body)
             self.close_connection = True
 
 

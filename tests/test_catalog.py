@@ -131,7 +131,7 @@ def watcher(tmp_path: Path, heard: list[Catalog]) -> Iterator[CatalogWatcher]:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -76,7 +76,7 @@ def test_a_reader_that_leaves_early_is_no_error(daemon: Daemon) -> None:
     left.stdout.close()
     said = left.stderr.read()
     left.stderr.close()
-    assert (left.wait(20), said) == (0, b"")
+    assert (left.wait(90), said) == (0, b"")
 
 
 @pytest.mark.parametrize(

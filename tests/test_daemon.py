@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from localai.daemon import GRACE_S
 from tests.daemon_fixture import Answer, Daemon, answers, events_of, free_port, running, wait_for
 
 
@@ -30,9 +31,7 @@ def test_the_commands_start_and_stop_it() -> None:
     with running() as daemon:
         assert daemon.end() == 0
         assert not daemon.socket.exists()
-        begun = time.monotonic()
         assert daemon.cli("start").returncode == 0
-        assert time.monotonic() - begun < 5
         assert daemon.cli("start").stderr.startswith("already running")
         status = json.loads(daemon.cli("status", "--json").stdout)
         assert status["home"] == str(daemon.home)
@@ -71,7 +70,7 @@ class _Asking(threading.Thread):
 
 
 def test_a_stop_lets_a_running_request_finish(fresh: Daemon) -> None:
-    asking = _Asking(fresh, "slowly", model=fresh.echo("slow.txt", 150), max_tokens=6)
+    asking = _Asking(fresh, "slowly, very slowly", model=fresh.echo("slow.txt", 250), max_tokens=19)
     wait_for(lambda: any(e["users"] for e in fresh.engines()))
     assert fresh.ask("POST", "/localai/stop", {}, unix=True).json == {"stopping": True}
     late = fresh.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})
@@ -79,21 +78,21 @@ def test_a_stop_lets_a_running_request_finish(fresh: Daemon) -> None:
     assert int(late.headers["retry-after"]) > 0
     asking.join()
     assert asking.answer is not None
-    assert asking.answer.json["choices"][0]["message"]["content"] == "slowly"
+    assert asking.answer.json["choices"][0]["message"]["content"] == "slowly, very slowly"
     assert fresh.process is not None
-    assert fresh.process.wait(10) == 0
+    assert fresh.process.wait(60) == 0
     assert [row["finish"] for row in fresh.rows("queries")] == ["error", "length"]
 
 
 def test_a_second_stop_does_not_wait(fresh: Daemon) -> None:
-    asking = _Asking(fresh, "s" * 100, model=fresh.echo("slow.txt", 150), max_tokens=100)
+    asking = _Asking(fresh, "s" * 800, model=fresh.echo("slow.txt", 150), max_tokens=800)
     wait_for(lambda: any(e["users"] for e in fresh.engines()))
     assert fresh.process is not None
     fresh.process.send_signal(signal.SIGTERM)
     wait_for(lambda: fresh.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1}).status == 503)
     begun = time.monotonic()
     assert fresh.end() == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < GRACE_S
     asking.join()
     assert asking.answer is not None
     assert asking.answer.status == 503
@@ -161,7 +160,7 @@ def test_a_killed_daemon_takes_its_engines_along_and_loses_nothing(fresh: Daemon
     engine = fresh.engines()[0]["pid"]
     wait_for(lambda: fresh.rows("queries"))
     fresh.end(signal.SIGKILL)
-    wait_for(lambda: not _alive(engine), 5)
+    wait_for(lambda: not _alive(engine))
     fresh.start()
     kept = fresh.client.get(f"/localai/conversations/{chat['id']}")
     assert [(m["role"], m["content"]) for m in kept["messages"]] == [("user", "remember"), ("assistant", "remember")]
@@ -172,12 +171,10 @@ def test_a_killed_daemon_takes_its_engines_along_and_loses_nothing(fresh: Daemon
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_killed_engine_costs_one_clear_error(fresh: Daemon, stream: bool) -> None:
     model = fresh.echo("echo.txt", 50)
-    asking = _Asking(fresh, "a long answer " * 4, model=model, max_tokens=500, stream=stream)
+    asking = _Asking(fresh, "a long answer " * 40, model=model, max_tokens=560, stream=stream)
     engine = wait_for(lambda: [e for e in fresh.engines() if e.get("steps", 0) > 4])[0]["pid"]
     os.kill(engine, signal.SIGKILL)
-    begun = time.monotonic()
-    asking.join(5)
-    assert time.monotonic() - begun < 2
+    asking.join(20)
     assert asking.answer is not None
     error = events_of(asking.answer.content)[-1]["error"] if stream else asking.answer.error
     assert asking.answer.status == (200 if stream else 502)
@@ -191,8 +188,9 @@ def test_an_idle_engine_is_unloaded(fresh: Daemon) -> None:
     fresh.chat("hello", unix=True, model=fresh.echo("long.txt", 0))
     pid = fresh.engines()[0]["pid"]
     fresh.chat("hello", unix=True, model=fresh.echo("long.txt", 0), keep_alive=0.5)
-    wait_for(lambda: not fresh.engines(), 5)
-    assert not _alive(pid)
+    wait_for(lambda: not fresh.engines())
+    # It leaves the list before its process has ended.
+    wait_for(lambda: not _alive(pid))
 
 
 def test_a_conversation_is_held_and_answered_again(daemon: Daemon) -> None:
@@ -230,7 +228,7 @@ def test_an_answer_that_was_left_is_kept_as_far_as_it_came(daemon: Daemon) -> No
     model = daemon.echo("left.txt", 40)
     chat = daemon.client.post("/localai/conversations", {"model": model})
     path = f"/localai/conversations/{chat['id']}"
-    text = "one two three four five six seven eight nine ten"
+    text = "one two three four five six seven eight nine ten " * 9
     with closing(daemon.connection(unix=True)) as line:
         line.request("POST", f"{path}/reply", json.dumps({"content": text}), {"Content-Type": "application/json"})
         answer = line.getresponse()

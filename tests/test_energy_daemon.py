@@ -95,8 +95,8 @@ def test_metrics_count_joules(warm: Daemon) -> None:
 
 
 def test_an_answer_ends_at_its_limit_and_says_so(warm: Daemon) -> None:
-    whole = _energy(warm, max_tokens=96, ignore_eos=True)
-    limit = whole["joules"] / 2
+    # The least of a few: a neighbour makes an answer dearer, and the next one need not have that neighbour.
+    limit = min(_energy(warm, max_tokens=96, ignore_eos=True)["joules"] for _ in range(3)) / 3
     answer = warm.chat("Tell me about foxes.", max_tokens=96, ignore_eos=True, max_joules=limit).json
     energy = answer["usage"]["energy"]
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -127,8 +127,12 @@ def test_processor_time_of_requests_side_by_side_divides_by_their_work(warm: Dae
         return float(warm.chat(text, max_tokens=tokens, ignore_eos=True).json["usage"]["energy"]["cpu_seconds"])
 
     seconds(32)
-    alone = [seconds(80), seconds(80)]
+    alone, together = [], []
     with ThreadPoolExecutor(2) as threads:
-        together = list(threads.map(seconds, (80, 80)))
-    assert together[0] / sum(together) == pytest.approx(0.5, abs=0.1)
-    assert sum(together) <= 1.1 * sum(alone)
+        # A neighbour only adds, so the least of some rounds tells.
+        for _ in range(4):
+            alone.append(seconds(60) + seconds(60))
+            together.append(tuple(threads.map(seconds, (60, 60))))
+    one, other = min(together, key=sum)
+    assert one / (one + other) == pytest.approx(0.5, abs=0.1)
+    assert one + other <= 1.1 * min(alone)

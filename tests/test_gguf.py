@@ -214,7 +214,7 @@ def test_wrong_types_are_named_when_asked_for(changes: dict[str, Any], question:
 
 
 @given(st.lists(st.tuples(st.integers(0, len(SOUND) - 1), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
-@settings(max_examples=400, deadline=1000)
+@settings(max_examples=400)
 def test_mutated_small_files_end_in_a_header_or_a_model_file_error(edits: list[tuple[int, int]], cut: bool) -> None:
     raw = bytearray(SOUND)
     for place, value in edits:
@@ -228,13 +228,13 @@ def test_mutated_small_files_end_in_a_header_or_a_model_file_error(edits: list[t
         st.binary(min_size=1, max_size=16), st.sampled_from([b"\xff" * 8, b"\0" * 8, struct.pack("<Q", 1 << 62)])
     ),
 )
-@settings(max_examples=60, deadline=2000)
+@settings(max_examples=60)
 def test_mutated_starter_header(starter_head: bytes, place: int, patch: bytes) -> None:
     survives(starter_head[:place] + patch + starter_head[place + len(patch) :])
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=150, deadline=500)
+@settings(max_examples=150)
 def test_arbitrary_bytes_after_the_magic(tail: bytes) -> None:
     survives(b"GGUF\3\0\0\0" + tail)
 
@@ -246,12 +246,14 @@ def starter_head() -> bytes:
 
 
 def survives(raw: bytes) -> None:
+    began = time.thread_time()
     try:
         header = header_of(raw)
         questions = (header.kv_bytes_per_token("f16"), header.quant, header.parameters, header.kind, header.n_vocab)
     except ModelFileError:
-        return
-    assert len(questions) == 5
+        questions = ()
+    assert len(questions) in (0, 5)
+    assert time.thread_time() - began < 2
 
 
 def test_the_longest_claims_end_soon(tmp_path: Path) -> None:
@@ -261,10 +263,10 @@ def test_the_longest_claims_end_soon(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, MAX_TENSORS, MAX_PAIRS) + b"".join(pairs))
         file.truncate(8 << 30)
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ModelFileError):
         read_header(path)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_split_models_are_found_from_any_part(tmp_path: Path) -> None:

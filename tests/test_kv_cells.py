@@ -14,6 +14,7 @@ from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from backends.kv import upkeep
 from backends.kv_frames import KvGrant
+from tests.daemon_fixture import wait_for
 from tests.engine_runs import STARTER, Answer, ask, echo_file, engine, order
 
 
@@ -74,7 +75,8 @@ async def test_a_mode_never_reads_what_another_wrote(tmp_path: Path) -> None:
 )
 async def test_a_prompt_may_come_from_several_tiers(backend: str, mode: str, tmp_path: Path) -> None:
     more = {"kv": grant(tmp_path), "mode": mode, "cache": str(tmp_path / "graphs")}
-    load = order(STARTER, backend, n_ctx=1024, threads=2, **more)
+    # numpy's threads wait for each other by spinning, which two of them on a busy machine do for ever.
+    load = order(STARTER, backend, n_ctx=1024, threads=1 if backend == "mlx" else 2, **more)
     tokens = prompt(2, 560)
     async with engine(load, tmp_path) as handle:
         await ask(handle, tokens, max_tokens=1)
@@ -118,17 +120,36 @@ async def test_echo_children_share_a_small_cap(tmp_path: Path) -> None:
             tokens = random.Random(turn % 17).choices(range(65, 91), k=300 + 40 * (turn % 17))
             answers = await asyncio.gather(*(ask(child, tokens) for child in (one, two)))
             assert [a.text.encode() for a in answers] == [bytes(tokens)] * 2
-            files = [path.stat().st_size for path in (tmp_path / "kv").glob("*/*.kv")]
-            assert sum(files) <= cap
+            assert await asyncio.to_thread(at_rest, tmp_path / "kv") <= cap
             if turn % 10 == 9:
                 upkeep.trim(tmp_path / "kv", cap // 2)
+
+
+def at_rest(folder: Path) -> int:
+    """Bytes of all blocks in one moment: files come and go behind the answers."""
+
+    def sizes() -> dict[Path, int] | None:
+        try:
+            return {path: path.stat().st_size for path in folder.glob("*/*.kv")}
+        except FileNotFoundError:
+            return None
+
+    def still() -> list[int]:
+        first = sizes()
+        return [sum(first.values())] if first is not None and first == sizes() else []
+
+    found: int = wait_for(still)[0]
+    return found
 
 
 async def test_no_kill_leaves_a_wrong_token_or_an_orphan(tmp_path: Path) -> None:
     """A short churn of kills; `tests/soak/kv_kills.py` is the long one."""
     draw = random.Random(5)
     path = echo_file(tmp_path, "0.2")
-    for _ in range(12):
+    # On a busy machine a child may be killed before it has kept anything.
+    for number in range(60):
+        if number >= 12 and (tmp_path / "kv").exists() and upkeep.totals(tmp_path / "kv")["bytes"]:
+            break
         handle = await EngineHandle.start(
             order(path, kv=grant(tmp_path, ram=20_000, ssd=200_000)), log=tmp_path / "log", on_stage=lambda *_: None
         )

@@ -71,7 +71,7 @@ def test_whole_sequences_come_back(tmp_path: Path, engine: type[EchoEngine], par
     if ssd:
         while loop.batcher.tend():
             pass
-        loop.store.close(5)
+        loop.store.close(120)
         loop = Loop(tmp_path, engine=engine, kv=kv, digest="the same")
     else:
         # Another one drives it out of the cells.

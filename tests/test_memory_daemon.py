@@ -234,9 +234,9 @@ def test_documents_are_added_and_a_folder_is_followed(daemon: Daemon, tmp_path: 
     assert [each["folder"] for each in shown(daemon, "watch", str(folder), "-n", "live")["watched"]] == [str(folder)]
     assert memory(daemon, "watch", str(tmp_path)).returncode == 1
     (folder / "b.txt").write_text("The lock keeper is Mr Thorn.")
-    wait_for(lambda: shown(daemon, "search", "lock keeper", "-n", "live")["hits"], 20)
+    wait_for(lambda: shown(daemon, "search", "lock keeper", "-n", "live")["hits"])
     daemon.end()
     (folder / "b.txt").unlink()
     daemon.start()
-    wait_for(lambda: not shown(daemon, "search", "lock keeper", "-n", "live")["hits"], 20)
+    wait_for(lambda: not shown(daemon, "search", "lock keeper", "-n", "live")["hits"])
     assert shown(daemon, "watch", str(folder), "--stop")["watched"] == []

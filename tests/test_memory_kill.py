@@ -8,4 +8,10 @@ from tests.soak.memory_kills import kills
 
 
 def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    assert kills(tmp_path / "memory.db", 4, seed=3, longest=0.5) > 20
+    acknowledged = 0
+    # A busy machine gets less done before it is killed.
+    for seed in range(3, 13):
+        acknowledged += kills(tmp_path / f"{seed}.db", 4, seed=seed, longest=0.5)
+        if acknowledged > 20:
+            return
+    raise AssertionError(f"{acknowledged} changes were acknowledged in all")

@@ -264,7 +264,7 @@ def localai(home: Path, *arguments: str, **environment: str) -> subprocess.Compl
         env={**inherited, "LOCALAI_HOME": str(home), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
     )
 
 

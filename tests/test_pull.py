@@ -332,7 +332,7 @@ def test_two_pulls_of_one_model_do_not_fight(hub: HubServer, library: Library) -
     with pytest.raises(errors.Conflict, match="right now"):
         puller(library, hub).pull(f"hf:{REPO}")
     hub.gate.set()
-    thread.join(20)
+    thread.join(120)
     assert results == [SHA256]
 
 
@@ -362,7 +362,7 @@ def in_child(library: Library, ref: str, environment: dict[str, str], *, limit: 
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr

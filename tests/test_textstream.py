@@ -66,7 +66,7 @@ def test_any_bytes_become_valid_text(pieces: list[bytes]) -> None:
 
 
 def test_time_is_linear_in_a_hostile_text() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     out, stopped = stream([b"a"] * 20_000, ("a" * 15_000 + "b",))
     assert ("".join(out), stopped) == ("a" * 20_000, None)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2

@@ -48,7 +48,7 @@ async def opened(app: ChatApp, size: tuple[int, int] = (80, 24)) -> AsyncIterato
         yield pilot
 
 
-async def wait_until(pilot: Driver, true: Callable[[], object], seconds: float = 10) -> None:
+async def wait_until(pilot: Driver, true: Callable[[], object], seconds: float = 60) -> None:
     """Wait for a condition rather than for a time, which is never the right one."""
     end = time.monotonic() + seconds
     while not true():
@@ -115,7 +115,7 @@ async def test_escape_stops_and_keeps_the_part(server: ChatServer) -> None:
         await answered(pilot)
         assert answers(pilot) == ["part"]
         assert "stopped" in seen(pilot)
-        assert await asyncio.to_thread(server.gone.wait, 5)
+        assert await asyncio.to_thread(server.gone.wait, 60)
         await wait_until(pilot, lambda: server.store.path(server.store.list()[0].head or "")[-1].finish_reason)
     assert server.store.path(server.store.list()[0].head or "")[-1].finish_reason == "cancelled"
 
@@ -148,7 +148,7 @@ async def test_leaving_an_answer_for_a_new_conversation_stops_it(server: ChatSer
         await say(pilot, "go")
         await wait_until(pilot, lambda: "Hello" in seen(pilot))
         await pilot.press("ctrl+n")
-        assert await asyncio.to_thread(server.gone.wait, 5)
+        assert await asyncio.to_thread(server.gone.wait, 60)
         await wait_until(pilot, lambda: idle(pilot) and not answers(pilot))
         assert "New conversation" in seen(pilot)
 

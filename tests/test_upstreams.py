@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ FOUR = {"type": "object", "properties": {"n": {"enum": [4]}}, "required": ["n"]}
 
 @pytest.fixture(scope="module")
 def bad() -> Iterator[Broken]:
+    with broken_upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def own() -> Iterator[Broken]:
+    """One that nobody else asks, whose requests can be counted."""
     with broken_upstream() as server:
         yield server
 
@@ -149,13 +157,13 @@ def test_what_the_upstream_refuses_keeps_its_status(here: Daemon) -> None:
 
 
 def test_leaving_cancels_the_work_there(here: Daemon, far: Daemon) -> None:
-    before = len(far.rows("queries"))
+    begun = time.time()
     body = {"model": f"far/{STARTER}", "stream": True, "max_tokens": 4000, "ignore_eos": True}
     body["messages"] = [{"role": "user", "content": "Tell me everything."}]
     with closing(here.connection()) as connection:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         connection.getresponse().read1(200)
-    row = wait_for(lambda: far.rows("queries")[before:])[0]
+    row = wait_for(lambda: next((row for row in far.rows("queries") if row["started"] >= begun), None))
     assert row["finish"] == "cancelled"
     wait_for(lambda: here.newest("queries").get("finish") == "cancelled")
 
@@ -199,7 +207,8 @@ def test_a_key_serves_its_owner_only(here: Daemon, bad: Broken) -> None:
     assert (refused.status, "has a key" in refused.error["message"]) == (403, True)
     answer = here.chat("Hello", model="locked/good", unix=True).json
     assert answer["choices"][0]["message"]["content"] == "one two "
-    assert bad.headers[-1]["authorization"] == "Bearer sesame-street"
+    # The checks in the background go to the same server.
+    assert "Bearer sesame-street" in {headers.get("authorization") for headers in bad.headers}
     assert answer["usage"]["completion_tokens"] is None
     assert answer["timings"]["predicted_n"] is None
     texts = [p.read_text("utf-8", "replace") for p in (here.home / "logs").rglob("*") if p.is_file()]
@@ -220,7 +229,7 @@ def test_loss_before_a_word_is_repaired_and_after_it_is_told(here: Daemon) -> No
 
 
 def test_a_deadline_ends_what_was_begun(here: Daemon) -> None:
-    answer = here.chat("Hello", model="endless/endless", deadline=0.6).json
+    answer = here.chat("Hello", model="endless/endless", deadline=3.0).json
     choice = answer["choices"][0]
     assert (choice["finish_reason"], choice["message"]["content"].startswith("and and")) == ("length", True)
 
@@ -280,7 +289,7 @@ async def asked(tmp_path: Path, url: str, model: str, line: str = "", **fields: 
 )
 async def test_broken_servers(tmp_path: Path, bad: Broken, model: str, status: int, words: str) -> None:
     with pytest.raises(LocalaiError, match="up") as caught:
-        await asked(tmp_path, bad.url, model, "timeout = 0.4\n")
+        await asked(tmp_path, bad.url, model, "timeout = 0.4\n" if model == "silent" else "timeout = 60.0\n")
     assert (caught.value.status, words in caught.value.message) == (status, True), caught.value.message
     assert "\x1b" not in caught.value.message
     if status in (429, 503):
@@ -294,35 +303,39 @@ async def test_a_deadline_before_the_first_word(tmp_path: Path, bad: Broken) -> 
     assert (caught.value.status, caught.value.code) == (504, "deadline_passed")
 
 
-async def test_a_whole_answer_becomes_our_events(tmp_path: Path, bad: Broken) -> None:
-    events = await asked(tmp_path, bad.url, "good")
+async def test_a_whole_answer_becomes_our_events(tmp_path: Path, own: Broken) -> None:
+    events = await asked(tmp_path, own.url, "good")
     kinds = [type(event) for event in events if not isinstance(event, Waiting)]
     assert kinds[0] is Started
     assert kinds[-2:] == [ChoiceDone, Summary]
     assert "".join(event.content for event in events if isinstance(event, Delta)) == "one two "
-    assert bad.headers[-1]["accept-encoding"] == "identity"
-    assert "authorization" not in bad.headers[-1]
+    assert [headers["accept-encoding"] for headers in own.headers] == ["identity"]
+    assert "authorization" not in own.headers[0]
 
 
-async def test_the_check_runs_only_while_in_use(bad: Broken) -> None:
-    line = Line(UpstreamSpec(name="up", url=bad.url), check_s=0.1, in_use_s=0.5)
-    before = len(bad.paths)
+async def test_the_check_runs_only_while_in_use(own: Broken) -> None:
+    line = Line(UpstreamSpec(name="up", url=own.url), check_s=0.1, in_use_s=0.5)
     await asyncio.sleep(0.3)
-    assert len(bad.paths) == before
+    assert own.paths == []
     line.begin()
-    await asyncio.sleep(0.35)
-    assert (line.state, line.found) == ("up", {"good": 2048})
-    bad.healthy = False
-    await asyncio.sleep(0.25)
-    bad.healthy = True
-    assert line.state == "down"
+    await until(lambda: line.state == "up")
+    assert line.found == {"good": 2048}
+    own.healthy = False
+    await until(lambda: line.state == "down")
+    own.healthy = True
+    await until(lambda: line.state == "up")
     line.end()
-    await asyncio.sleep(1.0)
-    rested = len(bad.paths)
-    assert line.state == "unknown"
+    await until(lambda: line.state == "unknown")
+    rested = len(own.paths)
     await asyncio.sleep(0.3)
-    assert len(bad.paths) == rested
+    assert len(own.paths) == rested
     await line.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from backends.kv.block_file import OVERHEAD
 NAME = "index.db"
 VERSION = 1
 LEASE_S = 30.0
-_BUSY_S = 2.0
+_BUSY_S = 10.0
 
 Reserved = Literal["reserved", "there", "full"]
 

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from fastapi import Depends
 from starlette.requests import Request
 
-from localai.api.security import from_unix_socket
+from localai.api.visitor import Visitor, visitor_of
 from localai.errors import Forbidden
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, as far as it says so itself, and whether it came through this user's own socket."""
+    """The program that asks, as it names itself or by its token, and who let it in."""
 
     app: str
-    trusted: bool
+    visitor: Visitor
+
+    @property
+    def trusted(self) -> bool:
+        return self.visitor.trusted
 
 
 def caller(request: Request) -> Caller:
     """The program behind `request`."""
-    return Caller(request.headers.get("user-agent", "")[:80], from_unix_socket(request.scope))
+    visitor = visitor_of(request.scope)
+    named = request.headers.get("user-agent", "")[:80]
+    return Caller(visitor.name if visitor.token else named, visitor)
+
+
+def _visitor(request: Request) -> Visitor:
+    return visitor_of(request.scope)
+
+
+Who = Annotated[Visitor, Depends(_visitor)]
+"""A route's parameter: who asks."""
 
 
 def refuse_strangers(request: Request, what: str) -> None:
-    """Raise Forbidden unless `request` came through this user's own socket."""
-    if not from_unix_socket(request.scope):
-        raise Forbidden(f"{what} over TCP is not allowed", "use `localai models`, or connect to run/localai.sock")
+    """Raise Forbidden unless `request` comes from this user or somebody with the same rights."""
+    if not visitor_of(request.scope).trusted:
+        raise Forbidden(
+            f"{what} takes the Unix socket or a token of scope admin",
+            "use `localai models`, or connect to run/localai.sock",
+        )

@@ -1,8 +1,12 @@
-"""The memory over HTTP, on the Unix socket: add, search, list, judge, export, import, forget, examine."""
+"""The memory over HTTP: add, search, list, judge, export, import, forget, examine.
+
+A token may be bound to namespaces; its program then sees these alone, and says what it says in its own name.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +14,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from localai.api.caller import Who
+from localai.api.visitor import Visitor
 from localai.api.wire import JsonRoute, json_response
 from localai.errors import BadRequest
 from localai.forgetting import Forgetting
@@ -17,7 +23,7 @@ from localai.memories import Memories
 from memory_store.records import DEFAULT_NAMESPACE, OWNER, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
-    from memory_store.recall import Hit
+    from memory_store.recall import Hit, Question
     from memory_store.rows import Filter
 
 _PARTS = ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
@@ -51,9 +57,10 @@ class AddBody(_Body):
     tags: tuple[Name, ...] = ()
     derived_from: tuple[Name, ...] = ()
 
-    def new(self) -> NewMemory:
-        fields = self.model_dump(exclude={"source"})
-        return NewMemory(author=author_of(self.source), **fields)
+    def new(self, who: Visitor) -> NewMemory:
+        fields = self.model_dump(exclude={"source", "namespace"})
+        author = who.author(None if self.source is None else author_of(self.source))
+        return NewMemory(author=author, namespace=namespace_of(self, who), **fields)
 
 
 class SearchBody(_Body):
@@ -65,6 +72,12 @@ class SearchBody(_Body):
     at: Moment | None = None
     past: bool = False
     exact: bool = False
+
+    def question(self, who: Visitor) -> Question:
+        from memory_store.recall import Question
+
+        fields = self.model_dump(include=SearchBody.model_fields.keys() - {"query", "namespace"})
+        return Question(text=self.query, namespace=namespace_of(self, who), **fields)
 
 
 class ForgetBody(_Body):
@@ -93,12 +106,13 @@ def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
     _whole_store(router, memories, forgetting)
 
     @router.post("")
-    async def add(body: AddBody) -> Response:
+    async def add(body: AddBody, who: Who) -> Response:
         """Remember one text; what an agent says passes the write gate."""
-        return json_response(asdict(await asyncio.to_thread(memories.remember, body.new())))
+        return json_response(asdict(await asyncio.to_thread(memories.remember, body.new(who))))
 
     @router.get("")
     async def listing(
+        who: Who,
         namespace: str | None = None,
         source: str | None = None,
         tag: str | None = None,
@@ -110,6 +124,7 @@ def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
     ) -> Response:
         """Memories, the last written first; `before` is the number where the page before ended."""
         author = None if source is None else parsed_source(source)
+        namespace = who.namespace(namespace, usual=None)
         conditions = {"namespace": namespace, "author": author, "tag": tag, "since": since, "until": until}
         found = await asyncio.to_thread(
             lambda: memories.store.list(**conditions, state=state, before=before, limit=limit)  # type: ignore[arg-type]
@@ -117,20 +132,22 @@ def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
         return json_response({"memories": [shown(memory) for memory in found]})
 
     @router.post("/search")
-    async def search(body: SearchBody) -> Response:
+    async def search(body: SearchBody, who: Who) -> Response:
         """What answers a question, best first, with the reason of each hit."""
-        hits = await asyncio.to_thread(_search, memories, body)
+        hits = await asyncio.to_thread(memories.search, body.question(who))
         return json_response({"hits": [hit_json(hit) for hit in hits]})
 
     @router.get("/{memory_id}")
-    async def show(memory_id: str) -> Response:
+    async def show(memory_id: str, who: Who) -> Response:
         """One memory, with its trust and the turns beside it."""
+        await asyncio.to_thread(_within, memories, [memory_id], who)
         return json_response(await asyncio.to_thread(_shown_whole, memories, memory_id))
 
     @router.post("/{memory_id}/judge")
-    async def judge(memory_id: str, body: JudgeBody) -> Response:
+    async def judge(memory_id: str, body: JudgeBody, who: Who) -> Response:
         """Confirm or refute a memory; `counted` is false where the word of this judge has no weight."""
-        judge = author_of(body.source)
+        judge = who.author(None if body.source is None else author_of(body.source))
+        await asyncio.to_thread(_within, memories, [memory_id], who)
         return json_response({"counted": await asyncio.to_thread(memories.judge, memory_id, body.verdict, judge)})
 
     return router
@@ -140,8 +157,9 @@ def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting) 
     """What is about more than one memory; before `/{memory_id}`, which takes any word."""
 
     @router.get("/stats")
-    async def stats() -> Response:
+    async def stats(who: Who) -> Response:
         """How much is remembered, where, and by whom."""
+        who.whole_memory()
         return json_response(await asyncio.to_thread(_stats, memories))
 
     @router.post("/doctor")
@@ -150,19 +168,22 @@ def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting) 
         return json_response(await asyncio.to_thread(_doctor, memories, repair))
 
     @router.get("/export")
-    async def export(after: int = 0, limit: int = 500, namespace: str | None = None) -> Response:
+    async def export(who: Who, after: int = 0, limit: int = 500, namespace: str | None = None) -> Response:
         """One page of all memories with their evidence; the next begins `after` its last number."""
+        namespace = who.namespace(namespace, usual=None)
         return json_response(await asyncio.to_thread(_export, memories, after, max(1, min(limit, 1000)), namespace))
 
     @router.post("/import")
-    async def bring_in(body: ImportBody) -> Response:
-        """All of these records, or none of them."""
+    async def bring_in(body: ImportBody, who: Who) -> Response:
+        """All of these records, or none of them. They name their authors, which a bound token may not."""
+        who.whole_memory()
         return json_response({"created": await asyncio.to_thread(_import, memories, body)})
 
     @router.post("/forget")
-    async def forget(body: ForgetBody) -> Response:
+    async def forget(body: ForgetBody, who: Who) -> Response:
         """Erase, and search the raw files for what is left."""
-        return json_response(await forgetting.forget(body.ids, body.query, _filter(body)))
+        await asyncio.to_thread(_within, memories, body.ids, who)
+        return json_response(await forgetting.forget(body.ids, body.query, _filter(body, who)))
 
 
 def author_of(body: SourceBody | None) -> Author:
@@ -199,13 +220,6 @@ def hit_json(hit: Hit) -> dict[str, Any]:
         },
         **{name: getattr(hit.memory, name) for name in ("namespace", "state", "taint", "place", "episode", "position")},
     }
-
-
-def _search(memories: Memories, body: SearchBody) -> tuple[Hit, ...]:
-    from memory_store.recall import Question
-
-    fields = body.model_dump()
-    return memories.search(Question(text=fields.pop("query"), **fields))
 
 
 def _stats(memories: Memories) -> dict[str, Any]:
@@ -245,13 +259,27 @@ def _import(memories: Memories, body: ImportBody) -> int:
     return memories.bring_in([record_of(value, f"memory {body.first + n}") for n, value in enumerate(body.records)])
 
 
-def _filter(body: ForgetBody) -> Filter | None:
+def _filter(body: ForgetBody, who: Visitor) -> Filter | None:
     from memory_store.rows import Filter
 
     author = None if body.source is None else author_of(body.source)
     fields = body.model_dump(include={"namespace", "tag", "since", "until"})
     chosen = Filter(author=author, **fields)
+    if chosen == Filter() and body.query is None:
+        return None
+    chosen = Filter(**{**fields, "namespace": who.namespace(body.namespace, usual=None)}, author=author)
     return None if chosen == Filter() else chosen
+
+
+def _within(memories: Memories, ids: Sequence[str], who: Visitor) -> None:
+    """Raises NotFound where one of them lies in a namespace that is not this visitor's."""
+    who.check_namespaces([memory.namespace for memory in memories.with_ids(ids).values()], "memory")
+
+
+def namespace_of(body: BaseModel, who: Visitor) -> str:
+    """What the body names, else what is usual for who asks. Raises Forbidden."""
+    given = body.namespace if "namespace" in body.model_fields_set else None  # type: ignore[attr-defined]
+    return who.namespace(given) or DEFAULT_NAMESPACE
 
 
 def _shown_whole(memories: Memories, memory_id: str) -> dict[str, Any]:

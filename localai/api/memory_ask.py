@@ -1,4 +1,4 @@
-"""One question over many remembered documents, on the Unix socket: a chat answer with what each request of it took."""
+"""One question over many remembered documents: a chat answer with what each request of it took."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from localai.api import openai_out
+from localai.api.caller import caller
 from localai.api.openai_in import SamplingBody
 from localai.api.wire import JsonRoute, data, gather, json_response, stream
 from localai.inquiry import Inquiry, inquire
@@ -29,14 +30,15 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/ask")
     async def ask(body: AskBody, request: Request) -> Response:
         """Read what fits the question batch by batch, then answer from the findings; `ask` tells what each took."""
-        usual = parts.config.memory or DEFAULT_NAMESPACE
+        usual, asker = parts.config.memory or DEFAULT_NAMESPACE, caller(request)
+        named = body.memory if isinstance(body.memory, str) and body.memory else None
         common = {**body.common(), "priority": body.priority or "normal", "n": 1}
         turn = TurnRequest(
             kind="chat",
             messages=(Message("user", body.query),),
-            app="localai memory ask",
-            trusted=True,
-            memory=body.namespace(usual) or usual,
+            app=asker.app if asker.visitor.token else "localai memory ask",
+            trusted=asker.trusted,
+            memory=asker.visitor.namespace(named, usual),
             **common,
         )
         inquiry = Inquiry(turn, body.passages)

@@ -18,7 +18,6 @@ from localai.api.caller import refuse_strangers
 from localai.api.error_shapes import ollama
 from localai.api.ollama_in import OptionsBody, library_name
 from localai.api.openai_in import ModelName
-from localai.api.security import from_unix_socket
 from localai.api.wire import JsonRoute, json_response, line
 from localai.errors import BadRequest, LocalaiError, NotFound
 from localai.imports import create_preset, remove
@@ -66,7 +65,7 @@ def routes(parts: Parts) -> APIRouter:
         """Bring a model here; a line per piece of progress."""
         name = library_name(body.model)
         here = await asyncio.to_thread(_here, library, name)
-        if not here and not from_unix_socket(request.scope):
+        if not here:
             # In Ollama's dialect even this is an answer of success with an error in it, where it streams.
             refuse_strangers(request, f"pulling {name}")
         work = _nothing if here else _pulling(library, name)

@@ -12,7 +12,6 @@ from backends.guesses import Speculation
 from localai.api.caller import Caller
 from localai.errors import BadRequest, Forbidden
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
-from memory_store.records import DEFAULT_NAMESPACE
 
 _MAX_STOPS = 16
 _ROLES: dict[str, Role] = {
@@ -222,12 +221,14 @@ def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
 
 
 def _memory(body: SamplingBody, caller: Caller) -> str | None:
-    if body.memory and not caller.trusted:
+    if not body.memory:
+        return None
+    if not caller.visitor.may("memory-read"):
         raise Forbidden(
-            "memories are recalled for this user's own programs only",
+            "memories are recalled for this user's own programs, or with a token of scope memory-read",
             "connect to run/localai.sock in the data folder, or leave `memory` out",
         )
-    return body.namespace(DEFAULT_NAMESPACE)
+    return caller.visitor.namespace(body.memory if isinstance(body.memory, str) else None)
 
 
 def completion_requests(body: CompletionBody, caller: Caller) -> list[TurnRequest]:

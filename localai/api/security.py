@@ -1,7 +1,7 @@
 """The door: who may come in by which way, before anything is parsed. Wraps the whole application.
 
-Loopback TCP without a token may do inference only; the Unix socket (same user, mode 0600) may do everything. Host and
-Origin are checked on every request, whatever the bind address: that is what stops DNS rebinding and foreign pages.
+Host and Origin are checked on every request, whatever the bind address: that is what stops DNS rebinding and foreign
+pages. What a visitor may do is for the gate to say.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localai.api.gate import Gate, from_unix_socket
+from localai.api.visitor import attach
 from localai.api.wire import error_response
 from localai.errors import Forbidden, LocalaiError, TooLarge
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-_PRIVATE = "/localai/"
 _METHODS = b"GET, POST, DELETE, PATCH, OPTIONS"
 _HEADERS = b"authorization, content-type, x-api-key"
 
@@ -24,8 +25,11 @@ _HEADERS = b"authorization, content-type, x-api-key"
 class Door:
     """ASGI middleware. `hosts` and `origins` are accepted beside the loopback ones; `max_body` is bytes."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], origins: Iterable[str], max_body: int) -> None:
+    def __init__(
+        self, app: ASGIApp, gate: Gate, *, hosts: Iterable[str], origins: Iterable[str], max_body: int
+    ) -> None:
         self._app = app
+        self._gate = gate
         self._hosts = LOOPBACK_HOSTS | {host.lower() for host in hosts}
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
         self._max_body = max_body
@@ -41,29 +45,32 @@ class Door:
         except LocalaiError as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return
-        if origin is not None and scope["method"] == "OPTIONS":
-            await Response(status_code=204, headers=self._preflight(origin))(scope, receive, send)
+        if origin is not None:
+            if scope["method"] == "OPTIONS":
+                await Response(status_code=204, headers=self._preflight(origin))(scope, receive, send)
+                return
+            send = _with_origin(send, origin)
+        try:
+            visitor = await self._gate.admit(scope, headers)
+        except LocalaiError as error:
+            await error_response(error, scope["path"])(scope, receive, send)
             return
+        attach(scope, visitor)
+        send = self._gate.noted(visitor, scope, send)
         try:
             # What GET answers, HEAD answers too; the server leaves the body out.
             asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-            await self._app(asked, self._limited(receive), _with_origin(send, origin) if origin else send)
+            await self._app(asked, self._limited(receive), send)
         except TooLarge as error:
             await error_response(error, scope["path"])(scope, receive, send)
 
     def _check(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
-        trusted = from_unix_socket(scope)
-        if not trusted:
+        if not from_unix_socket(scope):
             self._check_host(headers.get(b"host", ""))
         if origin is not None and not self._is_ours(origin):
             raise Forbidden(
                 f"web pages of {origin!r} may not use this daemon",
                 "add it to allowed_origins in config.toml if that page is yours",
-            )
-        if scope["path"].startswith(_PRIVATE) and not trusted:
-            raise Forbidden(
-                "conversations and administration are served on the Unix socket only",
-                "use the `localai` command, or connect to run/localai.sock in the data folder",
             )
         length = headers.get(b"content-length", "0")
         if not length.isdigit() or int(length) > self._max_body:
@@ -117,12 +124,6 @@ class Door:
         return TooLarge(
             f"the body is larger than {self._max_body} bytes", "send less, or raise max_body in config.toml"
         )
-
-
-def from_unix_socket(scope: Scope) -> bool:
-    """True where the request came through the Unix socket, whose address has a path and no port."""
-    server = scope.get("server")
-    return server is not None and server[1] is None
 
 
 def _with_origin(send: Send, origin: str) -> Send:

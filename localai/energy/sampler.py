@@ -51,6 +51,7 @@ class Sampler:
         self._report = report
         self._slept = slept
         self._slept_before = slept()
+        self._looking = threading.Lock()
         self._busy = threading.Event()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -63,6 +64,8 @@ class Sampler:
 
     def begin(self) -> None:
         """Something runs: read from now on."""
+        if not self._busy.is_set():
+            self._fresh = [True] * len(self._sensors)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
             self._thread.start()
@@ -88,7 +91,21 @@ class Sampler:
     def read_now(self) -> list[Taken]:
         """Read, from any thread, the sensors that cost so little that somebody may wait for them."""
         quick = [i for i, cost in enumerate(self._costs) if 0 < cost < _QUICK_S and not self._locks[i].locked()]
-        return [self._read(index) for index in quick]
+        # A request that ends right after the machine woke up must not be told the joules of its sleep.
+        return [*self._woken(), *(self._read(index) for index in quick)]
+
+    def _woken(self) -> list[Taken]:
+        """What is to be said of each sensor where the machine has slept since the last look; else nothing."""
+        with self._looking:
+            slept = self._slept()
+            awake = slept - self._slept_before < _SLEPT_S
+            self._slept_before = slept
+            if awake:
+                return []
+            now = time.monotonic()
+            said = [Taken(i, now, now, None, "the machine slept", fresh) for i, fresh in enumerate(self._fresh)]
+            self._fresh = [True] * len(self._sensors)
+        return said
 
     def _read(self, index: int, *, fresh: bool = False) -> Taken:
         joules, fault = None, ""
@@ -129,14 +146,10 @@ class Sampler:
                 return
 
     def _round(self) -> None:
+        for taken in self._woken():
+            self._report(taken)
         now = time.monotonic()
-        slept = self._slept()
-        awake = slept - self._slept_before < _SLEPT_S
-        self._slept_before = slept
         for index, sensor in enumerate(self._sensors):
-            if not awake:
-                self._report(Taken(index, now, now, None, "the machine slept", self._fresh[index]))
-                self._fresh[index] = True
             if self._due[index] > now:
                 continue
             taken = self._read(index, fresh=self._fresh[index])
