@@ -23,8 +23,8 @@ class Guesses(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def said(self) -> str:
-        """Who guessed, or why nobody did."""
-        return "+".join(self.by) or f"off: {self.unguessed}"
+        """Who guessed, or why nobody did; '' where nothing was generated."""
+        return "+".join(self.by) or (f"off: {self.unguessed}" if self.unguessed else "")
 
     def after(self, before: Guesses) -> Guesses:
         """The counts of both together; who guessed, or why nobody did, as of the later ones, these."""

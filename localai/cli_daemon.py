@@ -92,6 +92,7 @@ def _status_text(report: Any) -> str:
         lines += [f"    {_weights_text(engine['weights'])}"] if engine.get("weights") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
         lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
+        lines += [f"    {_guesses_text(engine['speculation'])}"] if engine.get("speculation", {}).get("last") else []
     if not report["engines"]:
         lines.append("  no model is loaded")
     lines += [f"  upstream {upstream_text(upstream)}" for upstream in report["upstreams"]]
@@ -105,6 +106,11 @@ def _status_text(report: Any) -> str:
     if report["measuring"]:
         lines.append(f"  measuring {report['measuring']}")
     return "\n".join(lines)
+
+
+def _guesses_text(guesses: Any) -> str:
+    counts = f"; {guesses['right']} of {guesses['guessed']} guessed tokens were right" if guesses["guessed"] else ""
+    return f"speculation {guesses['setting']}, last answer: {guesses['last']}{counts}"
 
 
 def upstream_text(upstream: Any) -> str:

@@ -60,8 +60,8 @@ class Config:
     """File that records what prompts have in common, as salted hashes and without text, for judging what the KV cache
     keeps (which must be on); where empty, nothing is recorded."""
     speculation: str = "auto"
-    """Who guesses tokens ahead: auto (where it pays and the text stays the same), lookup (in the text so far), draft (a
-    draft model), or off."""
+    """Who guesses tokens ahead, which the model then verifies: auto (whoever is measured to pay, where the text stays
+    the same bit by bit), lookup (the text so far, wherever it repeats), draft (a draft model), or off."""
     draft: str = ""
     """Small model of the same vocabulary that guesses for the default model; where empty, the catalogue's `draft`."""
     page_ram: int = 512 * 2**20

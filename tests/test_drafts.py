@@ -39,6 +39,8 @@ def test_every_way_gives_the_same_text(drafting: Daemon) -> None:
     assert timings["off"]["draft_n"] == 0
     assert timings["draft"]["speculation"] == "draft"
     assert timings["draft"]["draft_n"] > timings["draft"]["draft_n_accepted"]
+    details = answers["draft"]["usage"]["completion_tokens_details"]
+    assert sum(details.values()) == timings["draft"]["draft_n"]
     for each in timings.values():
         assert (each["speculation"] == "off") == bool(each["speculation_reason"]) == (each["draft_n"] == 0)
     shown = drafting.engines()[0]["speculation"]
