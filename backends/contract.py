@@ -69,7 +69,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     `markers` are control tokens that stay visible in the text; all others are hidden. `adapters` are added to the
     model for this job alone. Jobs of different `salt` share nothing in the KV cache. `speculation` says who may guess
     tokens ahead: `auto` is whoever pays, as long as the text stays what it is without; `lookup` (in the text so far)
-    and `draft` (a small model) also where a step of several tokens rounds otherwise.
+    and `draft` (a small model) also where that does not pay, and where a step of several tokens rounds otherwise.
     """
 
     id: int
