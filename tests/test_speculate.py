@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -54,6 +55,9 @@ class Loop:
         self.records: list[StepRecord] = []
         self.engine, self.draft = engine, draft
         self.constraints = Constraints(engine.tokenizer)
+        info = engine.info()
+        able = info.capabilities | ({"draft"} if draft else set())
+        self.info = msgspec.structs.replace(info, capabilities=able)
 
     def run(self, text: str, **fields: Any) -> list[Event]:
         """Answer from empty cells; return all events but times."""
@@ -74,7 +78,7 @@ class Loop:
         for number, text in enumerate(texts, start=1):
             ids = self.engine.tokenizer.encode(text, special=True, add_bos=False)
             made = Job(**({"id": number, "tokens": ids, "sampling": _ANSWER, "max_tokens": 48} | fields))  # type: ignore
-            batcher.add(prepare(made, self.engine.info(), self.engine.tokenizer, self.constraints))
+            batcher.add(prepare(made, self.info, self.engine.tokenizer, self.constraints))
         while not batcher.idle:
             batcher.turn()
         return [e for e in self.events if isinstance(e, Token | Finish)]
