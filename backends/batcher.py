@@ -57,8 +57,10 @@ class Batcher:
         store: Store | None = None,
         arrived: Callable[[], bool] = lambda: False,
         draft: DraftModel | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
+        self._clock = clock
         self._info = engine.info()
         self._cells = Cells(engine, store, lambda tokens, depth: governor.current.estimate(tokens, depth))
         self._governor = governor
@@ -100,9 +102,9 @@ class Batcher:
 
     def turn(self) -> None:
         """Do one step's worth of work and emit what came of it."""
-        self._sweep(time.monotonic())
-        self._admit(time.monotonic())
-        plan = self._plan(time.monotonic())
+        self._sweep(self._clock())
+        self._admit(self._clock())
+        plan = self._plan(self._clock())
         record = self._run(plan) if plan else None
         if self._events or record:
             events, self._events = self._events, []
@@ -225,7 +227,7 @@ class Batcher:
         tokens = sum(len(part.tokens) for _, part in plan)
         depth = max((part.pos + len(part.tokens) for s, part in plan if s.prefilling), default=0)
         adapters = plan[0][0].job.adapters
-        t0, cpu0 = time.monotonic(), time.process_time()
+        t0, cpu0 = self._clock(), time.process_time()
         switched = adapters != self._adapters
         if switched and not self._switch(adapters):
             return None
@@ -239,7 +241,7 @@ class Batcher:
             self._make_room()
             return None
         except StepInterrupted:
-            self._calm_from = time.monotonic() + _RESTLESS_S
+            self._calm_from = self._clock() + _RESTLESS_S
             return None
         except StorageFailed as error:
             for sequence, _ in plan:
@@ -247,7 +249,7 @@ class Batcher:
             return None
         if "paged" in self._info.capabilities:
             plan[0][0].add_paged(self._engine.paged_use())
-        t1 = time.monotonic()
+        t1 = self._clock()
         threads, plan = self._governor.threads, ran.plan
         tokens = sum(len(part.tokens) for _, part in plan)
         took = t1 - t0 - ran.aside_s
@@ -264,7 +266,7 @@ class Batcher:
         """The cells are full: drop a resident, else set back the least urgent sequence, else end the only one."""
         if self._cells.evict_one():
             return
-        now = time.monotonic()
+        now = self._clock()
         last = max(self._running, key=lambda s: urgency(s, now))
         if len(self._running) == 1:
             self._end(last, "length")
@@ -328,7 +330,7 @@ class Batcher:
 
     def _start_answer(self, sequence: Sequence, result: Floats | None) -> None:
         if sequence.job.kind == "embed":
-            self._events.append(reading.embedding(sequence))
+            self._events.append(reading.embedding(sequence, self._clock()))
             self._leave(sequence, keep=False)
             return
         if sequence.job.max_tokens == 0 or result is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from backends.contract import Embedding, PromptLogprobs
 from backends.engine import Floats, Slice, Tokenizer
 from backends.sampling import logprobs
@@ -15,13 +13,13 @@ def gather(sequence: Sequence, result: Floats) -> None:
     sequence.embedding = result.copy() if sequence.embedding is None else sequence.embedding + result
 
 
-def embedding(sequence: Sequence) -> Embedding:
+def embedding(sequence: Sequence, now: float) -> Embedding:
     """The unit vector of a prompt that has been read to its end."""
     assert sequence.embedding is not None
     total = sequence.embedding[0]
     norm = float((total**2).sum()) ** 0.5
     unit = total / norm if norm else total
-    return Embedding(job=sequence.job.id, vector=unit.astype("<f4").tobytes(), usage=sequence.usage(time.monotonic()))
+    return Embedding(job=sequence.job.id, vector=unit.astype("<f4").tobytes(), usage=sequence.usage(now))
 
 
 def score(sequence: Sequence, part: Slice, rows: Floats, tokenizer: Tokenizer) -> list[PromptLogprobs]:

@@ -35,7 +35,7 @@ def test_only_our_own_host_names_are_served(daemon: Daemon, host: str, status: i
 
 
 def _with_host(daemon: Daemon, host: str) -> Answer:
-    with closing(http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)) as line:
+    with closing(http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=60)) as line:
         line.putrequest("GET", "/v1/models", skip_host=True)
         line.putheader("Host", host)
         line.endheaders()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence as Seq
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import pytest
 
 from backends.contract import Embedding, Finish, Progress, PromptLogprobs, Sampling, Token
 from backends.costs import StepCosts
-from backends.echo import EchoEngine
-from backends.engine import Floats, Interrupt, Slice
 from backends.prefill import GAP, SPACING, plan_prefill, urgency
-from tests.batcher_loop import Loop
+from tests.batcher_loop import Loop, Timed
 
 
 def test_an_interactive_prompt_overtakes_a_long_background_one(tmp_path: Path) -> None:
@@ -54,18 +51,16 @@ def test_urgency(tmp_path: Path, first: tuple[str, float], second: tuple[str, fl
     assert keys[0] < keys[1]
 
 
-class DearPrefill(EchoEngine):
+class DearPrefill(Timed):
     """Every prompt token costs most of what a whole decode step does, as far down in a long prompt on a CPU."""
 
-    def step(self, batch: Seq[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
-        time.sleep(0.0003 * sum(len(part.tokens) for part in batch if len(part.tokens) > 1))
-        return super().step(batch, interrupt)
+    per_token = 0.0007
 
 
 @pytest.mark.parametrize(
-    ("engine", "mixed"), [pytest.param(EchoEngine, True, id="cheap"), pytest.param(DearPrefill, False, id="dear")]
+    ("engine", "mixed"), [pytest.param(Timed, True, id="cheap"), pytest.param(DearPrefill, False, id="dear")]
 )
-def test_a_long_prefill_beside_a_stream(tmp_path: Path, engine: type[EchoEngine], mixed: bool) -> None:
+def test_a_long_prefill_beside_a_stream(tmp_path: Path, engine: type[Timed], mixed: bool) -> None:
     loop = Loop(tmp_path, engine=engine, n_ctx=8192)
     loop.add(1, 2000)
     loop.run(20)

@@ -111,7 +111,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def folder() -> Iterator[Path]:
     # A Unix socket's path is limited to about 100 bytes, which pytest's own folders can exceed.
-    path = Path(tempfile.mkdtemp(prefix="la"))
+    path = Path(tempfile.mkdtemp(prefix="la", dir="/tmp"))
     yield path
     shutil.rmtree(path)
 

@@ -174,7 +174,7 @@ def test_a_killed_engine_costs_one_clear_error(fresh: Daemon, stream: bool) -> N
     asking = _Asking(fresh, "a long answer " * 40, model=model, max_tokens=560, stream=stream)
     engine = wait_for(lambda: [e for e in fresh.engines() if e.get("steps", 0) > 4])[0]["pid"]
     os.kill(engine, signal.SIGKILL)
-    asking.join(20)
+    asking.join(60)
     assert asking.answer is not None
     error = events_of(asking.answer.content)[-1]["error"] if stream else asking.answer.error
     assert asking.answer.status == (200 if stream else 502)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from localai.config import Config
+from tests.daemon_fixture import free_port
 from tests.settings_table import settings_table
 
 ROOT = Path(__file__).parent.parent
@@ -39,25 +39,22 @@ def sessions() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     home = tempfile.mkdtemp(prefix="la-", dir="/tmp")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folder = str(Path(sys.executable).parent)
     changed = {
         "LOCALAI_HOME": home,
-        "LOCALAI_PORT": str(port),
+        "LOCALAI_PORT": str(free_port()),
         "LOCALAI_CALIBRATE": "0",
         "PATH": f"{folder}:{os.environ['PATH']}",
     }
     yield os.environ | changed
     subprocess.run(["localai", "stop"], env=os.environ | changed, capture_output=True)
-    shutil.rmtree(home)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def test_console_blocks_do_what_they_show(environment: dict[str, str]) -> None:
     for command, shown in sessions():
         command = command.replace("8642", environment["LOCALAI_PORT"])
-        done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         # Column widths follow what else is on the machine, so any white space stands for any other.
         parts = (r"\s+".join(map(re.escape, part.split())) for part in shown.split("..."))

@@ -16,6 +16,7 @@ from textual.widgets import Collapsible, Markdown
 from localai.client import Client
 from localai.errors import EngineFailed, Unavailable
 from tests.chat_server import ChatServer, Script, serving
+from tests.daemon_fixture import free_port
 from tui.app import ChatApp
 from tui.chooser import Chooser
 from tui.help import Help
@@ -232,8 +233,9 @@ async def test_an_engine_that_dies_is_named_under_its_answer(server: ChatServer)
 
 
 async def test_a_daemon_that_comes_late(path: Path) -> None:
-    with serving(path) as first:
-        port = first.server_address[1]
+    port = free_port()
+    with serving(path, port) as first:
+        pass
     async with opened(ChatApp(Client(base_url=first.url))) as pilot:
         await wait_until(pilot, lambda: "localai start" in seen(pilot))
         await say(pilot, "kept")
