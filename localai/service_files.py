@@ -11,7 +11,7 @@ UNIT = "localai.service"
 
 _MARK = "# Written by `localai install`, which replaces it; settings of yours belong in localai.service.d/*.conf."
 _SERVE = ("-P", "-m", "localai", "serve")  # -P: a folder named localai in the home must not shadow the package
-_STOP_SECONDS = 30
+_STOP_SECONDS = 60
 _UNIT = """\
 {mark}
 [Unit]

@@ -5,12 +5,15 @@ Byte strings and paths enter, finds leave. It knows nothing of SQLite: what a pa
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from memory_store.errors import StoreUnusable
 
 Words = npt.NDArray[np.uint64]
 
@@ -109,15 +112,11 @@ class Scanner:
         """What is found, once for each piece, and the number of bytes read. A file that is gone has none."""
         found: dict[bytes, int] = {}
         longest, start, tail = max(map(len, self.pieces), default=1), 0, b""
-        try:
-            with path.open("rb") as file:
-                while block := file.read(CHUNK):
-                    for offset, piece in self._search(tail + block):
-                        found.setdefault(piece, start - len(tail) + offset)
-                    start += len(block)
-                    tail = (tail + block)[-(longest - 1) :] if longest > 1 else b""
-        except FileNotFoundError:
-            return [], 0
+        for block in _blocks(path):
+            for offset, piece in self._search(tail + block):
+                found.setdefault(piece, start - len(tail) + offset)
+            start += len(block)
+            tail = (tail + block)[-(longest - 1) :] if longest > 1 else b""
         return [Find(path, offset, piece) for piece, offset in sorted(found.items(), key=lambda item: item[1])], start
 
     def among(self, texts: Iterable[bytes]) -> set[bytes]:
@@ -147,6 +146,22 @@ class Scanner:
                 for index, pieces in table.find(words):
                     offset = lane + index * WORD
                     yield from ((offset, piece) for piece in pieces if data.startswith(piece, offset))
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The content of a file, none where it is gone, read by another process.
+
+    POSIX gives up all of a process's locks on a file as soon as it closes any descriptor of it. SQLite would go on
+    without its own, and the next program that closes the file would throw its log away.
+    """
+    if not path.exists():
+        return
+    with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
+        assert reader.stdout is not None
+        while block := reader.stdout.read(CHUNK):
+            yield block
+    if reader.returncode and path.exists():
+        raise StoreUnusable(f"{path.name} cannot be searched", "make it readable for you")
 
 
 def _is_filler(piece: bytes) -> bool:

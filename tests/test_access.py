@@ -66,6 +66,13 @@ def test_pages_from_elsewhere_are_refused(daemon: Daemon, origin: str, status: i
         assert status == 403 or answer.headers["vary"] == "Origin"
 
 
+@pytest.mark.parametrize(
+    ("site", "status"), [("none", 200), ("same-origin", 200), ("same-site", 403), ("cross-site", 403)]
+)
+def test_a_page_that_hides_its_origin_is_refused(daemon: Daemon, site: str, status: int) -> None:
+    assert daemon.ask("GET", "/v1/models", headers={"Sec-Fetch-Site": site}).status == status
+
+
 def test_an_error_is_readable_for_an_allowed_page(daemon: Daemon) -> None:
     answer = daemon.ask("POST", "/v1/chat/completions", b"{", {"Origin": "http://localhost:3000"})
     assert (answer.status, answer.headers[ALLOW]) == (400, "http://localhost:3000")

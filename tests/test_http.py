@@ -39,6 +39,17 @@ def test_a_stream_has_openais_shape_byte_by_byte(daemon: Daemon) -> None:
     assert all(c["usage"] is None for c in chunks[:-1])
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", None], ids=str)
+@pytest.mark.parametrize("path", [CHAT, "/api/chat", "/v1/messages"])
+def test_a_body_is_json_whatever_it_is_called(daemon: Daemon, path: str, kind: str | None) -> None:
+    """As `curl -d` sends it, and clients that name no type."""
+    body = json.dumps({**HELLO, "model": "starter"} | ({"stream": False} if path == "/api/chat" else {}))
+    with closing(daemon.connection()) as line:
+        line.request("POST", path, body, {} if kind is None else {"Content-Type": kind})
+        answer = line.getresponse()
+        assert answer.status == 200, answer.read()
+
+
 def test_a_slow_prefill_is_bridged_by_comments(daemon: Daemon) -> None:
     body = {"prompt": "x" * 60, "max_tokens": 2, "stream": True, "model": daemon.echo("slow.txt", 200)}
     with closing(daemon.connection(unix=True)) as line:

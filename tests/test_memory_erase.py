@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -183,6 +185,25 @@ def test_other_files_that_quote_the_text_are_reported(store: Store) -> None:
     ledger.write_bytes(b"x" * 100 + "asked: where does the spare key lies under the stone".encode("utf-16-le"))
     receipt = forget(store, ids=[added.id], also=[ledger])
     assert {name for name, _ in receipt.residue} == {"ledger.db"}
+
+
+def test_a_search_takes_no_lock_from_whoever_writes(store: Store) -> None:
+    """A database that this process has open stays whole when another program opens and closes it after the search."""
+    path = store.path.with_name("ledger.db")
+    ours = sqlite3.connect(path, isolation_level=None)
+    for statement in ("PRAGMA journal_mode = WAL", "CREATE TABLE row (number)", "INSERT INTO row VALUES (1)"):
+        ours.execute(statement).fetchall()
+    added = store.add(NewMemory(text="the spare key lies under the stone"))
+    assert forget(store, ids=[added.id], also=[path, path.with_name("ledger.db-wal")]).complete
+    look = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
+    look += "print(db.execute('SELECT count(*) FROM row').fetchone()[0]); db.close()"
+    seen = []
+    for number in (2, 3):
+        done = subprocess.run([sys.executable, "-c", look, str(path)], capture_output=True, text=True, check=True)
+        seen.append(int(done.stdout))
+        ours.execute("INSERT INTO row VALUES (?)", (number,))
+    ours.close()
+    assert seen == [1, 2]
 
 
 def test_shared_words_of_the_living_are_no_residue(store: Store) -> None:

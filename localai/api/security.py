@@ -18,6 +18,8 @@ from localai.api.wire import error_response
 from localai.errors import Forbidden, LocalaiError, TooLarge
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+_OWN_SITES = ("none", "same-origin")
+"""Of Sec-Fetch-Site, which browsers send where they leave out Origin: typed by the user, or our own page."""
 _METHODS = b"GET, POST, DELETE, PATCH, OPTIONS"
 _HEADERS = b"authorization, content-type, x-api-key"
 
@@ -67,6 +69,10 @@ class Door:
     def _check(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
         if not from_unix_socket(scope):
             self._check_host(headers.get(b"host", ""))
+        if origin is None and headers.get(b"sec-fetch-site", "none") not in _OWN_SITES:
+            raise Forbidden(
+                "web pages of other sites may not use this daemon", "call it from a program, or send Origin"
+            )
         if origin is not None and not self._is_ours(origin):
             raise Forbidden(
                 f"web pages of {origin!r} may not use this daemon",

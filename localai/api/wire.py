@@ -91,13 +91,18 @@ def json_response(payload: Any, energy: Energy | None = None) -> Response:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read strictly: no NaN, no half characters, nothing nested beyond reason."""
+    """A route whose body is JSON whatever it is called, and read strictly: no NaN, no half characters, not too deep.
+
+    `curl -d` calls all bodies forms, and some clients name no type; their Origin keeps web pages out, not this.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            return await handler(_JsonRequest(request.scope, request.receive))
+            headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+            scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+            return await handler(_JsonRequest(scope, request.receive))
 
         return handle
 

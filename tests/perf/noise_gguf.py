@@ -33,6 +33,7 @@ class Noise:
     experts: int = 0
     used: int = 0
     skew: float = 0.0
+    context: int = 8192
 
     @property
     def key_width(self) -> int:
@@ -77,7 +78,7 @@ class _Maker:
         out.add_name(shape.name)
         out.add_file_type(int(gguf.LlamaFileType[f"MOSTLY_{shape.quant}"]))
         out.add_vocab_size(self._vocab)
-        out.add_context_length(8192)
+        out.add_context_length(self._shape.context)
         out.add_embedding_length(shape.width)
         out.add_block_count(shape.layers)
         out.add_feed_forward_length(shape.inner)
