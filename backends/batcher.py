@@ -10,27 +10,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from backends import reading
 from backends.adapter_turns import AdapterTurns
 from backends.cells import Cells
 from backends.contract import (
     Adapter,
-    Embedding,
     Event,
     FinishReason,
     Priority,
     Progress,
-    PromptLogprobs,
     Share,
     StepRecord,
+    Token,
 )
+from backends.draft import DraftModel
 from backends.engine import CacheFull, Engine, Floats, Slice, StepInterrupted
 from backends.errors import BackendError, StorageFailed
 from backends.kv.quotes import Quotes
 from backends.kv.store import Store
 from backends.prefill import BURST_S, LONG_STEP_S, SHORT_STEP, SPACING, outranks, plan_prefill, urgency
 from backends.prefix import Held
-from backends.sampling import logprobs
 from backends.sequences import MAX_ACTIVE, Sequence, rejection
+from backends.speculate import Plan, Room, Speculator
 from backends.threads import ThreadGovernor
 
 _PROGRESS_S = 0.5
@@ -55,6 +56,7 @@ class Batcher:
         step_seconds: float,
         store: Store | None = None,
         arrived: Callable[[], bool] = lambda: False,
+        draft: DraftModel | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -65,6 +67,7 @@ class Batcher:
         self._emit = emit
         self._step_seconds = step_seconds
         self._arrived = arrived
+        self._speculator = Speculator(engine, draft)
         self._patient = "interrupt" in self._info.capabilities
         self._calm_from = 0.0
         self._since_burst = SPACING + 1
@@ -174,7 +177,7 @@ class Batcher:
 
     # -- one step
 
-    def _plan(self, now: float) -> list[tuple[Sequence, Slice]]:
+    def _plan(self, now: float) -> Plan:
         group = self._group()
         decoding = [s for s in group if not s.prefilling]
         plan = [(s, Slice(_number(s), s.tokens[s.pos :], s.pos, "last")) for s in decoding]
@@ -186,7 +189,11 @@ class Batcher:
         costs = self._governor.current
         self._since_burst += 1
         mixed = plan_prefill(prefilling, len(decoding), costs, self._info, seconds)
-        if mixed or not prefilling:
+        if not prefilling:
+            used = self._cells.used
+            room = Room(self._cells.n_cells - used, used, self._governor.threads)
+            return self._speculator.lengthen(plan, costs, room)
+        if mixed:
             return plan + mixed
         if self._since_burst <= SPACING and not outranks(prefilling[0], decoding):
             return plan
@@ -216,7 +223,7 @@ class Batcher:
         self._adapters = adapters
         return True
 
-    def _run(self, plan: list[tuple[Sequence, Slice]]) -> StepRecord | None:
+    def _run(self, plan: Plan) -> StepRecord | None:
         tokens = sum(len(part.tokens) for _, part in plan)
         depth = max((part.pos + len(part.tokens) for s, part in plan if s.prefilling), default=0)
         adapters = plan[0][0].job.adapters
@@ -226,8 +233,11 @@ class Batcher:
             return None
         interruptible = self._patient and tokens >= SHORT_STEP and all(s.prefilling for s, _ in plan)
         try:
-            results = self._engine.step([part for _, part in plan], self._arrived if interruptible else None)
+            ran = self._speculator.run(plan, self._arrived if interruptible else None)
         except CacheFull:
+            if any(s.remaining < len(part.tokens) for s, part in plan):
+                # Guesses may have been what did not fit.
+                return self._run([(s, Slice(_number(s), s.tokens[s.pos :], s.pos, "last")) for s, _ in plan])
             self._make_room()
             return None
         except StepInterrupted:
@@ -240,12 +250,14 @@ class Batcher:
         if "paged" in self._info.capabilities:
             plan[0][0].add_paged(self._engine.paged_use())
         t1 = self._clock()
-        threads = self._governor.threads
-        change_s = self._turns.took(t1 - t0, self._governor.current.estimate(tokens, depth) if switched else None)
-        shares = [self._advance(s, part, row, t1) for (s, part), row in zip(plan, results, strict=True)]
+        threads, plan = self._governor.threads, ran.plan
+        tokens = sum(len(part.tokens) for _, part in plan)
+        took = t1 - t0 - ran.aside_s
+        change_s = self._turns.took(took, self._governor.current.estimate(tokens, depth) if switched else None)
+        shares = [self._advance(s, part, row, t1) for (s, part), row in zip(plan, ran.results, strict=True)]
         cpu = time.process_time() - cpu0
         reach = depth or sum(part.pos + 1 for _, part in plan) // len(plan)
-        change = self._governor.after_step(tokens, t1 - t0 - change_s, t1, depth, reach)
+        change = self._governor.after_step(tokens, took - change_s, t1, depth, reach)
         if change is not None:
             self._engine.set_threads(change)
         return StepRecord(t0, t1, cpu, threads, shares, change_s if switched else None)
@@ -267,6 +279,8 @@ class Batcher:
 
     def _advance(self, sequence: Sequence, part: Slice, result: Floats | None, now: float) -> Share:
         decoding = not sequence.prefilling
+        if decoding and part.want == "all" and result is not None and sequence.seq is not None:
+            return self._verify(sequence, part, result, now)
         count = len(part.tokens)
         if sequence.seq is None:
             # Another choice of its job ended them all in this very step.
@@ -275,10 +289,10 @@ class Batcher:
         sequence.last_served = now
         self._cells.grow(_number(sequence), sequence.pos)
         share = Share(sequence.job.id, 0 if decoding else count, 1 if decoding else 0, sequence.pos)
-        if sequence.job.kind == "embed":
-            self._gather_embedding(sequence, result)
+        if sequence.job.kind == "embed" and result is not None:
+            reading.gather(sequence, result)
         elif part.want == "all" and result is not None:
-            self._score_prompt(sequence, part, result)
+            self._events += reading.score(sequence, part, result, self._engine.tokenizer)
         if sequence.remaining:
             self._report_progress(sequence, now)
         elif sequence.prompt_done is None:
@@ -288,9 +302,36 @@ class Batcher:
             self._draw(sequence, result[-1])
         return share
 
+    def _verify(self, sequence: Sequence, part: Slice, rows: Floats, now: float) -> Share:
+        """Draw at each position while the guess there is what was drawn; what lies beyond leaves the cells."""
+        drafted = len(part.tokens) - 1
+        start = sequence.pos
+        sequence.last_served = now
+        for row in rows:
+            if sequence.seq is None:
+                break
+            sequence.pos += 1
+            guessed = part.tokens[sequence.pos - start :]
+            try:
+                token, reason = sequence.draw(row, self._engine.tokenizer)
+            except BackendError as error:
+                self._reject(sequence, error)
+                break
+            self._cells.grow(_number(sequence), sequence.pos)
+            wrong = bool(guessed) and (token is None or token.id != guessed[0])
+            if guessed and (wrong or reason is not None):
+                self._engine.trim(_number(sequence), sequence.pos)
+            self._said(sequence, token, reason)
+            if wrong:
+                break
+        accepted = sequence.pos - start - 1
+        self._speculator.judge(sequence, drafted, accepted)
+        return Share(sequence.job.id, 0, 1 + accepted, sequence.pos, drafted, accepted)
+
     def _start_answer(self, sequence: Sequence, result: Floats | None) -> None:
         if sequence.job.kind == "embed":
-            self._finish_embedding(sequence)
+            self._events.append(reading.embedding(sequence, self._clock()))
+            self._leave(sequence, keep=False)
             return
         if sequence.job.max_tokens == 0 or result is None:
             self._end(sequence, "length")
@@ -315,6 +356,9 @@ class Batcher:
         except BackendError as error:
             self._reject(sequence, error)
             return
+        self._said(sequence, token, reason)
+
+    def _said(self, sequence: Sequence, token: Token | None, reason: FinishReason | None) -> None:
         if token is not None:
             self._events.append(token)
         if reason is None and len(sequence.tokens) > self._info.n_ctx:
@@ -328,31 +372,6 @@ class Batcher:
         for each in [s for s in (*self._running, *self._waiting) if s.job.id == sequence.job.id]:
             self._leave(each, keep=False)
             each.close()
-
-    # -- prompts that are read out instead of continued
-
-    def _gather_embedding(self, sequence: Sequence, result: Floats | None) -> None:
-        assert result is not None
-        sequence.embedding = result.copy() if sequence.embedding is None else sequence.embedding + result
-
-    def _finish_embedding(self, sequence: Sequence) -> None:
-        assert sequence.embedding is not None
-        total = sequence.embedding[0]
-        norm = float((total**2).sum()) ** 0.5
-        unit = total / norm if norm else total
-        usage = sequence.usage(self._clock())
-        self._events.append(Embedding(job=sequence.job.id, vector=unit.astype("<f4").tobytes(), usage=usage))
-        self._leave(sequence, keep=False)
-
-    def _score_prompt(self, sequence: Sequence, part: Slice, rows: Floats) -> None:
-        top = sequence.job.prompt_logprobs or 0
-        prompt, piece = sequence.job.tokens, self._engine.tokenizer.raw_piece
-        known = max(0, sequence.scored - part.pos)
-        targets = prompt[part.pos + 1 + known : part.pos + 1 + len(part.tokens)]
-        scored = [logprobs(row, token, top, piece) for row, token in zip(rows[known:], targets, strict=False)]
-        sequence.scored = max(sequence.scored, part.pos + len(scored) + known)
-        if scored:
-            self._events.append(PromptLogprobs(sequence.job.id, scored))
 
     def _report_progress(self, sequence: Sequence, now: float) -> None:
         if now - sequence.last_progress >= _PROGRESS_S and sequence.prefilling:

@@ -12,12 +12,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from backends.contract import Tier
 from backends.engine import Engine
 from backends.kv.keys import packed
 from backends.kv.quotes import Quotes
 from backends.kv.store import Store
 from backends.kv.tree import Match, Node, Step
+from backends.kv_frames import Tier
 from backends.prefix import Held
 
 _WORTH = 8

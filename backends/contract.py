@@ -9,13 +9,14 @@ from typing import Literal
 
 import msgspec
 
+from backends.guesses import Guesses, Speculation
+from backends.kv_frames import Evicted, KvGrant, KvReport, Purge, Purged, Tier
 from backends.kv_paging import PagedUse, Paging
 from backends.paging_report import WeightsReport
 
 Priority = Literal["interactive", "normal", "background"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
-Tier = Literal["live", "ram", "ssd"]  # of a cached prefix: in the KV cells, or outside them
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +68,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     submission. `logprobs` is None for none, else how many alternatives to report beside the chosen token.
     `markers` are control tokens that stay visible in the text; all others are hidden. `adapters` are added to the
     model for this job alone. Jobs of different `salt` share nothing in the KV cache. `singly` computes a prompt as an
-    answer is computed, a token per step.
+    answer is computed, a token per step. `speculation` says who may guess tokens ahead: `auto` is whoever pays, as long
+    as the text stays what it is without; `lookup` (in the text so far) and `draft` (a small model) also where that does
+    not pay, and where a step of several tokens rounds otherwise.
     """
 
     id: int
@@ -86,6 +89,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     markers: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     conversation: str | None = None
+    speculation: Speculation = "auto"
     salt: str = ""
     singly: bool = False
 
@@ -112,24 +116,6 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
     tokens: list[int]
 
 
-class KvGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """This child's share of RAM, and the cap of the SSD that all children share, in bytes; `folder` '' is no SSD.
-
-    `trace` is a file that records what prompts have in common, without text; '' for none.
-    """
-
-    ram: int = 0
-    ssd: int = 0
-    folder: str = ""
-    trace: str = ""
-
-
-class Evicted(msgspec.Struct, frozen=True, tag=True):
-    """Blocks that the daemon has just removed from the SSD."""
-
-    keys: list[bytes]
-
-
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first frame to a child: which file to open, and how.
 
@@ -138,7 +124,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     the cells may take. `digest` names the weights, '' where nobody vouches for them. `mode` is how a backend computes
     with the weights, by the backend's own name for it ('' for its most faithful one); `cache` is a folder for what a
     backend derives from the weights, '' for none. `rpc` are workers on other machines, as host:port.
-    `weights` is how many bytes of the weights may be resident, 0 where all of them fit; see `paging`.
+    `weights` is how many bytes of the weights may be resident, 0 where all of them fit; see `paging`. `draft` is the
+    file of a small model that guesses, '' for none; `speculation` is for jobs whose senders leave it open.
     """
 
     backend: str
@@ -158,6 +145,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     digest: str = ""
     weights: int = 0
     step_seconds: float = 0.15
+    draft: str = ""
+    speculation: Speculation = "auto"
     rpc: tuple[str, ...] = ()
 
 
@@ -200,6 +189,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     restore_s: float = 0.0
     cached_by_tier: dict[Tier, int] = {}
     first_token_at: float | None = None
+    guesses: Guesses = Guesses()
     paged: PagedUse | None = None
 
 
@@ -248,12 +238,17 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
-    """One job's part of a step: tokens prefilled, tokens decoded, context length after it."""
+    """One job's part of a step: tokens prefilled, tokens decoded, context length after it.
+
+    `drafted` tokens were guessed and verified beside the one that was due; the `accepted` ones are among the decoded.
+    """
 
     job: int
     prefilled: int
     decoded: int
     context: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 class StepRecord(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -305,6 +300,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded engine is. Bytes are as allocated; `n_ctx` is served, `n_ctx_train` what the model was made for.
 
     `n_batch` is the most tokens in a step, `max_rows` the most positions of a step whose logits or states are read.
+    `verifies` is the most tokens of one sequence whose logits a step can give as steps of one would; 0 for none.
     `kv_identity` is all but the weights that changes the bytes of its KV, {} where that must not outlive the process.
     """
 
@@ -319,6 +315,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_seq: int
     n_batch: int
     max_rows: int
+    verifies: int = 0
     weight_bytes: int
     kv_bytes: int
     compute_bytes: int
@@ -332,25 +329,6 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, str | int | bool]
     load_stages: dict[str, float] = {}
     kv_identity: dict[str, str] = {}
-
-
-class KvReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The KV cache of one child: counts since it began, and what it holds in RAM now.
-
-    `hit_tokens` were not computed again; `restores` and `restored_bytes` are of blocks. `bad` blocks were damaged or
-    missing, `refused` ones found no room in RAM, `short` ones none on the SSD. `problem` is why nothing is written.
-    """
-
-    hit_tokens: dict[Tier, int]
-    restores: dict[Tier, int]
-    restored_bytes: dict[Tier, int]
-    ram_bytes: int
-    ram_blocks: int
-    ram_evictions: int
-    bad: int
-    refused: int
-    short: int
-    problem: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -370,22 +348,6 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     kind: str
     message: str
     hint: str
-
-
-class Purge(msgspec.Struct, frozen=True, tag=True):
-    """Forget all KV whose text has one of `pieces`, in every tier, with all that continues it; no piece: all KV."""
-
-    id: int
-    pieces: list[bytes]
-
-
-class Purged(msgspec.Struct, frozen=True, tag=True):
-    """That is done: so many blocks and sequences in the cells are gone. `roots` are those that were looked through."""
-
-    id: int
-    roots: list[bytes]
-    blocks: int
-    sequences: int
 
 
 class Pace(msgspec.Struct, frozen=True, tag=True):

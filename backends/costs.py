@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _WEIGHT = 0.5
 """Share of the newest reading in the running mean: follows a neighbour or a growing context within a few steps."""
 _OUTLIER = 3.0
@@ -83,6 +85,15 @@ class StepCosts:
         """Expected seconds of a step of `tokens`, never less than of a smaller one; None before the first reading."""
         points = self._points(depth)
         return _along(points, tokens) if points else None
+
+    def estimates(self, sizes: Sequence[int]) -> list[float]:
+        """As `estimate` at depth 0, for several sizes at once; after the first reading."""
+        points = self._points(0)
+        return [_along(points, tokens) for tokens in sizes]
+
+    def measured(self, tokens: int) -> bool:
+        """Whether a step of about so many tokens was ever read at depth 0."""
+        return tokens.bit_length() in self._means.get(0, {})
 
     def largest(self, seconds: float, most: int, depth: int = 0) -> int:
         """The most tokens, up to `most`, whose step at `depth` stays within `seconds`; at least 1."""

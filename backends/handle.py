@@ -23,18 +23,14 @@ from backends.contract import (
     Embedding,
     EngineInfo,
     Event,
-    Evicted,
     Finish,
     FromChild,
     Ids,
     Job,
-    KvReport,
     Load,
     LoadFailed,
     Output,
     Pace,
-    Purge,
-    Purged,
     Ready,
     Rejected,
     Stage,
@@ -46,6 +42,8 @@ from backends.contract import (
 )
 from backends.errors import BackendError, DeathStep, EngineDied, InvalidJob, rebuild
 from backends.frames import child_decoder, encode
+from backends.guesses import Guesses
+from backends.kv_frames import Evicted, KvReport, Purge, Purged
 from backends.kv_paging import PagedUse
 from backends.paging_report import WeightsReport
 
@@ -77,7 +75,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
     count, `stages` the seconds that each stage of loading took, `kv` and `weights` the latest reports of its KV cache
-    and of weights that do not all fit, `paged` what paging the KV cache has taken so far.
+    and of weights that do not all fit, `paged` what paging the KV cache has taken so far, `guesses` the counts of all
+    answers, and who guessed for the last one.
     """
 
     info: EngineInfo
@@ -91,7 +90,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._phase_began = time.monotonic()
         self.died: EngineDied | None = None
         self.last_step: StepRecord | None = None
-        self.steps = 0
+        self.steps, self.guesses = 0, Guesses()
         self._on_stage = on_stage
         self._on_step = on_step
         self.on_death: OnDeath | None = None
@@ -217,6 +216,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
                     raise event
                 if isinstance(event, Finish | Embedding):
                     left -= 1
+                    self.guesses = event.usage.guesses.after(self.guesses)
                 yield event
         finally:
             del self._jobs[number]

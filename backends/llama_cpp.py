@@ -172,7 +172,7 @@ class LlamaCppEngine:
     def _describe(self, load: Load) -> EngineInfo:
         vocab = self.tokenizer
         template = llama.llama_model_chat_template(self._model, None)
-        description = ctypes.create_string_buffer(256)
+        able, description = self._capabilities(), ctypes.create_string_buffer(256)
         llama.llama_model_desc(self._model, description, 256)
         return EngineInfo(
             backend="llama.cpp",
@@ -186,6 +186,8 @@ class LlamaCppEngine:
             n_seq=self._n_seq,
             n_batch=self._n_batch,
             max_rows=self._n_batch if self._encoder_only else MAX_OUTPUTS,
+            # Guesses that were wrong are cut off again.
+            verifies=MAX_OUTPUTS if "blocks" in able else 0,
             weight_bytes=llama.llama_model_size(self._model),
             kv_bytes=self._log.mebibytes(r"llama_kv_cache\S*:.*KV buffer size = +([\d.]+) MiB"),
             compute_bytes=self._log.mebibytes(r"(?:compute|output) buffer size = +([\d.]+) MiB"),
@@ -195,7 +197,7 @@ class LlamaCppEngine:
             add_bos=vocab.add_bos,
             fim=vocab.fim_tokens(),
             control_tokens=vocab.control_tokens(),
-            capabilities=self._capabilities(),
+            capabilities=able,
             settings={
                 "extra_bufts": load.extra_bufts and not load.weights,
                 "weights": load.weights,

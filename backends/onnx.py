@@ -70,6 +70,8 @@ class OnnxEngine:
             n_seq=self._n_seq,
             n_batch=self._n_batch,
             max_rows=MAX_ROWS,
+            # Guesses must be verified by the graph that would have made them.
+            verifies=MAX_ROWS if model.prefill_graph is None and model.scales is None else SHORT - 1,
             weight_bytes=model.weight_bytes,
             kv_bytes=self._n_ctx * model.layout.token_bytes,
             compute_bytes=self._logits.nbytes,

@@ -148,6 +148,11 @@ class Sampler:
         """The 32-bit seed in use, whether given or drawn."""
         return self._seed
 
+    @property
+    def greedy(self) -> bool:
+        """Whether it always takes the likeliest token."""
+        return self._greedy
+
     def sample(self, logits: Floats) -> int:
         """Pick a token from `logits`, shape (n_vocab,), which stay as they are; nothing is remembered yet.
 

@@ -6,10 +6,13 @@ import time
 from dataclasses import dataclass, field
 
 from backends.constrain import Constraints, Matcher
-from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Tier, Token, Usage
+from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Token, Usage
 from backends.engine import Floats, Tokenizer
 from backends.errors import BackendError, InvalidJob, PromptTooLong
+from backends.guesses import Guesses
+from backends.kv_frames import Tier
 from backends.kv_paging import PagedUse
+from backends.lookup import Lookup
 from backends.sampling import Sampler, logprobs, validate
 from backends.textstream import TextStream
 
@@ -23,7 +26,9 @@ class Sequence:
     """`tokens` is prompt and answer; the KV cache holds `tokens[:pos]` under number `seq` while that is not None.
 
     Times are monotonic seconds. `siblings` are the other choices of the job, which fork off when the prompt is done.
-    `scored` counts the prompt tokens whose log-probabilities have been reported.
+    `scored` counts the prompt tokens whose log-probabilities have been reported. A draft model is right with
+    `draft_chance`, and tried again at `draft_next` generated tokens. `debt` counts the steps of one token that guesses
+    have cost beyond what they gave.
     """
 
     job: Job
@@ -47,6 +52,12 @@ class Sequence:
     last_progress: float = 0.0
     scored: int = 0
     embedding: Floats | None = None
+    lookup: Lookup | None = None
+    guesses: Guesses = Guesses(unguessed="it had no step to itself")
+    draft_chance: float = 0.7
+    draft_next: int = 0
+    draft_wait: int = 0
+    debt: float = 0.0
     paged: PagedUse | None = None
 
     @property
@@ -62,6 +73,17 @@ class Sequence:
     def width(self) -> int:
         """Sequence numbers that it takes or will take: its own and one for each choice still to fork off."""
         return 1 + len(self.siblings)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same request gives the same text: that must hold with guesses too."""
+        seed = self.job.sampling.seed
+        return self.sampler is None or self.sampler.greedy or (seed is not None and seed >= 0)
+
+    def unguessed(self, why: str) -> None:
+        """Note why nobody guesses; it stands as long as nobody has."""
+        if not self.guesses.by:
+            self.guesses = Guesses(unguessed=why)
 
     def set_back(self) -> None:
         """Start over from the first token, because the cells were given to another."""
@@ -117,6 +139,7 @@ class Sequence:
             cached_by_tier=self.cached_by_tier,
             decode_s=max(0.0, now - prefilled),
             first_token_at=self.first_token,
+            guesses=self.guesses if self.sampler is not None else Guesses(),
             paged=self.paged,
         )
 
@@ -194,6 +217,9 @@ def _check(job: Job, info: EngineInfo) -> None:
         raise InvalidJob("this model cannot share a prompt among choices", "send n=1, several times")
     if (job.max_tokens or 0) < 0:
         raise InvalidJob(f"max_tokens is {job.max_tokens}", "send 0 or more")
+    if job.speculation == "draft" and "draft" not in info.capabilities:
+        hint = "name a draft model with --draft or in models.toml, or ask for speculation auto"
+        raise InvalidJob("this model has no draft model to guess for it", hint)
     if job.adapters and "adapters" not in info.capabilities:
         hint = "use the base alone, or a generating model on llama.cpp"
         raise InvalidJob(f"this model on {info.backend} takes no adapters", hint)

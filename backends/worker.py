@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
+import msgspec
 import psutil
 
 from backends import registry
@@ -23,18 +24,15 @@ from backends.constrain import Constraints
 from backends.contract import (
     Cancel,
     Detokenize,
+    EngineInfo,
     Event,
-    Evicted,
     FromChild,
     Ids,
     Job,
-    KvGrant,
     Load,
     LoadFailed,
     Output,
     Pace,
-    Purge,
-    Purged,
     Ready,
     Stage,
     StepRecord,
@@ -42,13 +40,15 @@ from backends.contract import (
     ToChild,
     Tokenize,
 )
-from backends.engine import Engine, Residence
+from backends.draft import N_SEQ, DraftModel
+from backends.engine import Engine, Residence, Tokenizer
 from backends.errors import BackendError, EngineBusy, ModelFileError
 from backends.frames import encode, parent_decoder
 from backends.kv.codecs import codec_for
 from backends.kv.keys import file_digest, root_key
 from backends.kv.quotes import Quotes
 from backends.kv.store import Store
+from backends.kv_frames import Evicted, KvGrant, Purge, Purged
 from backends.proving import prove
 from backends.sequences import Sequence, prepare, rejection
 from backends.threads import ThreadGovernor
@@ -94,7 +94,8 @@ class Reader(threading.Thread):
         pipe: BinaryIO,
         first: list[ToChild],
         outbox: Outbox,
-        engine: Engine,
+        tokenizer: Tokenizer,
+        info: EngineInfo,
         inbox: SimpleQueue[Inbound],
         waiting: Callable[[], int],
     ) -> None:
@@ -104,9 +105,9 @@ class Reader(threading.Thread):
         self._first = first
         self._outbox = outbox
         self._waiting = waiting
-        self._tokenizer = engine.tokenizer
-        self._info = engine.info()
-        self._constraints = Constraints(engine.tokenizer)
+        self._tokenizer = tokenizer
+        self._info = info
+        self._constraints = Constraints(tokenizer)
 
     def run(self) -> None:
         decoder = parent_decoder()
@@ -229,6 +230,14 @@ def open_store(engine: Engine, order: Load) -> Store | None:
     return Store(grant, root_key(identity, digest, codec.block), codec)
 
 
+def open_draft(engine: Engine, order: Load) -> DraftModel | None:
+    """The small model that guesses for `engine`, where one is asked for. Raises BackendError where it cannot."""
+    if not order.draft:
+        return None
+    small = msgspec.structs.replace(order, path=order.draft, draft="", n_seq=N_SEQ, digest="", kv=KvGrant())
+    return DraftModel(registry.open_engine(small, lambda *_: None), engine.tokenizer)
+
+
 def load(order: Load, outbox: Outbox) -> tuple[Engine, ThreadGovernor, dict[int, float]]:
     """Open the model and, where asked, prove the settings; stages are reported at most ten times a second."""
     last = 0.0
@@ -266,14 +275,18 @@ def main() -> None:
         raise SystemExit("the first frame must be Load")
     try:
         engine, governor, rates = load(order, outbox)
+        draft = open_draft(engine, order)
     except BackendError as error:
         outbox.send(LoadFailed(error.kind, error.message, error.hint))
         raise SystemExit(3) from error
+    info = engine.info()
+    if draft is not None:
+        info = msgspec.structs.replace(info, capabilities=info.capabilities | {"draft"})
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     store = open_store(engine, order)
-    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, arrived=lambda: not inbox.empty())
-    reader = Reader(source, frames[1:], outbox, engine, inbox, lambda: batcher.depth[0])
-    outbox.send(Ready(engine.info(), psutil.Process().memory_info().rss, rates))
+    batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, lambda: not inbox.empty(), draft)
+    reader = Reader(source, frames[1:], outbox, engine.tokenizer, info, inbox, lambda: batcher.depth[0])
+    outbox.send(Ready(info, psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()
     serve(batcher, inbox, store, outbox, teller(engine, outbox))

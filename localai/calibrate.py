@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from backends.contract import KvGrant, Load
+from backends.contract import Load
 from backends.errors import BackendError
 from backends.handle import EngineHandle
+from backends.kv_frames import KvGrant
 from localai.calibration_store import KvReading, Record
 from localai.errors import LocalaiError, OutOfResources
 from localai.kv_trials import KvTrials, Trial

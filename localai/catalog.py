@@ -77,6 +77,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     system: str | None = None
     sampling: dict[SamplingField, float] = {}
     default_quant: str | None = None
+    draft: str = ""
     gguf: GgufSource | None = None
     mlx: Repo | None = None
     onnx: Repo | None = None

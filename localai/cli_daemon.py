@@ -25,6 +25,8 @@ _OPTIONS = (
     click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
     click.option("--backend", default=None, help="Engine of requests that name none, or auto."),
     click.option("--policy", default=None, help="How auto chooses: balanced, fastest or frugal."),
+    click.option("--speculation", default=None, help="Who guesses tokens ahead: auto, lookup, draft or off."),
+    click.option("--draft", default=None, help="Small model that guesses tokens for the default model."),
     click.option("--default-model", default=None, help="Model of a request that names none."),
 )
 
@@ -91,6 +93,7 @@ def _status_text(report: Any) -> str:
         lines += [f"    {_weights_text(engine['weights'])}"] if engine.get("weights") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
         lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
+        lines += [f"    {_guesses_text(engine['speculation'])}"] if engine.get("speculation", {}).get("last") else []
     if not report["engines"]:
         lines.append("  no model is loaded")
     lines += [f"  upstream {upstream_text(upstream)}" for upstream in report["upstreams"]]
@@ -111,6 +114,11 @@ def _memory_text(memory: Any) -> str:
     how = "as set" if memory["ram_bytes"] else "what is free less a margin"
     vram = f", at most {sizes['vram_bytes']} of GPU memory" if memory["vram_bytes"] else ""
     return f"{sizes['charged_bytes']} of {sizes['budget_bytes']} charged ({how}){vram}"
+
+
+def _guesses_text(guesses: Any) -> str:
+    counts = f"; {guesses['right']} of {guesses['guessed']} guessed tokens were right" if guesses["guessed"] else ""
+    return f"speculation {guesses['setting']}, last answer: {guesses['last']}{counts}"
 
 
 def upstream_text(upstream: Any) -> str:

@@ -62,6 +62,11 @@ class Config:
     kv_trace: str = ""
     """File that records what prompts have in common, as salted hashes and without text, for judging what the KV cache
     keeps (which must be on); where empty, nothing is recorded."""
+    speculation: str = "auto"
+    """Who guesses tokens ahead, which the model then verifies: auto (whoever is measured to pay, where the text stays
+    the same bit by bit), lookup (the text so far, wherever it repeats), draft (a draft model), or off."""
+    draft: str = ""
+    """Small model of the same vocabulary that guesses for the default model; where empty, the catalogue's `draft`."""
     page_ram: int = 512 * 2**20
     """RAM for keys and values with `onnx:paged`, which keeps the rest of a long context on disk, in bytes."""
     page_ssd: int = 8 * 2**30
@@ -217,6 +222,7 @@ def _check(config: Config) -> Config:
             raise ConfigError(f"rpc has the worker {worker!r}", "expected host:port, as 192.168.1.20:50052")
     choices = {
         "kv_type": ("auto", "f16", "q8_0", "q4_0"),
+        "speculation": ("auto", "off", "lookup", "draft"),
         "log_level": ("debug", "info", "warning", "error"),
         "policy": ("balanced", "fastest", "frugal"),
         "on_battery": ("same", "frugal"),

@@ -63,7 +63,9 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     if len(content.tokens) + answer > info.n_ctx:
         raise ContextExceeded(len(content.tokens), info.n_ctx)
     sampling = Sampling(**{**choice.sampling, **request.sampling})
-    job = msgspec.structs.replace(_job(request, content, sampling), adapters=choice.adapters)
+    speculation = request.speculation or engine.order.speculation
+    job = _job(request, content, sampling)
+    job = msgspec.structs.replace(job, adapters=choice.adapters, speculation=speculation)
     return Prompt(job, content.text, content.parser)
 
 

@@ -31,6 +31,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.conversations import Conversations
 from localai.device import inspect
+from localai.drafts import draft_for
 from localai.energy.budgets import DayBudget
 from localai.energy.draw import Draws
 from localai.energy.meter import Meter
@@ -100,7 +101,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     tested = TestedSettings(config.home / "tested.json")
     kv_cache = KvCache(config, metrics.kv, lambda: [s.handle for s in pool.slots if s.handle])
     store = CalibrationStore(config.home)
-    orders = Orders(config, device, kv_cache, partial(costs_here, store, device.fingerprint))
+    drafts = partial(draft_for, config=config, library=library)
+    orders = Orders(config, device, kv_cache, partial(costs_here, store, device.fingerprint), drafts)
     engines = Engines(config, orders, tested, ledger, kv_cache)
     pool = Pool(
         plan=orders.plan,

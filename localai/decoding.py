@@ -156,6 +156,7 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
     starts = [u.first_token_at for u in usages if u.first_token_at is not None]
     completion = sum(u.completion_tokens for u in usages)
     prefilled = first.prompt_tokens - first.cached_tokens
+    guessers = sorted({guesser for u in usages for guesser in u.guesses.by}, reverse=True)
     decode_s = max(u.decode_s for u in usages)
     timings = Timings(
         queue_ms=_ms(first.queue_s),
@@ -169,6 +170,10 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         decode_tps=_rate(completion - len(starts), decode_s),
         total_ms=_ms(now - clock.started),
         cached={str(tier): count for tier, count in first.cached_by_tier.items()},
+        draft_n=sum(u.guesses.drafted for u in usages),
+        draft_n_accepted=sum(u.guesses.accepted for u in usages),
+        speculation="+".join(guessers) or "off",
+        speculation_reason="" if guessers else first.guesses.unguessed,
         paging=paging_json(first.paged) if first.paged else None,
     )
     return Summary(

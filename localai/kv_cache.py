@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from backends.contract import KvGrant, KvReport, Purged
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from backends.kv import upkeep
 from backends.kv.index import IndexUnusable
+from backends.kv_frames import KvGrant, KvReport, Purged
 from localai.config import Config
 from localai.metrics import KvMetrics
 

@@ -20,9 +20,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from backends.contract import KvGrant, Load
+from backends.contract import Load
 from backends.errors import BackendError, EngineDied
 from backends.handle import EngineHandle
+from backends.kv_frames import KvGrant
 from localai.agreement import compare
 from localai.calibration_store import CalibrationStore, Record, Scores, Subject, identity
 from localai.choice import Choice

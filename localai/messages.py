@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from backends.contract import FinishReason, Grammar, Priority, TokenLogprob
+from backends.guesses import Speculation
 from localai.energy.figures import Energy
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -76,6 +77,7 @@ class TurnRequest:
     Requests of different `cache_salt` share nothing in the KV cache.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
+    `speculation` is who may guess tokens ahead, None for the default.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
     """
 
@@ -112,6 +114,7 @@ class TurnRequest:
     parent: str | None = None
     max_joules: float | None = None
     memory: str | None = None
+    speculation: Speculation | None = None
     neighbours: tuple[tuple[str, str], ...] = ()
     fallback: str = ""
     cache_salt: str = ""
@@ -217,7 +220,11 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Milliseconds and tokens per second of one request. `ttft_ms` includes queue, load and restore."""
+    """Milliseconds and tokens per second of one request. `ttft_ms` includes queue, load and restore.
+
+    `draft_n` tokens were guessed ahead, and `draft_n_accepted` of them right. `speculation` tells who guessed: lookup,
+    draft, lookup+draft, or off, and then `speculation_reason` says why.
+    """
 
     queue_ms: float
     load_ms: float
@@ -229,6 +236,10 @@ class Timings:
     decode_tps: float | None
     total_ms: float
     cached: dict[str, int] = field(default_factory=dict)
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+    speculation: str = "off"
+    speculation_reason: str = ""
     paging: dict[str, Any] | None = None
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from backends.contract import KvReport, StepRecord
+from backends.contract import StepRecord
+from backends.kv_frames import KvReport
 from backends.paging_report import WeightsReport
 from localai.energy.meter import Totals
 from localai.pressure import Pressure
@@ -40,6 +41,8 @@ class Metrics:
         self._idle = Gauge("localai_energy_idle_joules", "Energy of being idle while sensors were read", registry=own)
         self._lost = Gauge("localai_energy_unattributed_joules", "Energy seen that is nobody's", registry=own)
         self.energy: Callable[[], Totals] | None = None
+        self._drafted = Counter("localai_draft_tokens", "Tokens guessed ahead", registry=own)
+        self._accepted = Counter("localai_draft_accepted_tokens", "Guessed tokens that were right", registry=own)
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
         self.kv = KvMetrics(own)
         self.weights = WeightMetrics(own)
@@ -65,6 +68,10 @@ class Metrics:
         self._new_steps += 1
         self._new_seconds += record.t1 - record.t0
         self._new_cpu += record.cpu_s
+        for share in record.shares:
+            if share.drafted:
+                self._drafted.inc(share.drafted)
+                self._accepted.inc(share.accepted)
         if record.switch_s is not None:
             self._switches.inc()
             self._switch_seconds.inc(record.switch_s)

@@ -9,11 +9,14 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from backends.contract import KvGrant, Load
+from backends.contract import Load
 from backends.errors import BackendError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
+from backends.guesses import Speculation
+from backends.kv_frames import KvGrant
 from backends.kv_paging import Paging
 from localai import budget
 from localai.choice import Choice
@@ -38,6 +41,9 @@ _FREE_SSD = 0.5
 _SHELF = 16
 _NEAR = 0.9
 """Share of the best budget for weights below which idle engines are unloaded for more."""
+
+DraftFor = Callable[[LocalModel, str], LocalModel | None]
+"""The draft model of a model on a backend; raises LocalaiError where it cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,10 @@ class Orders:
         device: Device,
         kv_cache: KvCache | None = None,
         kv_costs: Callable[[LocalModel], Mapping[KvKey, KvCost]] = lambda _: {},
+        draft_for: DraftFor = lambda _model, _backend: None,
     ) -> None:
         """`kv_costs` gives what is known of KV types with a model on this device."""
+        self._draft_for = draft_for
         self._config = config
         self._kv = kv_cache
         self._kv_costs = kv_costs
@@ -94,6 +102,7 @@ class Orders:
         """See `pool.PlanFor`; `kv_type` stands for what is set, where given."""
         if choice.backend == "echo":
             return Plan(choice.n_ctx or 4096, 0, self._shelf(2**30))
+        draft = None if paged(choice) else self._draft_for(choice.model, choice.backend)
         extra = 0
         headers: Sequence[GgufHeader] = ()
         try:
@@ -102,6 +111,7 @@ class Orders:
                 headers = read_shards(choice.model.path)
                 extra = sum(h.weight_bytes for h in headers[1:])
                 sizes: GgufHeader | budget.Sizes = headers[0]
+                extra += _draft_bytes(draft, headers[0], choice, self._config.kv_type) if draft else 0
             else:
                 sizes = folder_sizes(choice.model.path, choice.model.size_bytes)
         except BackendError as error:
@@ -138,6 +148,8 @@ class Orders:
 
     def order(self, choice: Choice, plan: Plan) -> Load:
         """What the child is told."""
+        # A paged model has no room for a second one.
+        draft = None if plan.weights or paged(choice) else self._draft_for(choice.model, choice.backend)
         return Load(
             backend=choice.backend,
             path=str(choice.model.path),
@@ -151,6 +163,8 @@ class Orders:
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
             paging=paging(self._config) if paged(choice) else Paging(),
             digest=choice.model.digest or "",
+            draft=str(draft.path) if draft else "",
+            speculation=cast(Speculation, self._config.speculation),
             weights=plan.weights,
         )
 
@@ -174,6 +188,14 @@ class Orders:
     def log_file(self, model: LocalModel) -> Path:
         name = "".join(c if c.isalnum() or c in "-._" else "-" for c in model.id)
         return self._config.logs / f"engine-{name}.log"
+
+
+def _draft_bytes(draft: LocalModel, model: GgufHeader, choice: Choice, kv_type: str) -> int:
+    """What `draft` takes at most beside the model that it guesses for, with as many cells. Raises BackendError."""
+    first, *others = read_shards(draft.path)
+    n_ctx = choice.n_ctx or min(model.n_ctx_train or budget.MOST_CTX, budget.MOST_CTX)
+    charged = budget.charge(first, n_ctx, kv_type, choice.backend, choice.mode)
+    return charged.total + sum(h.weight_bytes for h in others)
 
 
 def paged(choice: Choice) -> bool:

@@ -99,6 +99,13 @@ def _engine(slot: Slot) -> dict[str, Any]:
             "notes": list(slot.notes),
             "threads": step.threads if step else info.settings.get("threads"),
             "steps": slot.handle.steps,
+            "speculation": {
+                "setting": slot.handle.order.speculation,
+                "draft": "draft" in info.capabilities,
+                "last": slot.handle.guesses.said,
+                "guessed": slot.handle.guesses.drafted,
+                "right": slot.handle.guesses.accepted,
+            },
             "paging": paging_json(slot.handle.paged) if slot.handle.paged else None,
             "load_stages": slot.handle.stages | {"in the engine": info.load_stages},
             "weights": _weights(slot.handle.weights),

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from backends.adapter_turns import LEAST_TURN_S, MOST_TURN_S, WEIGHT, AdapterTurns
 from backends.constrain import Constraints
-from backends.contract import Adapter, Job, KvGrant, Priority, Rejected
+from backends.contract import Adapter, Job, Priority, Rejected
 from backends.echo import EchoEngine
 from backends.errors import InvalidJob
+from backends.kv_frames import KvGrant
 from backends.sequences import prepare
 from tests.batcher_loop import Loop
 from tests.engine_runs import echo_file, order

@@ -14,9 +14,10 @@ import pytest
 import pytest_asyncio
 
 from backends import registry
-from backends.contract import Adapter, Grammar, Job, KvGrant, Load, Sampling, StepRecord, Token
+from backends.contract import Adapter, Grammar, Job, Load, Sampling, StepRecord, Token
 from backends.errors import InvalidJob, PromptTooLong
 from backends.handle import EngineHandle
+from backends.kv_frames import KvGrant
 from tests.engine_runs import GREEDY, STARTER, Answer, ask, engine, order
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.contract import KvGrant
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from backends.kv import upkeep
+from backends.kv_frames import KvGrant
 from tests.daemon_fixture import wait_for
 from tests.engine_runs import STARTER, Answer, ask, echo_file, engine, order
 

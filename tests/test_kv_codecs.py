@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backends.contract import EngineInfo, KvGrant
+from backends.contract import EngineInfo
 from backends.echo import EchoEngine
+from backends.kv_frames import KvGrant
 from tests.batcher_loop import Loop
 
 

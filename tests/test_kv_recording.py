@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.contract import KvGrant
 from backends.kv.recording import GRANULE, Recorder
+from backends.kv_frames import KvGrant
 from tests.batcher_loop import Loop
 
 SHARED = "the same long beginning, as a system prompt would have. "

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.contract import KvGrant
 from backends.kv import block_file, upkeep
 from backends.kv.index import NAME, Index, IndexUnusable, file_size
 from backends.kv.keys import BLOCK, block_key, branch_key, packed, root_key
 from backends.kv.store import Store
+from backends.kv_frames import KvGrant
 from backends.prefix import Held
 
 ROOT = root_key({"engine": "test"}, "weights", BLOCK)

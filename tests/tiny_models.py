@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 from gguf.quants import quantize
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.engine_runs import STARTER
 
 N_VOCAB = 260
 _LAYERS, _WIDTH, _HEADS, _KV_HEADS, _FFN = 2, 64, 4, 2, 96
@@ -88,6 +91,29 @@ def _tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, family: str, kin
         matrix(f"{at}ffn_gate.weight", _FFN, _WIDTH)
         matrix(f"{at}ffn_up.weight", _FFN, _WIDTH)
         matrix(f"{at}ffn_down.weight", _WIDTH, _FFN)
+
+
+def shallow_starter(path: Path, layers: int = 2) -> Path:
+    """The starter's first layers alone: a small model of its vocabulary that is mostly wrong."""
+    reader = gguf.GGUFReader(STARTER)
+    raw = STARTER.read_bytes()
+    names = [tensor.name.split(".") for tensor in reader.tensors]
+    kept = [t for t, name in zip(reader.tensors, names, strict=True) if name[0] != "blk" or int(name[1]) < layers]
+    # Metadata is copied as it stands, since 50,000 tokens one by one take seconds; only the depth is another.
+    start = min(tensor.field.offset for tensor in reader.tensors)
+    metadata = bytearray(raw[24:start])
+    depth = reader.fields["llama.block_count"]
+    at = depth.offset + sum(part.nbytes for part in depth.parts[:-1]) - 24
+    metadata[at : at + 4] = struct.pack("<I", layers)
+    infos, data = b"", b""
+    for tensor in kept:
+        name, shape = tensor.name.encode(), [int(n) for n in tensor.shape]
+        infos += struct.pack(f"<Q{len(name)}sI{len(shape)}Q", len(name), name, len(shape), *shape)
+        infos += struct.pack("<IQ", tensor.tensor_type, len(data))
+        data += tensor.data.tobytes() + b"\0" * (-tensor.n_bytes % 32)
+    head = raw[:8] + struct.pack("<QQ", len(kept), struct.unpack_from("<Q", raw, 16)[0]) + metadata + infos
+    path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
+    return path
 
 
 def tiny_export(folder: Path, *, genai: bool = False, foreign: str = "") -> Path:

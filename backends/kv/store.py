@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends.contract import KvGrant, KvReport, Tier
 from backends.kv import block_file
 from backends.kv.block_file import BadBlock
 from backends.kv.codecs import Codec
@@ -27,6 +26,7 @@ from backends.kv.recording import Recorder
 from backends.kv.speed import Speed
 from backends.kv.tree import Match, Node, Step, Tree
 from backends.kv.writer import Writer
+from backends.kv_frames import KvGrant, KvReport, Tier
 from backends.prefix import Held
 
 _PID = os.getpid()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from backends.contract import Grammar, Priority, Sampling
+from backends.guesses import Speculation
 from localai.api.caller import Caller
 from localai.errors import BadRequest, Forbidden
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
@@ -79,6 +80,7 @@ class SamplingBody(BaseModel):
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
     backend: str | None = Field(None, description="Engine to use, or `auto`")
     policy: str | None = Field(None, description="How `auto` chooses: balanced, fastest or frugal")
+    speculation: Speculation | None = Field(None, description="Who guesses tokens ahead: auto, lookup, draft or off")
     memory: bool | Annotated[str, Field(max_length=4096)] | None = Field(
         None, description="Recall from the memory: true, or a namespace; on the Unix socket only"
     )
@@ -122,6 +124,7 @@ class SamplingBody(BaseModel):
             "backend": self.backend,
             "policy": self.policy,
             "max_joules": self.max_joules,
+            "speculation": self.speculation,
             "parent": self.parent_id and self.parent_id.rpartition("-")[2],
             "cache_salt": self.cache_salt,
         }

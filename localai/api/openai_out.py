@@ -86,7 +86,16 @@ def usage(summary: Summary) -> dict[str, Any]:
         "total_tokens": summary.prompt_tokens + summary.completion_tokens if known else None,
         "prompt_tokens_details": {"cached_tokens": summary.cached_tokens if known else None},
         "energy": summary.energy.as_json() if summary.energy else None,
+        **_guesses([summary]),
     }
+
+
+def _guesses(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Guessed tokens by OpenAI's names for them, where there were any."""
+    drafted = sum(s.timings.draft_n for s in summaries)
+    right = sum(s.timings.draft_n_accepted for s in summaries)
+    counts = {"accepted_prediction_tokens": right, "rejected_prediction_tokens": drafted - right}
+    return {"completion_tokens_details": counts} if drafted else {}
 
 
 def energy(answers: Sequence[Sequence[TurnEvent]]) -> Energy | None:
@@ -312,7 +321,8 @@ def _summed(summaries: Sequence[Summary]) -> dict[str, Any]:
     }
     cached = sum(s.cached_tokens for s in summaries) if known else None
     spent = energy([summaries])
-    return total | {"prompt_tokens_details": {"cached_tokens": cached}, "energy": spent.as_json() if spent else None}
+    total |= {"prompt_tokens_details": {"cached_tokens": cached}, "energy": spent.as_json() if spent else None}
+    return total | _guesses(summaries)
 
 
 class CompletionStream:

@@ -15,7 +15,8 @@ from typing import Any
 
 from backends.batcher import Batcher
 from backends.constrain import Constraints
-from backends.contract import Job, KvGrant
+from backends.contract import Job
+from backends.kv_frames import KvGrant
 from backends.proving import prove
 from backends.registry import open_engine
 from backends.sequences import prepare

@@ -16,8 +16,9 @@ from typing import Any
 
 import psutil
 
-from backends.contract import Job, KvGrant, Token
+from backends.contract import Job, Token
 from backends.handle import EngineHandle
+from backends.kv_frames import KvGrant
 from tests.engine_runs import GREEDY, order
 from tests.perf.load import cpu_seconds
 from tests.perf.measure import Reading, arguments, at_least, at_most, gaps, play, quantile, report

@@ -21,10 +21,11 @@ from typing import Any
 
 import msgspec
 
-from backends.contract import KvGrant, Load
+from backends.contract import Load
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from backends.kv import upkeep
+from backends.kv_frames import KvGrant
 from tests.engine_runs import STARTER, Answer, ask, echo_file, order
 from tests.test_conformance import same_but_for_near_ties
 
