@@ -24,11 +24,12 @@ from localai.api.ollama_models import served_context, template_of
 from localai.api.openai_in import ChatBody, chat_request
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
+from localai.auto.answering import answer
 from localai.context import render
 from localai.errors import BadRequest
 from localai.loading import held
 from localai.messages import Embedded, Summary, TurnRequest
-from localai.turn import Parts, answer
+from localai.turn import Parts
 
 
 def routes(parts: Parts) -> APIRouter:

@@ -25,10 +25,11 @@ from localai.api.ollama_manage import NamedBody
 from localai.api.ollama_out import Kind, Lines
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_response, stream
+from localai.auto.answering import answer
 from localai.errors import LocalaiError
 from localai.loading import load
 from localai.messages import Message, TurnRequest
-from localai.turn import Parts, answer
+from localai.turn import Parts
 
 _BUCKET = 4096
 _FRAMES = NdjsonFrames()

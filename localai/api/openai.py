@@ -23,8 +23,9 @@ from localai.api.openai_in import (
     embedding_requests,
 )
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
+from localai.auto.answering import answer
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
-from localai.turn import Parts, answer
+from localai.turn import Parts
 
 
 def routes(parts: Parts) -> APIRouter:
