@@ -16,7 +16,7 @@ SHORT = 64
 _COMPARABLE = frozenset(("arithmetic", "extraction", "ordering", "retrieval", "formatting", "choice"))
 _NUMERIC = frozenset(("arithmetic", "retrieval"))
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_LEAD = re.compile(r"^(?:the )?(?:final )?(?:answer|result|code|number)(?: is|:)\s*", re.IGNORECASE)
+_LEAD = re.compile(r"^(?:the )?(?:final )?(?:answer|result|code|number)(?: is:?|:)\s*", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:python|py)\n(.*?)```", re.DOTALL)
 
 Fault = Literal["is empty", "was cut", "does not parse"]

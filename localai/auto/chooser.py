@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from localai.auto.classifier import Guess
     from localai.auto.picking import Plan
 
+_BYTES_PER_TOKEN = 2.5
+"""Fewer than most text has: who has hardly room for a prompt is not asked."""
 _HINT = "`localai bench -m MODEL -m OTHER` measures them"
 
 
@@ -68,15 +70,21 @@ class Auto:
         asked = request.backend or (config.backend if config.backend != "auto" else "")
         able, held = self._able([a for a in board.abilities if asked in ("", a.backend)], text_of(request))
         if not able:
-            return _usual(request, usual, f"no model was measured on {asked or 'an engine that may run now'} ({_HINT})")
+            what = f"was measured on {asked}" if asked else "that was measured may run now, or holds so long a prompt"
+            return _usual(request, usual, f"no model {what} ({_HINT})")
         return _chosen(request, config, able, held)
 
     def _able(self, abilities: Sequence[Ability], text: str) -> tuple[list[Ability], dict[str, int]]:
-        """Those whose engine may run now, and the tokens of `text` in their caches, by ability as text."""
+        """Those that hold `text` and may run now, and the tokens of it in their caches, by ability as text."""
         held: dict[str, int] = {}
         barred: set[str] = set()
+        size = len(text.encode("utf-8", "replace"))
         for name in {each.model for each in abilities}:
-            for option in self._market.options(self._library.resolve(name), text):
+            model = self._library.resolve(name)
+            if model.header is not None and size / _BYTES_PER_TOKEN > model.header.n_ctx_train:
+                barred |= {str(each) for each in abilities if each.model == name}
+                continue
+            for option in self._market.options(model, text):
                 backend = f"{option.backend}:{option.mode}" if option.mode else option.backend
                 held[f"{name} on {backend}"] = option.held
                 barred |= {f"{name} on {backend}"} if option.problem else set()
