@@ -81,7 +81,8 @@ class Auto:
         size = len(text.encode("utf-8", "replace"))
         for name in {each.model for each in abilities}:
             model = self._library.resolve(name)
-            if model.header is not None and size / _BYTES_PER_TOKEN > model.header.n_ctx_train:
+            trained = model.header.n_ctx_train if model.header else None
+            if trained is not None and size / _BYTES_PER_TOKEN > trained:
                 barred |= {str(each) for each in abilities if each.model == name}
                 continue
             for option in self._market.options(model, text):
