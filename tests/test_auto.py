@@ -20,7 +20,9 @@ from localai.auto.phrasings import ELSE, drawn
 from localai.auto.picking import Plan, bids, plan
 from localai.bench import journal
 from localai.bench.suites import generated
+from localai.config import Config
 from localai.forecast import Workload
+from localai.router import default_model, means_auto
 from tests.auto_runs import finished
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -237,6 +239,28 @@ def test_the_form_is_checked_where_nothing_else_can_be() -> None:
     made = planned(able("small", 13, 1.0, asked=20), able("large", 14, 20.0, asked=20), form=True)
     assert (made.first.ability.model, made.samples) == ("small", False)
     assert made.then is not None
+
+
+# -- names
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "auto"),
+    [
+        ("auto", {}, True),
+        ("", {}, False),
+        ("", {"default_model": "auto"}, True),
+        ("default", {"default_model": "auto"}, True),
+        ("starter", {"default_model": "auto"}, False),
+        ("claude-x", {"default_model": "auto"}, True),
+        ("claude-x", {}, False),
+        ("cheap", {"model_aliases": ("cheap=auto",)}, True),
+    ],
+)
+def test_who_leaves_the_model_open(name: str, settings: dict[str, Any], auto: bool, tmp_path: Path) -> None:
+    config = Config(home=tmp_path, **settings)
+    assert means_auto(name, config) is auto
+    assert default_model(config) == "starter"
 
 
 # -- what a check says

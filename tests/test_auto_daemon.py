@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,10 +192,3 @@ def test_embeddings_and_completions(place: Place) -> None:
     body = {"model": "auto", "prompt": "def add(a, b):\n    return", "max_tokens": 4}
     done = place.daemon.ask("POST", "/v1/completions", body).json
     assert done["model"] == place.tiny
-
-
-def test_auto_may_be_the_default(tmp_path: Path) -> None:
-    with running(LOCALAI_DEFAULT_MODEL="auto") as daemon:
-        answer = daemon.chat("Hello").json
-        assert answer["model"] == STARTER
-        assert "auto: starter is the default model" in answer["reason"]
