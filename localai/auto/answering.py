@@ -121,6 +121,7 @@ class _Check:
                 if told or not draft.text.strip():
                     raise
                 self._verdict += f"; {self._then.ability.model} could not answer: {error.message}"
+                self._gave_up(error)
         for event in self._given(draft):
             yield event
 
@@ -150,6 +151,7 @@ class _Check:
                     yield waiting
             except LocalaiError as error:
                 self._verdict = f"not checked: {error.message}"
+                self._gave_up(error)
                 return
             self._took(other)
             if alike(draft.text, other.text, self._category):
@@ -215,6 +217,11 @@ class _Check:
         self._stopped = f"max_joules {limit:g}: {known} were spent before the check was done"
         self._verdict = f"{self._verdict}; {self._stopped}" if self._verdict else f"not checked, {self._stopped}"
         return False
+
+    def _gave_up(self, error: LocalaiError) -> None:
+        """What is left of a limit may be too little for one token, which is refused."""
+        if self._asked.max_joules is not None:
+            self._stopped = error.message
 
     def _spent(self) -> float | None:
         known = [energy.joules for energy in self._energies if energy is not None and energy.joules is not None]
