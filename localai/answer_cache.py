@@ -128,6 +128,8 @@ class Answers:
         asked = request.messages[-1]
         plain = not (request.tools or request.grammar or request.ignore_eos or request.echo or request.n != 1)
         silent = request.logprobs is None and request.prompt_logprobs is None
+        # A sample that checks an answer of model `auto` must be a new one.
+        silent = silent and not (request.parent and request.picked)
         spoken = all(message.role != "tool" and not message.tool_calls for message in request.messages)
         greedy = sampling.get("temperature", 1.0) == 0 or self._config.answer_cache == "always"
         return plain and silent and spoken and greedy and asked.role == "user" and len(asked.content) <= MOST_QUESTION
@@ -172,7 +174,9 @@ class Page:
         choice, age = self._choice, max(0.0, time.time() - kept.made)
         cached = FromCache(round(likeness, 4), round(age, 1), kept.category)
         reason = f"answered from the cache: a question that asks the same was answered {age:.0f} s ago"
-        yield Started(choice.id, choice.backend, reason, choice.n_ctx, self._request.id, cached)
+        yield Started(
+            choice.id, choice.backend, reason, choice.n_ctx, self._request.id, cached, picked=self._request.picked
+        )
         yield Recalled(tuple(UsedMemory(*used) for used in kept.memories))
         yield Delta(0, kept.text, kept.reasoning)
         yield ChoiceDone(0, "stop")

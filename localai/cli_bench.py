@@ -34,6 +34,9 @@ _ROUNDS = {"quick": 3, "standard": 4, "full": 5}
 @click.option("--limit", type=click.IntRange(0), default=0, help="Most questions of a category; 0 for all.")
 @click.option("--rounds", type=click.IntRange(1, 20), default=None, help="Parts in which configurations take turns.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Other questions of the same kind.")
+@click.option(
+    "--memory", is_flag=True, help="Accuracy and joules against the size of the memory; --limit for its most."
+)
 @click.option("--fresh", is_flag=True, help="Begin anew where an interrupted run could go on.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for report.json, .csv, .svg, .html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as one JSON object.")
@@ -44,7 +47,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     Answers come from the running daemon, as ordinary requests. An interrupted run goes on when asked again.
     """
     if ctx.invoked_subcommand is None:
-        _run(options)
+        _run_memory(options) if options["memory"] else _run(options)
 
 
 def _run(options: dict[str, Any]) -> None:
@@ -66,6 +69,35 @@ def _run(options: dict[str, Any]) -> None:
     made = report.build(journal)
     _store(made, options["out"] or journal.path.with_name(journal.path.name.partition(".")[0]))
     show(report.as_json(made), options["as_json"], lambda _: _text(made))
+
+
+def _run_memory(options: dict[str, Any]) -> None:
+    import msgspec
+
+    from localai.bench import journal, memory_plot, memory_size
+    from localai.bench.progress import Progress
+
+    config = load()
+    if max(len(options["models"]), len(options["backends"])) > 1:
+        raise BadRequest("--memory compares sizes of the memory, not models", "name one model and one backend")
+    if ensure_running(config):
+        say(f"started the daemon ({config.socket})")
+    sizes = [size for size in memory_size.SIZES if not options["limit"] or size <= options["limit"]]
+    with Progress(20 * len(sizes)) as progress:
+        run = memory_size.MemoryRun(
+            client=memory_size.client(config.socket),
+            model=next(iter(options["models"]), ""),
+            backend=next(iter(options["backends"]), ""),
+            sizes=sizes,
+            seed=options["seed"],
+            watcher=progress,
+        )
+        found = run.run()
+    shown = {"sizes": msgspec.to_builtins(found)}
+    drawing = memory_plot.svg(found)
+    folder = options["out"] or journal.folder(config.home) / time.strftime("memory-%Y%m%d-%H%M%S", time.gmtime())
+    _write(folder, {"memory.json": json.dumps(shown, indent=1), "memory.svg": drawing}, drawing)
+    show(shown, options["as_json"], lambda value: memory_size.table(value["sizes"]))
 
 
 def _text(made: Report) -> str:
@@ -161,18 +193,30 @@ def _answer(config: Config, suite: Suite, chosen: Chosen, journal: Journal) -> N
 
 
 def _store(made: Report, folder: Path) -> None:
-    from localai.atomic import replace_file
     from localai.bench import pareto, report, tables
 
+    drawing = pareto.svg(made.results)
     files = {
         "report.json": json.dumps(report.as_json(made), ensure_ascii=False, indent=1),
         "report.csv": report.as_csv(made),
-        "report.svg": pareto.svg(made.results),
+        "report.svg": drawing,
         "report.html": tables.page(made),
     }
-    for name, content in files.items():
-        replace_file(folder / name, content.encode())
-    say(f"written: {', '.join(files)} in {folder}")
+    _write(folder, files, drawing)
+
+
+def _write(folder: Path, files: dict[str, str], drawing: str) -> None:
+    """The files, and `drawing` as PNG beside its SVG where something is installed that can draw it."""
+    from localai.atomic import replace_file
+    from localai.bench import png
+
+    content = {name: text.encode() for name, text in files.items()}
+    if png.available():
+        name = next(name for name in files if name.endswith(".svg"))
+        content[name.replace(".svg", ".png")] = png.drawn(drawing)
+    for name, value in content.items():
+        replace_file(folder / name, value)
+    say(f"written: {', '.join(content)} in {folder}")
 
 
 def _read(path: Path) -> Report:

@@ -40,6 +40,10 @@ class Config:
     policy: str = "balanced"
     """How auto chooses: fastest, balanced (close to the fastest, for less memory
     and without loading), or frugal (least joules)."""
+    auto_least: float = 0.9
+    """Model auto takes the cheapest model that should be right this often, as a share of the most accurate one's."""
+    auto_samples: int = 2
+    """Most further samples by which model auto checks a short answer of a model it is not sure of; 0 for no checks."""
     ctx: int = 0
     """Served context in tokens; 0 is min(trained, what fits, 32768)."""
     ram: int = 0
@@ -236,6 +240,8 @@ def _check(config: Config) -> Config:
     limits = {
         "port": (0, 65535),
         "ollama_port": (0, 65535),
+        "auto_least": (0.0, 1.0),
+        "auto_samples": (0, 16),
         "ctx": (0, 2**24),
         "ram": (0, 2**50),
         "vram": (0, 2**50),

@@ -24,6 +24,7 @@ from localai.answer_cache import Answers
 from localai.api.gate import Gate
 from localai.application import build
 from localai.audit import Audit
+from localai.auto.chooser import Auto
 from localai.calibrate import Calibrator
 from localai.calibration_store import CalibrationStore
 from localai.catalog_watch import CatalogWatcher
@@ -125,8 +126,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     memories = Memories(config)
     watched = WatchedFolders(memories)
     answers = Answers(config, memories)
-    upstreams = Upstreams(lambda: library.catalog)
-    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams)
+    upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
+    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
     server = _Server(config)
     gate = _gate(config, ledger)
     app = build(parts, kept, metrics, kv_cache, watched, gate, started=started, stop=server.end)

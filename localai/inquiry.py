@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from localai.auto.answering import answer
 from localai.energy.figures import Energy, total
 from localai.errors import BadRequest, NotFound, from_memory
 from localai.messages import (
@@ -27,7 +28,7 @@ from localai.messages import (
     Waiting,
 )
 from localai.recollection import note, source_of
-from localai.turn import Parts, answer
+from localai.turn import Parts
 from memory_store.errors import MemoryStoreError
 
 if TYPE_CHECKING:

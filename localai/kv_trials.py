@@ -15,9 +15,10 @@ from statistics import median
 
 import msgspec
 
-from backends.contract import Job, KvGrant, PromptLogprobs, TokenLogprob
+from backends.contract import Job, PromptLogprobs, TokenLogprob
 from backends.errors import BackendError
 from backends.handle import EngineHandle
+from backends.kv_frames import KvGrant
 from localai.agreement import PROSE
 from localai.calibration_store import CalibrationStore, KvReading, Subject, identity
 from localai.choice import Choice

@@ -89,6 +89,12 @@ def m002_energy(db: Database) -> None:
     queries.create_index(["parent"])
 
 
+def m003_auto(db: Database) -> None:
+    """Of queries to model `auto`: how many times their joules the largest model would take, and accuracy lost."""
+    for name in ("auto_times", "auto_lost"):
+        db["queries"].add_column(name, float)
+
+
 class Entry:
     """One query while it runs; `saw` its events, and the row fills itself."""
 
@@ -102,6 +108,8 @@ class Entry:
             "conversation": request.conversation,
             "request": request.id,
             "parent": request.parent,
+            "auto_times": request.picked.times if request.picked else None,
+            "auto_lost": request.picked.accuracy_lost if request.picked else None,
         }
 
     def routed(self, model: str, backend: str, reason: str) -> None:
@@ -139,7 +147,7 @@ class Ledger:
     """The file at `path`. Reads see what was written before them. `tell` gets the row of each query as it ends."""
 
     def __init__(self, path: Path, metrics: Metrics, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-        self._db = open_file(path, _NAME, (m001_queries, m002_energy))
+        self._db = open_file(path, _NAME, (m001_queries, m002_energy, m003_auto))
         self._metrics = metrics
         self._tell = tell
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")

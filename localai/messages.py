@@ -56,7 +56,32 @@ class ToolChoice:
     name: str | None = None
 
 
-def _new_id() -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """Why model `auto` means this model for this query.
+
+    `category` is what the query was taken for, with `probability`. `accuracy` is expected, and `accuracy_lost` against
+    the `largest` model; `joules` and `largest_joules` are predicted, of one `quality`. `times` is how many times the
+    joules of this very request the largest model would take, 0 for a request that it would not need. `check` tells how
+    the answer was checked, '' where it was not, and `requests` how many requests that took.
+    """
+
+    reason: str
+    category: str = ""
+    probability: float | None = None
+    accuracy: float | None = None
+    accuracy_lost: float | None = None
+    joules: float | None = None
+    largest: str = ""
+    largest_joules: float | None = None
+    quality: str = "none"
+    times: float | None = None
+    check: str = ""
+    requests: int = 1
+
+
+def new_id() -> str:
+    """A request's name."""
     return secrets.token_hex(12)
 
 
@@ -74,6 +99,7 @@ class TurnRequest:
     `memory` is the namespace to recall from, None to recall nothing.
     `neighbours` are names and texts of files beside the one that `suffix` belongs to, the nearest last.
     `fallback` says why this model answers instead of the one on another machine that was asked for.
+    `picked` says why model `auto` means this one.
     Requests of different `cache_salt` share nothing in the KV cache.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
@@ -110,13 +136,14 @@ class TurnRequest:
     conversation: str | None = None
     app: str = ""
     trusted: bool = False
-    id: str = field(default_factory=_new_id)
+    id: str = field(default_factory=new_id)
     parent: str | None = None
     max_joules: float | None = None
     memory: str | None = None
     speculation: Speculation | None = None
     neighbours: tuple[tuple[str, str], ...] = ()
     fallback: str = ""
+    picked: Picked | None = None
     cache_salt: str = ""
 
 
@@ -188,6 +215,7 @@ class Started:
     request: str = ""
     cached: FromCache | None = None
     fallback: str = ""
+    picked: Picked | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Backend:
 
     `threads` tells whether the number of threads can be chosen, `adapters` whether it applies adapters; `modes` are its
     `Load.mode`s, the most faithful first, of which those in `tried` are measured unasked. Those in `named` are for
-    people who name them, and never measured or chosen otherwise.
+    people who name them, and never measured or chosen otherwise. `usual` is the mode that is compared unasked.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Backend:
     modes: tuple[str, ...] = ("",)
     tried: tuple[str, ...] = ("",)
     named: tuple[str, ...] = ()
+    usual: str = ""
     threads: bool = True
     adapters: bool = False
 
@@ -84,11 +85,15 @@ _ALL = (
         modes=tuple(MLX_MODES),
         # On a GPU half precision is the fast one; elsewhere MLX multiplies packed weights very slowly.
         tried=("", "half") if sys.platform == "darwin" else ("", "host"),
+        # Packed weights at ten tokens a second would take a benchmark minutes, and nobody would choose them.
+        usual="" if sys.platform == "darwin" else "host",
         threads=False,
     ),
 )
 BACKENDS = tuple(known for known in _ALL if known.name in registry.NAMES)
 NAMES = tuple(backend.name for backend in BACKENDS)
+USUAL = tuple(f"{backend.name}:{backend.usual}" if backend.usual else backend.name for backend in BACKENDS)
+"""Each backend in the way that is compared unasked."""
 TENSOR_TYPES = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q6_K"})
 """What the backends that build a graph of their own can read of a GGUF file."""
 

@@ -19,6 +19,8 @@ from localai.offers import backend, offer, offers, usable
 from localai.presets import Preset
 from localai.workload import text_of, workload
 
+AUTO = "auto"
+_STARTER = "starter"
 _ECHO = "echo:"
 """`echo:FILE` is the engine without weights, for tests of what surrounds an engine."""
 
@@ -28,7 +30,8 @@ def route(request: TurnRequest, library: Library, config: Config, market: Market
 
     Raises UnknownModel, NotFound, ModelBroken or BadRequest.
     """
-    name, why = _name(request.model, config)
+    picked = request.picked
+    name, why = (request.model, picked.reason) if picked else _name(request.model, config)
     if library.catalog.upstream_of(name) is not None:
         hint = "name it in the request: only then does a prompt leave this machine"
         raise BadRequest(f"{why}, and that is on another machine", hint, param="model")
@@ -57,7 +60,7 @@ def route(request: TurnRequest, library: Library, config: Config, market: Market
         chosen, mode, reason = _chosen(request, model, config, market, text)
     else:
         chosen, mode = _fixed(asked, model)
-        reason = f"{asked} was asked for"
+        reason = "on the engine that was measured" if request.picked else f"{asked} was asked for"
     choice = Choice(base, chosen, n_ctx, f"{why}; {reason}", mode, model.adapters, sibling, preset=preset)
     market.note(choice, text)
     return replace(choice, rates=market.rates(choice))
@@ -70,15 +73,29 @@ def _least_context(preset: Preset, model: LocalModel, config: Config) -> int:
     return preset.n_ctx if preset.n_ctx and preset.n_ctx > usual else config.ctx
 
 
+def means_auto(asked: str, config: Config) -> bool:
+    """Whether this name, by alias or as the default, leaves the model to be chosen."""
+    for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
+        if fnmatchcase(asked, pattern):
+            return means_auto(meant, replace(config, model_aliases=()))
+    return (config.default_model if asked in ("", "default") else asked) == AUTO
+
+
+def default_model(config: Config) -> str:
+    """The model that answers where none is chosen."""
+    return _STARTER if config.default_model == AUTO else config.default_model
+
+
 def _name(asked: str, config: Config) -> tuple[str, str]:
     for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
         if fnmatchcase(asked, pattern):
             name, why = _name(meant, replace(config, model_aliases=()))
             return name, f"{asked} stands for {meant}: {why}"
+    usual = default_model(config)
     if asked in ("", "default"):
-        return config.default_model, f"{config.default_model} is the default model"
-    if asked == "auto":
-        return config.default_model, f"auto: {config.default_model} is the default model"
+        return usual, f"{usual} is the default model"
+    if asked == AUTO:
+        return usual, f"auto: {usual} is the default model"
     return asked, f"{asked} was asked for"
 
 

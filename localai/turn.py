@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from localai.answer_cache import Answers
+from localai.auto.chooser import Auto
+from localai.choice import Choice
 from localai.config import Config
 from localai.context import render
 from localai.decoding import Clock, decode
@@ -17,7 +19,7 @@ from localai.library import Library
 from localai.market import Market
 from localai.memories import Memories
 from localai.messages import Recalled, Started, TurnEvent, TurnRequest
-from localai.pool import Pool
+from localai.pool import Lease, Pool
 from localai.recollection import recollect
 from localai.router import route
 from localai.upstreams.relay import Upstreams
@@ -36,6 +38,7 @@ class Parts:
     memories: Memories
     answers: Answers
     upstreams: Upstreams
+    auto: Auto
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
@@ -62,8 +65,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
                 async for waiting in stages:
                     yield waiting
             clock.load_s = lease.load_s
-            info = lease.engine.info
-            yield Started(choice.id, choice.backend, lease.reason, info.n_ctx, request.id, fallback=request.fallback)
+            yield _started(request, choice, lease)
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
             prompt = await render(request, lease.engine, choice)
@@ -73,3 +75,16 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
                     async for event in answered:
                         entry.saw(event)
                         yield event
+
+
+def _started(request: TurnRequest, choice: Choice, lease: Lease) -> Started:
+    n_ctx = lease.engine.info.n_ctx
+    return Started(
+        choice.id,
+        choice.backend,
+        lease.reason,
+        n_ctx,
+        request.id,
+        fallback=request.fallback,
+        picked=request.picked,
+    )

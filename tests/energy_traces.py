@@ -102,7 +102,7 @@ def meter(
                 book.book(min(known, book.curve.last))
         elif what == "open":
             assert isinstance(value, int)
-            if watching.sensor.spec.period_s < 0.01 and not book.accounts:
+            if watching.sensor.spec.period_s < 0.01:
                 watching.now = at
                 book.reading(at, at, watching.sensor.read(at))
             book.open(value, at)

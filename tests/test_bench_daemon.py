@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from localai.bench import journal
+from localai.bench import journal, png
 from tests.daemon_fixture import Daemon
 
 ONE = ("bench", "-m", "starter", "-B", "llama.cpp", "--limit", "1", "--rounds", "1")
@@ -31,7 +31,8 @@ def test_a_run_answers_through_the_daemon(fresh: Daemon, tmp_path: Path) -> None
     # Nothing of an earlier run helps: only examples that questions of one block share are found in the cache.
     again = told(fresh, *ONE)
     assert again["results"][0]["cached_tokens"] == result["cached_tokens"] == 0
-    assert {path.name for path in tmp_path.iterdir()} == {f"report.{kind}" for kind in ("json", "csv", "svg", "html")}
+    kinds = {"json", "csv", "svg", "html"} | ({"png"} if png.available() else set())
+    assert {path.name for path in tmp_path.iterdir()} == {f"report.{kind}" for kind in kinds}
     compared = told(fresh, "bench", "compare", str(tmp_path), str(tmp_path / "report.json"))
     assert compared["reservations"] == []
     texts = b"".join(path.read_bytes() for path in journal.folder(fresh.home).glob("*.jsonl"))

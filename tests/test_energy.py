@@ -81,7 +81,9 @@ def test_each_part_is_near_the_truth_and_says_how_near(name: str) -> None:
     found = [each for part, _ in judged for each in part]
     errors = sorted(error for error, _, _ in found)
     assert len(errors) > 100
-    assert errors[int(0.98 * len(errors))] <= 0.03
+    # A sensor that tells ten times a second leaves the last tenth of an answer to be guessed, beside others at worst.
+    assert errors[-1] <= (0.03 if name == "rapl" else 0.032)
+    assert errors[int(0.99 * len(errors))] <= 0.03
     assert max(error for error, _, alone in found if alone) <= 0.03
     assert sum(error <= stated for error, stated, _ in found) / len(found) >= 0.95
     assert max(lost for _, lost in judged) <= 0.02

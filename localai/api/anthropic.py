@@ -10,11 +10,12 @@ from localai.api.anthropic_out import MessageStream, message
 from localai.api.caller import caller
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, gather, json_response, stream
+from localai.auto.answering import answer
 from localai.context import render
 from localai.errors import ContextExceeded
 from localai.loading import held
 from localai.messages import TurnRequest
-from localai.turn import Parts, answer
+from localai.turn import Parts
 
 
 def routes(parts: Parts) -> APIRouter:

@@ -18,11 +18,12 @@ from starlette.responses import Response
 from localai.api.openai_in import SamplingBody
 from localai.api.openai_out import ChatStream, memories, timings, usage
 from localai.api.wire import JsonRoute, data, json_response, stream
+from localai.auto.answering import answer
 from localai.conversation_search import ConversationSearch
 from localai.conversations import Conversation, Conversations, StoredMessage
 from localai.errors import BadRequest, LocalaiError
 from localai.messages import ChoiceDone, Delta, Message, Recalled, Started, Summary, TurnEvent, TurnRequest
-from localai.turn import Parts, answer
+from localai.turn import Parts
 
 _FLUSH_S = 0.25
 """Seconds of received text that a crash of the daemon may cost."""

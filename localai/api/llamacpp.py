@@ -24,11 +24,13 @@ from localai.api.ollama_models import served_context, template_of
 from localai.api.openai_in import ChatBody, chat_request
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
+from localai.auto.answering import answer
 from localai.context import render
 from localai.errors import BadRequest
 from localai.loading import held
 from localai.messages import Embedded, Summary, TurnRequest
-from localai.turn import Parts, answer
+from localai.router import default_model
+from localai.turn import Parts
 
 
 def routes(parts: Parts) -> APIRouter:
@@ -113,7 +115,7 @@ def _token_routes(parts: Parts) -> APIRouter:
 
 
 def _props(parts: Parts, name: str) -> dict[str, Any]:
-    model = parts.library.resolve(name or parts.config.default_model, files=False)
+    model = parts.library.resolve(name or default_model(parts.config), files=False)
     n_ctx = served_context(model, parts)
     return {
         "default_generation_settings": {"n_ctx": n_ctx, "params": dict(model.spec.sampling) if model.spec else {}},

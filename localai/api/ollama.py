@@ -25,10 +25,12 @@ from localai.api.ollama_manage import NamedBody
 from localai.api.ollama_out import Kind, Lines
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_response, stream
+from localai.auto.answering import answer
 from localai.errors import LocalaiError
 from localai.loading import load
 from localai.messages import Message, TurnRequest
-from localai.turn import Parts, answer
+from localai.router import default_model
+from localai.turn import Parts
 
 _BUCKET = 4096
 _FRAMES = NdjsonFrames()
@@ -62,7 +64,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/show")
     async def show(body: NamedBody) -> Response:
         """All about one model."""
-        name = library_name(body.model) or parts.config.default_model
+        name = library_name(body.model) or default_model(parts.config)
         return json_response(await asyncio.to_thread(ollama_models.show, parts, name))
 
     @router.post("/chat")
@@ -120,7 +122,7 @@ def _wished(turn: TurnRequest, parts: Parts) -> int | None:
     """
     assert turn.n_ctx is not None
     try:
-        model = parts.library.resolve(turn.model or parts.config.default_model, files=False)
+        model = parts.library.resolve(turn.model or default_model(parts.config), files=False)
     except LocalaiError:
         # The turn itself says what is wrong with the name.
         return None

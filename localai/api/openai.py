@@ -23,8 +23,10 @@ from localai.api.openai_in import (
     embedding_requests,
 )
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
+from localai.auto.answering import answer
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
-from localai.turn import Parts, answer
+from localai.router import default_model
+from localai.turn import Parts
 
 
 def routes(parts: Parts) -> APIRouter:
@@ -49,7 +51,7 @@ def routes(parts: Parts) -> APIRouter:
         away = [found for found in await parts.upstreams.models() if found[0] == name]
         if away:
             return json_response(openai_out.upstream_models(away)[0])
-        wanted = parts.config.default_model if name == "default" else name
+        wanted = default_model(parts.config) if name == "default" else name
         found = await asyncio.to_thread(parts.library.resolve, wanted, files=False)
         return json_response(openai_out.models([found], parts)[0])
 

@@ -14,6 +14,7 @@ from localai.local_model import LocalModel
 from localai.messages import (
     ChoiceDone,
     Delta,
+    Picked,
     PromptScored,
     Recalled,
     Started,
@@ -208,7 +209,14 @@ def _head(prefix: str, kind: str, started: Started) -> dict[str, Any]:
 def _routing(started: Started) -> dict[str, Any]:
     shown: dict[str, Any] = {"backend": started.backend, "reason": started.reason, "n_ctx": started.n_ctx or None}
     shown |= {"answer_cache": asdict(started.cached)} if started.cached else {}
+    shown |= {"auto": picked(started.picked)} if started.picked else {}
     return shown | ({"fallback": started.fallback} if started.fallback else {})
+
+
+def picked(why: Picked) -> dict[str, Any]:
+    """What model `auto` was chosen by; figures to four digits, null where unknown."""
+    shown = {name: value for name, value in asdict(why).items() if name not in ("reason", "times")}
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in shown.items()}
 
 
 def memories(event: Recalled) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ from localai.api.openai_out import energy
 from localai.api.responses_in import ResponsesBody, responses_request
 from localai.api.responses_out import ResponseStream
 from localai.api.wire import JsonRoute, gather, json_response, stream
+from localai.auto.answering import answer
 from localai.messages import Summary, TurnEvent, TurnRequest
-from localai.turn import Parts, answer
+from localai.turn import Parts
 
 
 def routes(parts: Parts) -> APIRouter:

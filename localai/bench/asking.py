@@ -42,7 +42,7 @@ class Asker:
         correct, by_length = _verdict(item, answer)
         cut = item.kind != "choice" and answer["choices"][0]["finish_reason"] == "length"
         return Row(
-            **given, correct=correct, likelihood_by_length=by_length, seconds=seconds, cut=cut, **_figures(answer)
+            **given, correct=correct, likelihood_by_length=by_length, seconds=seconds, cut=cut, **figures(answer)
         )
 
     def warm_up(self, config: Configuration, tokens: int) -> tuple[float | None, float]:
@@ -96,7 +96,8 @@ def choice_scores(item: Item, answer: dict[str, Any]) -> list[tuple[float, int]]
     return scores
 
 
-def _figures(answer: dict[str, Any]) -> dict[str, Any]:
+def figures(answer: dict[str, Any]) -> dict[str, Any]:
+    """What an answer of the daemon says it took, by the names of a Row."""
     usage, timings = answer["usage"], answer["timings"]
     energy = usage.get("energy") or {}
     known = ("joules", "prefill_joules", "decode_joules", "idle_joules", "predicted_joules", "cpu_seconds")

@@ -10,7 +10,7 @@ import msgspec
 from localai.calibration_store import identity
 from localai.errors import BadRequest
 from localai.library import Library
-from localai.offers import NAMES, build_label, offer
+from localai.offers import USUAL, build_label, offer
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ def choose(
     for name in names:
         local = library.resolve(name)
         header = local.header
-        for backend in backends or NAMES:
+        for backend in backends or USUAL:
             offered = offer(local, backend.partition(":")[0])
             if offered.problem:
                 left_out.append(f"{local.id} on {backend}: {offered.problem}")

@@ -137,15 +137,15 @@ def formatting(rng: random.Random, level: int) -> tuple[str, str]:
 def retrieval(rng: random.Random, level: int) -> tuple[str, str]:
     """One of many notes, by its key: 8 notes at level 0, twice as many with every level more."""
     count = 8 * 2**level
-    keys = [f"{color} {thing}" for color in _COLORS for thing in _KEEPERS]
+    keys = [f"{color} {thing}" for color in COLORS for thing in KEEPERS]
     notes = {key: str(rng.randint(100, 999)) for key in rng.sample(keys, count)}
     asked = rng.choice(sorted(notes))
     lines = "\n".join(f"The code of the {key} is {code}." for key, code in notes.items())
     return f"{lines}\nQuestion: What is the code of the {asked}?\nAnswer: The code of the {asked} is", notes[asked]
 
 
-_COLORS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "silver", "orange", "purple")
-_KEEPERS = ("box", "door", "safe", "car", "bag", "gate", "desk", "room", "case", "bike", "shed", "boat")
+COLORS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "silver", "orange", "purple")
+KEEPERS = ("box", "door", "safe", "car", "bag", "gate", "desk", "room", "case", "bike", "shed", "boat")
 
 
 def made(

@@ -144,6 +144,9 @@ class Meter:
 
     def open(self, job: int, key: EngineKey, forecast: Rates | None = None) -> None:
         """Expect steps of this job on the engine for `key`; `forecast` holds where no answer has told its rates."""
+        # Without a reading here, what the others took just before would be shared with the newcomer.
+        for taken in self._sampler.read_now() if self._engine_of else ():
+            self._report(taken)
         now = time.monotonic()
         with self._lock:
             self._take_steps()

@@ -21,12 +21,18 @@ _JOULES_PER_KWH = 3.6e6
 
 
 def query(by: By) -> str:
-    """SQL with one parameter, the Unix time from which on queries count. `answers` are those whose joules are known."""
+    """SQL with one parameter, the Unix time from which on queries count. `answers` are those whose joules are known.
+
+    `auto_answers` are those of model `auto` that were chosen by measurements; `auto_joules` they took, checks included,
+    where the largest model should have taken `auto_largest_joules` and been right `auto_accuracy_lost` more often.
+    """
     return (
         f"select {_COLUMNS[by]} as key, coalesce(quality, 'none') as quality, count(*) as queries,"
         " count(joules) as answers, sum(completion_tokens) as completion_tokens, sum(joules) as joules,"
         " sum(prefill_joules) as prefill_joules, sum(decode_joules) as decode_joules,"
-        " sum(idle_joules) as idle_joules, avg(abs(predicted_joules - joules) / joules) as prediction_error"
+        " sum(idle_joules) as idle_joules, avg(abs(predicted_joules - joules) / joules) as prediction_error,"
+        " count(auto_lost) as auto_answers, sum(case when auto_times is not null then joules end) as auto_joules,"
+        " sum(joules * auto_times) as auto_largest_joules, avg(auto_lost) as auto_accuracy_lost"
         " from queries where started >= ? group by 1, 2 order by 1 is null, 1 desc, 2"
     )
 
@@ -75,7 +81,24 @@ def _cells(row: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
 
 def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     qualities = {row["quality"] for row in rows}
+    yield from _saved(rows)
     if "modelled" in qualities:
         yield "modelled: worked out from CPU time and bytes moved; not to be compared with measured figures"
     if "none" in qualities:
         yield "none: nothing is known of these (failed, too short, or the sensor was lost)"
+
+
+def _saved(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What model `auto` saved, per quality."""
+    for quality in dict.fromkeys(row["quality"] for row in rows):
+        own = [row for row in rows if row["quality"] == quality and row["auto_answers"] and row["auto_largest_joules"]]
+        if not own:
+            continue
+        count = sum(row["auto_answers"] for row in own)
+        took, largest = (sum(row[name] or 0.0 for row in own) for name in ("auto_joules", "auto_largest_joules"))
+        lost = sum(row["auto_accuracy_lost"] * row["auto_answers"] for row in own) / count
+        saved = f"{largest - took:.1f} J saved ({1 - took / largest:.0%})"
+        yield (
+            f"auto: {count} answers took {took:.1f} J where the largest model should have taken {largest:.1f} J:"
+            f" {saved}, {100 * lost:.1f} points of accuracy lost, both expected ({quality})"
+        )
