@@ -115,6 +115,18 @@ def test_an_answer_that_samples_repeat_is_given(place: Place) -> None:
     assert len(place.rows(answer["id"], 2)) == 2
 
 
+def test_the_limit_of_joules_ends_the_checking(place: Place) -> None:
+    # Taken for dear, and cheap in truth: what is left does not depend on the machine's pace.
+    place.measured(tiny=30, starter=33, scale=1000.0)
+    free = place.ask(SUM)
+    assert (free["model"], free["auto"]["requests"]) == (STARTER, 4)
+    answer = place.ask(SUM, max_joules=0.8 * free["auto"]["largest_joules"])
+    assert (answer["model"], answer["auto"]["requests"]) == (place.tiny, 3)
+    assert "2 samples say otherwise; max_joules" in answer["auto"]["check"]
+    assert "max_joules" in answer["usage"]["energy"]["stopped"]
+    assert answer["choices"][0]["message"]["content"]
+
+
 def test_a_limit_that_is_too_low_for_a_better_choice_says_so(place: Place) -> None:
     place.measured(tiny=4, starter=40, dear=1e4)
     answer = place.ask(SUM, max_joules=500)
