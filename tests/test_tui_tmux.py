@@ -15,7 +15,7 @@ import pytest
 from tests.daemon_fixture import Daemon, wait_for
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-LONG_S = 120.0
+LONG_S = 200.0
 
 
 class Tmux:
