@@ -11,6 +11,7 @@ import pytest
 from localai.api.anthropic_in import MessagesBody, messages_request
 from localai.api.anthropic_out import MessageStream, message
 from localai.api.caller import Caller
+from localai.api.visitor import Visitor
 from tests.daemon_fixture import Daemon
 from tests.turn_events import EVENTS, STRICT
 
