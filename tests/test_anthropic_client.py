@@ -90,7 +90,7 @@ def test_errors_have_its_shape(client: Any, fields: Any, named: str, error: str)
 
 def _request(**fields: Any) -> Any:
     body = MessagesBody.model_validate({"messages": QUESTION, **fields})
-    return messages_request(body, Caller("test", False))
+    return messages_request(body, Caller("test", Visitor()))
 
 
 def test_what_changes_with_every_request_is_taken_out() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from localai.api.caller import Caller
 from localai.api.llamacpp_in import InfillBody, infill_request
+from localai.api.visitor import Visitor
 from localai.infill import Markers, Neighbour, laid_out, markers
 
 THREE = {"prefix": 1, "suffix": 2, "middle": 3}
@@ -59,6 +60,6 @@ def test_who_types_goes_first() -> None:
     body = InfillBody.model_validate(
         {"input_prefix": "a", "prompt": "b", "input_suffix": "c", "input_extra": [{"text": "x"}], "n_predict": 0}
     )
-    turn = infill_request(body, Caller("vim", False))
+    turn = infill_request(body, Caller("vim", Visitor()))
     assert (turn.prompt, turn.suffix, turn.priority, turn.max_tokens) == ("ab", "c", "interactive", 0)
     assert turn.neighbours == (("snippet", "x"),)
