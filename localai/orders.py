@@ -111,7 +111,11 @@ class Orders:
                 headers = read_shards(choice.model.path)
                 extra = sum(h.weight_bytes for h in headers[1:])
                 sizes: GgufHeader | budget.Sizes = headers[0]
-                extra += _draft_bytes(draft, headers[0], choice, self._config.kv_type) if draft else 0
+                extra += (
+                    _draft_bytes(draft, headers[0], choice, kv_type if kv_type in KV_TYPES else self.kv_type)
+                    if draft
+                    else 0
+                )
             else:
                 sizes = folder_sizes(choice.model.path, choice.model.size_bytes)
         except BackendError as error:

@@ -91,7 +91,9 @@ def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _saved(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What model `auto` saved, per quality."""
     for quality in dict.fromkeys(row["quality"] for row in rows):
-        own = [row for row in rows if row["quality"] == quality and row["auto_answers"] and row["auto_largest_joules"]]
+        own = [
+            row for row in rows if row["quality"] == quality and row.get("auto_answers") and row["auto_largest_joules"]
+        ]
         if not own:
             continue
         count = sum(row["auto_answers"] for row in own)
