@@ -62,7 +62,7 @@ def test_a_talk_with_the_starter_model_survives_its_terminal(fresh: Daemon) -> N
         window.keys("Enter")
         window.shows("answering")
         window.keys("Escape")
-        window.shows("Count from one", "tok/s")
+        window.shows("Count from one", "stopped")
         wait_for(lambda: "answering" not in window.screen(), LONG_S)
         window.keys("C-r")
         window.shows("branch 2 of 2", "answering")
