@@ -14,11 +14,14 @@ from localai.lifecycle import ensure_running
 @click.option("--http", "port", type=click.IntRange(1, 65535), default=None, help="Serve http://127.0.0.1:PORT/mcp.")
 @click.option("--as", "name", default="mcp", show_default=True, help="The agent that memories are noted for.")
 @click.option("--namespace", default=None, help="Part of the memory to use where a call names none.")
-def mcp(port: int | None, name: str, namespace: str | None) -> None:
+@click.option(
+    "--token", envvar="LOCALAI_TOKEN", default=None, help="Limits what the agent may. Default: $LOCALAI_TOKEN."
+)
+def mcp(port: int | None, name: str, namespace: str | None, token: str | None) -> None:
     """Serve memory, models, answers and energy as MCP tools.
 
-    An agent starts this command and talks to it over standard input and output; $LOCALAI_TOKEN limits what it may. With
-    --http every call must carry a token (`localai token add`).
+    An agent starts this command and talks to it over standard input and output. With --http every call must carry a
+    token (`localai token add`).
     """
     try:
         from localai.mcp_server import Door, server
@@ -28,7 +31,7 @@ def mcp(port: int | None, name: str, namespace: str | None) -> None:
     config = load()
     if ensure_running(config):
         say(f"started the daemon ({config.socket})")
-    made = server(Door(config, name, namespace, tokens=port is not None))
+    made = server(Door(config, name, namespace, token, tokens=port is not None))
     if port is None:
         made.run("stdio")
     else:

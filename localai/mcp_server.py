@@ -7,7 +7,6 @@ may what it allows; over standard input and output it is this user's own program
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,13 +38,14 @@ Ask = Callable[[Client], dict[str, Any]]
 class Door:
     """How calls reach the daemon. `name` is the agent that a program of this user's own speaks as.
 
-    With `tokens`, every call needs the token that its HTTP request carries. `namespace` is where memories go and come
-    from unless a call names another.
+    `token` limits what it may. With `tokens`, every call needs the token that its HTTP request carries instead.
+    `namespace` is where memories go and come from unless a call names another.
     """
 
     config: Config
     name: str
     namespace: str | None = None
+    token: str | None = None
     tokens: bool = False
 
     async def ask(self, ctx: Context, call: Ask) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Door:
     def _token(self, ctx: Context) -> str | None:
         """The Unix socket opens everything to this process; so a call without a token must not reach it."""
         if not self.tokens:
-            return os.environ.get("LOCALAI_TOKEN")
+            return self.token
         scheme, _, token = (ctx.headers or {}).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise ToolError("send a token as `Authorization: Bearer ...`; `localai token add` makes one")
@@ -87,7 +87,7 @@ def _memory(made: MCPServer, door: Door) -> None:
     ) -> dict[str, Any]:
         """Remember one fact or passage for later conversations, word for word. Returns its id and state."""
         body = door.named({"text": text, "tags": tags or []}, namespace)
-        if not door.tokens and "LOCALAI_TOKEN" not in os.environ:
+        if not door.tokens and not door.token:
             body["source"] = {"kind": "agent", "name": door.name}
         return await door.ask(ctx, lambda daemon: daemon.post("/localai/memory", body))
 

@@ -48,7 +48,7 @@ class Gate:
 
     def noted(self, visitor: Visitor, scope: Scope, send: Send) -> Send:
         """`send`, with a line in the audit log where the request is more than inference, or the owner's looking."""
-        if "infer" in needed(scope["method"], scope["path"]) or (visitor.owner and scope["method"] in _READS):
+        if needed(scope["method"], scope["path"]) == ("infer",) or (visitor.owner and scope["method"] in _READS):
             return send
 
         async def noting(message: Message) -> None:

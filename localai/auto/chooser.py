@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from localai.auto.checking import SHORT, comparable
 from localai.calibration_store import identity
 from localai.config import Config
-from localai.errors import BadRequest, LocalaiError
+from localai.errors import LocalaiError
 from localai.forecast import Workload
 from localai.library import Library
 from localai.market import Market
@@ -59,21 +59,19 @@ class Auto:
             return board(self._runs.all(), self._digest)
 
     def order(self, request: TurnRequest, config: Config) -> Order:
-        """Choose for `request`. Raises OutOfResources where what was measured cannot be read, BadRequest where the
-        default model would have to answer and is on another machine.
-        """
+        """Choose for `request`. Raises OutOfResources where what was measured cannot be read."""
         usual = default_model(config)
         if request.kind == "embedding":
-            return self._usual(request, usual, "it makes no embeddings")
+            return _usual(request, usual, "it makes no embeddings")
         board = self.board()
         if len(board.models) < 2:
             many = "one model was" if board.models else "no models were"
-            return self._usual(request, usual, f"{many} measured to choose from ({_HINT})")
+            return _usual(request, usual, f"{many} measured to choose from ({_HINT})")
         asked = request.backend or (config.backend if config.backend != "auto" else "")
         able, held = self._able([a for a in board.abilities if asked in ("", a.backend)], text_of(request))
         if not able:
             what = f"was measured on {asked}" if asked else "that was measured may run now, or holds so long a prompt"
-            return self._usual(request, usual, f"no model {what} ({_HINT})")
+            return _usual(request, usual, f"no model {what} ({_HINT})")
         return _chosen(request, config, able, held)
 
     def _able(self, abilities: Sequence[Ability], text: str) -> tuple[list[Ability], dict[str, int]]:
@@ -93,13 +91,6 @@ class Auto:
                 barred |= {f"{name} on {backend}"} if option.problem else set()
         return [each for each in abilities if str(each) not in barred], held
 
-    def _usual(self, request: TurnRequest, model: str, why: str) -> Order:
-        reason = f"auto: {model} is the default model, and {why}"
-        if self._library.catalog.upstream_of(model) is not None:
-            hint = "name it in the request: only then does a prompt leave this machine"
-            raise BadRequest(f"{reason}; it is on another machine", hint, param="model")
-        return Order(replace(request, model=model, picked=Picked(reason=reason)))
-
     def _digest(self, name: str) -> str | None:
         try:
             model = self._library.resolve(name, files=False)
@@ -107,6 +98,11 @@ class Auto:
         except (LocalaiError, OSError):
             # What is gone or broken cannot be chosen; who asks for it by name is told why.
             return None
+
+
+def _usual(request: TurnRequest, model: str, why: str) -> Order:
+    reason = f"auto: {model} is the default model, and {why}"
+    return Order(replace(request, model=model, picked=Picked(reason=reason)))
 
 
 def _chosen(request: TurnRequest, config: Config, able: Sequence[Ability], held: dict[str, int]) -> Order:

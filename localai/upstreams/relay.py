@@ -54,9 +54,10 @@ class Upstreams:
     async def relay(self, request: TurnRequest, clock: Clock, entry: Entry) -> AsyncIterator[Away]:
         """The answer of the upstream that `request` names; no events, and nothing served, where it names none.
 
+        A model that was picked for the client is not one that it named: then nothing leaves.
         Raises LocalaiError; leaving the context cancels the work there.
         """
-        spec = self._catalog().upstream_of(request.model)
+        spec = None if request.picked else self._catalog().upstream_of(request.model)
         away = Away(_nothing(), request)
         if spec is not None:
             away.events = self._events(spec, away, clock, entry)

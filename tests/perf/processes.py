@@ -175,8 +175,11 @@ class Daemon:
         return rows
 
     def request(self, tokens: list[int], most: int, **extra: Any) -> dict[str, Any]:
-        """A streamed greedy completion of exactly `most` tokens; see `sse_client.Exchange` for the other fields."""
-        return _completion(self.port, {"model": self.model}, tokens, most, extra)
+        """A streamed greedy completion of exactly `most` tokens; see `sse_client.Exchange` for the other fields.
+
+        Nothing is guessed ahead: greedy answers to random tokens repeat themselves, which would flatter it.
+        """
+        return _completion(self.port, {"model": self.model, "speculation": "off"}, tokens, most, extra)
 
 
 class LlamaServer:
