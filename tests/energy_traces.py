@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from localai.energy.attribution import Account, Book, Step
 from localai.energy.baseline import Baseline
 from localai.energy.curve import Curve
+from localai.energy.rhythm import Rhythm
 from localai.energy.sensor import CounterSensor, Spec
 from localai.energy.shares import Part
 
@@ -79,42 +81,50 @@ class Watching:
 
 
 def meter(
-    trace: Trace, watching: Watching, *, poll: float, rng: random.Random, until: float
+    trace: Trace, watching: Watching, *, poll: float | None, rng: random.Random, until: float
 ) -> tuple[Book, dict[int, Account]]:
-    """Run a book over a trace as the daemon would: readings, steps when they end, jobs closed when they end."""
-    book = Book(Curve(watching.sensor.spec), Baseline())
+    """Run a book over a trace as the daemon would: readings, steps when they end, jobs closed when they end.
+
+    Readings come every `poll` seconds, where that is None as the sampler paces those of a coarse counter.
+    """
+    spec = watching.sensor.spec
+    book, rhythm = Book(Curve(spec), Baseline()), Rhythm(spec)
     closed: dict[int, Account] = {}
-    events: list[tuple[float, int, str, Powered | int | None]] = []
-    moment = 0.0
-    while moment < until:
-        events.append((moment, 0, "read", None))
-        moment += poll * rng.uniform(0.9, 1.1)
-    events += [(begin, 1, "open", job) for job, (begin, _) in trace.jobs.items()]
-    events += [(p.step.t1, 2, "step", p) for p in trace.steps]
-    events += [(end, 3, "close", job) for job, (_, end) in trace.jobs.items()]
+    events: list[tuple[float, int, int, str, Powered | int | None]] = [(0.0, 0, 0, "read", None)]
+    events += [(begin, 1, job, "open", job) for job, (begin, _) in trace.jobs.items()]
+    events += [(p.step.t1, 2, number, "step", p) for number, p in enumerate(trace.steps)]
+    events += [(end, 3, job, "close", job) for job, (_, end) in trace.jobs.items()]
+    heapq.heapify(events)
     running = sorted(trace.steps, key=lambda p: p.step.t0)
-    for at, _, what, value in sorted(events, key=lambda event: event[:2]):
+
+    def read(at: float) -> float:
+        watching.now = at
+        value = watching.sensor.read(at)
+        book.reading(at, at, value)
+        return value
+
+    while events:
+        at, _, _, what, value = heapq.heappop(events)
+        # What costs next to nothing is read at once, as the sampler does.
+        at_once = spec.period_s < 0.01
         if what == "read":
-            watching.now = at
-            book.reading(at, at, watching.sensor.read(at))
+            paced = rhythm.wait(at, read(at))
+            wait = paced if poll is None else poll
             known = min((p.step.t0 for p in running if p.step.t0 < at < p.step.t1), default=at)
             if book.curve.last is not None:
                 book.book(min(known, book.curve.last))
-        elif what == "open":
-            assert isinstance(value, int)
-            if watching.sensor.spec.period_s < 0.01:
-                watching.now = at
-                book.reading(at, at, watching.sensor.read(at))
-            book.open(value, at)
-        elif what == "step":
-            assert isinstance(value, Powered)
+            if at + wait < until:
+                # A thread that sleeps wakes late rather than early.
+                heapq.heappush(events, (at + wait * rng.uniform(1.0, 1.1), 0, 0, "read", None))
+        elif isinstance(value, Powered):
             book.step(value.step)
-        else:
-            assert isinstance(value, int)
-            if watching.sensor.spec.period_s < 0.01:
-                # What costs next to nothing is read at once, as the sampler does.
-                watching.now = at
-                book.reading(at, at, watching.sensor.read(at))
+        elif what == "open" and value is not None:
+            if at_once:
+                read(at)
+            book.open(value, at)
+        elif value is not None:
+            if at_once:
+                read(at)
             halves = [_cut(p.step, at) for p in running if p.step.t0 < at < p.step.t1]
             book.book(at, halves)
             closed[value] = book.close(value)

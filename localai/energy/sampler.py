@@ -1,6 +1,6 @@
 """The one thread that reads sensors, on the monotonic clock, only while something runs. Knows nothing of jobs.
 
-Coarse sensors are read four times per period, fine ones four times a second, and all less often where that would cost
+Coarse sensors are read some times per period, fine ones four times a second, and all less often where that would cost
 more than 0.3 % of a core.
 """
 
@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from localai.energy.rhythm import Rhythm
 from localai.energy.sensor import Sensor
 from localai.errors import SensorFault
 
 _LEAST_S = 0.25
 """Seconds between readings of a counter that is always up to date: it is read anyway when an answer ends."""
+_COARSE_S = 0.1
 _COST = 0.003
 """Most of a core that reading all sensors may take."""
 _QUICK_S = 0.0005
@@ -60,6 +62,7 @@ class Sampler:
         self._costs = [0.0] * len(sensors)
         self._fresh = [True] * len(sensors)
         self._locks = [threading.Lock() for _ in sensors]
+        self._rhythms = [Rhythm(sensor.spec) for sensor in sensors]
         self.readings = 0
 
     def begin(self) -> None:
@@ -165,10 +168,9 @@ class Sampler:
             self._patience[index] = min(2 * self._patience[index], _LONGEST_RETRY_S)
             return self._patience[index] / 2
         self._patience[index] = _RETRY_S
-        return max(
-            _LEAST_S if sensor.spec.period_s < 0.1 else sensor.spec.period_s / 4,
-            self._costs[index] * len(self._sensors) / _COST,
-        )
+        coarse = sensor.spec.period_s >= _COARSE_S and taken.joules is not None
+        wait = self._rhythms[index].wait(taken.after, taken.joules or 0.0) if coarse else _LEAST_S
+        return max(wait, self._costs[index] * len(self._sensors) / _COST)
 
 
 def seconds_slept() -> float:
