@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from localai.router import means_auto
 from localai.turn import Parts
 from localai.turn import answer as turn
 
-_TEMPERATURE = 0.7
+SAMPLE_TEMPERATURE = 0.7
 """Of samples, unless the request has a higher one: they must be able to differ."""
 
 
@@ -84,6 +85,11 @@ class _Draft:
                 elif isinstance(event, ChoiceDone):
                     self.finish = event.reason
                 self.events.append(event)
+
+
+def sample_seed(query: str, number: int) -> int:
+    """Of sample `number`: with one seed for all queries, first tokens would all come from one place of the odds."""
+    return zlib.crc32(f"{number} {query}".encode("utf-8", "surrogatepass")) >> 1
 
 
 class _Check:
@@ -241,7 +247,8 @@ class _Check:
         )
 
     def _sample(self, first: TurnRequest, number: int, tokens: int) -> TurnRequest:
-        warm = max(_TEMPERATURE, float(first.sampling.get("temperature") or 0.0))
-        sampling = {**first.sampling, "temperature": warm, "seed": int(first.sampling.get("seed") or 0) + number}
+        warm = max(SAMPLE_TEMPERATURE, float(first.sampling.get("temperature") or 0.0))
+        seed = int(first.sampling.get("seed") or 0) + sample_seed(repr((first.messages, first.prompt)), number)
+        sampling = {**first.sampling, "temperature": warm, "seed": seed}
         part = self._part(replace(self._picked, times=0.0, accuracy_lost=None))
         return replace(part, sampling=sampling, max_tokens=tokens)

@@ -114,7 +114,7 @@ def _chosen(request: TurnRequest, config: Config, able: Sequence[Ability], held:
     sample = Workload(prompt=1, answer=min(work.answer, SHORT)) if samples else None
     form = bool(config.auto_samples) and _checkable(request) and guess.category == "code"
     found = bids(able, guess.mix, work, held)
-    made = plan(found, config.auto_least, request.max_joules, sample, form=form)
+    made = plan(found, config.auto_least, request.max_joules, sample, samples=config.auto_samples, form=form)
     picked = _picked(made, guess, request.max_joules)
     first = made.first.ability
     return Order(replace(request, model=first.model, backend=first.backend, picked=picked), made, guess.category)
