@@ -16,6 +16,7 @@ import onnxruntime as ort
 from backends.contract import EngineInfo, Load
 from backends.engine import CacheFull, Floats, Interrupt, Slice, StepInterrupted
 from backends.errors import BackendError
+from backends.heap import give_back
 from backends.kv_paging import PagedUse
 from backends.onnx_blocks import BlockAttention, Mixing, angles, causal, rotated
 from backends.onnx_models import open_model
@@ -119,6 +120,9 @@ class PagedEngine:
             self._pool.trim(self._length)
             raise
         self._length += len(part.tokens)
+        if len(part.tokens) > 1:
+            # What the parts of the graph took piece by piece would stay with the process, beside the budget.
+            give_back()
         return [found]
 
     def _forward(self, part: Slice, interrupt: Interrupt | None) -> Floats | None:
