@@ -3,6 +3,7 @@
     python -m tests.perf.kv_replay [--gib 0.5 2] [--trace FILE]
 
 Made-up traces come from `kv_traces`; a file has one JSON object a line with `at`, `prompt` and `answer` as there.
+`traces/agents.jsonl.xz` was recorded by `record_use`: 200 pieces of work of three agents, a chat and an editor.
 Costs are of a model that computes 300 tokens/s, slower with depth, and keeps 23,040 bytes a token; no engine runs.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -90,8 +92,11 @@ def replay(visits: Iterable[Visit], budget: int, policy: Policy) -> tuple[float,
 
 
 def recorded(path: Path) -> Iterator[Visit]:
-    """A trace from a file, oldest visit first."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """A trace from a file, packed or not, oldest visit first."""
+    read = lzma.open if path.suffix == ".xz" else open
+    with read(path, "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    for line in lines:
         found = json.loads(line)
         yield Visit(found["at"], tuple(found["prompt"]), tuple(found["answer"]))
 
