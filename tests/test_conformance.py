@@ -123,7 +123,9 @@ async def test_a_chunked_prefill_ends_like_a_whole_one(
     starter: EngineHandle, backend: str, cache: str, tmp_path: Path
 ) -> None:
     words = " ".join(f"{number} birds" for number in range(300))
-    prompt = (await starter.tokenize(words, special=False, add_bos=False))[:560]
+    # What shows on a few pieces need not be waited for on many.
+    length = 280 if backend.startswith("mlx") else 560
+    prompt = (await starter.tokenize(words, special=False, add_bos=False))[:length]
     fields: dict[str, Any] = {"max_tokens": 6, "logprobs": 5}
     large = await ask(starter, prompt, **fields)
     steps: list[StepRecord] = []
