@@ -22,7 +22,7 @@ _OPTIONS = (
     click.option("--paging", default=None, help="auto: page models larger than memory from disk; off: refuse them."),
     click.option("--ctx", type=int, default=None, help="Served context in tokens."),
     click.option("--threads", type=int, default=None, help="Most threads of an engine."),
-    click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
+    click.option("--keep-alive", default=None, help="Seconds that an idle model stays loaded, or auto."),
     click.option("--backend", default=None, help="Engine of requests that name none, or auto."),
     click.option("--policy", default=None, help="How auto chooses: balanced, fastest or frugal."),
     click.option("--speculation", default=None, help="Who guesses tokens ahead: auto, lookup, draft or off."),
@@ -91,11 +91,13 @@ def _status_text(report: Any) -> str:
         way = engine["backend"] + (f":{engine['mode']}" if engine["mode"] else "")
         lines.append(f"  {engine['model']} on {way}: {_engine_text(engine)}")
         lines += [f"    {_weights_text(engine['weights'])}"] if engine.get("weights") else []
+        lines += [f"    {kept_text(engine)}"] if engine.get("kept") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
         lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
         lines += [f"    {_guesses_text(engine['speculation'])}"] if engine.get("speculation", {}).get("last") else []
     if not report["engines"]:
         lines.append("  no model is loaded")
+    lines += [f"  {ahead_text(ahead)}" for ahead in report["ahead"]]
     lines += [f"  upstream {upstream_text(upstream)}" for upstream in report["upstreams"]]
     for model, phases in report["best"].items():
         won = ", ".join(f"{phase} {w['backend']} ({w['tps']:.0f} token/s)" for phase, w in phases.items())
@@ -140,6 +142,19 @@ def _engine_text(engine: Any) -> str:
     return f"{state}, context {engine['n_ctx']}{kv}, {engine['threads']} threads, {size:.0f} MiB resident"
 
 
+def kept_text(engine: Any) -> str:
+    """Until when an engine stays loaded, and why."""
+    left, seconds = engine["unloads_in_s"], engine["keep_alive_s"]
+    stays = "for good" if seconds < 0 else f"for {_duration(seconds)} after its last use"
+    until = f", {_duration(left)} from now" if left is not None else ""
+    return f"stays loaded {stays}{until} ({engine['kept']})"
+
+
+def ahead_text(ahead: Any) -> str:
+    """When a model is loaded unasked, and why."""
+    return f"{ahead['model']} on {ahead['backend']} loads in {_duration(max(0, ahead['loads_in_s']))}: {ahead['why']}"
+
+
 def _paging_text(paging: Any) -> str:
     chosen = "nothing decoded" if paging["selected"] is None else f"{paging['selected']:.0%} of pages attended to"
     read, held = (paging[name] / 2**20 for name in ("ssd_read_bytes", "ssd_bytes"))
@@ -150,7 +165,8 @@ def _weights_text(weights: Any) -> str:
     """What of a model that does not fit is in memory."""
     mebibytes = {name: f"{weights[name] / 2**20:.0f}" for name in ("resident", "pinned", "paged", "budget", "read")}
     how = "paged" if weights["help"] == "paged" else "left to the kernel, which does better on this disk"
-    rate = f"; about {weights['predicted_tps']:.1f} token/s expected" if weights["predicted_tps"] else ""
+    guess, low, high = (weights[name] for name in ("predicted_tps", "predicted_low", "predicted_high"))
+    rate = f"; about {guess:.1f} token/s expected ({low:.1f}-{high:.1f} as the disk was of late)" if guess else ""
     return (
         f"weights {how}: {mebibytes['resident']} MiB of {mebibytes['pinned']} + {mebibytes['paged']} in memory, "
         f"budget {mebibytes['budget']}, {mebibytes['read']} MiB read{rate}"

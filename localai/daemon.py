@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO
 
@@ -57,7 +57,9 @@ from localai.orders import Orders
 from localai.paging_notes import note_paging
 from localai.peers import PeerChecked
 from localai.pool import Pool
+from localai.pressure import pressure
 from localai.quotas import Quotas
+from localai.residence import Residence
 from localai.spans import Spans
 from localai.tested import TestedSettings
 from localai.tokens import Tokens
@@ -70,6 +72,8 @@ _log = logging.getLogger("localai")
 GRACE_S = 20.0
 """Seconds that running requests get to finish when the daemon is asked to stop."""
 _BACKLOG = 512
+_STALLED = 5.0
+"""Percent of the time in which work waits for memory, above which nothing is loaded unasked."""
 
 
 def serve(config: Config, *, foreground: bool) -> None:
@@ -105,11 +109,12 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     drafts = partial(draft_for, config=config, library=library)
     orders = Orders(config, device, kv_cache, partial(costs_here, store, device.fingerprint), drafts)
     engines = Engines(config, orders, tested, ledger, kv_cache)
+    residence = _residence(config, lambda: metering.day)
     pool = Pool(
         plan=orders.plan,
         load=engines.load,
         budget=engines.memory,
-        keep_alive=config.keep_alive,
+        keep_alive=residence or float(config.keep_alive),
         on_step=metrics.count_step,
     )
     engines.paged = partial(note_paging, store, device.fingerprint)
@@ -141,11 +146,35 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await calibrator.close()
         meter.close()
         draws.close()
+        if residence is not None:
+            await asyncio.to_thread(residence.close)
         await kv_cache.close()
         catalog.stop()
         for each in (ledger, spans, watched, memories, answers, kept, gate):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence | None:
+    """What learns how long models stay; None where that is fixed."""
+    if config.keep_alive != "auto":
+        return None
+    power = PowerSource()
+
+    def forbids() -> str:
+        spent = 0 < config.max_joules_per_day <= day().spent
+        stalls = next((p.some for p in pressure() if p.resource == "memory"), 0.0)
+        return (
+            ("the machine runs on its battery" if power.on_battery else "")
+            or ("today's energy budget is spent" if spent else "")
+            or ("policy is frugal" if config.policy == "frugal" else "")
+            or (f"other programs wait for memory ({stalls:.0f} % of the time)" if stalls >= _STALLED else "")
+        )
+
+    def thrifty() -> bool:
+        return config.policy == "frugal" or power.on_battery
+
+    return Residence(config.home / "pauses.json", thrifty, forbids)
 
 
 def _calibrator(

@@ -23,8 +23,8 @@ from localai.kv_cache import KvCache
 from localai.ladder import Rung, candidates, climb
 from localai.ledger import Ledger
 from localai.orders import Orders, Plan
-from localai.pool import Loaded
 from localai.rpc_workers import RpcWorkers
+from localai.slot import Loaded
 from localai.spread import spread
 from localai.tested import TestedSettings, Verdict
 

@@ -1,6 +1,6 @@
 """How long an idle model stays loaded, and when it is loaded ahead of its use: learned from the pauses between uses.
 
-Times of use enter, seconds leave. Pure: knows neither engines nor clocks.
+Pauses enter, seconds leave. Pure: knows neither engines nor clocks.
 
 After a use, staying loaded costs rent for every second, and a use that finds the model unloaded costs its load. Both
 are expected values under the rate at which pauses of that age ended so far (a life table, as in survival analysis), so
@@ -9,18 +9,22 @@ each stretch of a pause is worth staying loaded for, or it is not.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
-
-_Vector = NDArray[np.float64]
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import exp
 
 RENT = 1 / 60
-"""Seconds of waiting for a load that a second of a loaded, idle model is worth."""
-_MOST = 512
-"""Pauses that are remembered."""
+"""Seconds of waiting for a load that a second of a loaded, idle model is worth, where it takes half of the memory."""
+AHEAD = 0.5
+"""Of a load's seconds, what loading ahead costs: work that may be for nothing."""
+MOST = 512
+"""Pauses of a model that are worth remembering."""
+_USUAL_S = 300.0
+"""What nothing is known against."""
+_LEAST_S = 30.0
+"""A question often follows on an answer, even where it did not so far."""
 _FADE = 0.98
 """What a pause counts for after each further one, down to _OLD: habits change."""
 _OLD = 0.25
@@ -29,76 +33,87 @@ _HOURS = 2.0
 _APART = 0.15
 _DOUBT = 1.0
 """Pauses that the usual time counts for, until there is more to go by."""
-_EDGES: _Vector = np.concatenate([[0.0], 5.0 * 1.1 ** np.arange(0, 105)])
-_WIDTHS: _Vector = np.diff(_EDGES)
-_AHEAD = 0.5
-"""Of a load's seconds, what loading ahead costs besides: work that may be for nothing."""
+_EDGES = [0.0, *(5.0 * 1.1**number for number in range(105))]
+_WIDTHS = [high - low for low, high in pairwise(_EDGES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """From Unix time `begin`, the end of a use, for `seconds` to the beginning of the next."""
+
+    begin: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """After a use: stay loaded for `seconds`; then, where `warm_from` is not None, be loaded again from there to
-    `warm_to`, in seconds after that use."""
+    """After a use: stay loaded for `seconds`, in which the pause ends with probability `likely`.
+
+    Then, where `warm_from` is not None, be loaded again from there to `warm_to`, in seconds after that use; the pause
+    ends in that time with probability `warm_likely`.
+    """
 
     seconds: float
+    likely: float | None = None
     warm_from: float | None = None
     warm_to: float = 0.0
+    warm_likely: float = 0.0
 
 
-@dataclass(slots=True)
-class Habits:
-    """Of one model. `usual` seconds are what nothing is known against; times are Unix seconds, ascending."""
+def stay(pauses: Sequence[Pause], now: float, load_s: float, rent: float = RENT) -> Stay:
+    """What to do after a use that ends `now`, where loading takes `load_s` seconds; `pauses` in their order."""
+    if not pauses or load_s <= 0:
+        return Stay(_USUAL_S)
+    ends = [1 - exp(-rate * width) for rate, width in zip(_rates(pauses, now, rent / load_s), _WIDTHS, strict=True)]
+    lasts = [1.0, *accumulate((1 - end for end in ends), lambda left, share: left * share)]
+    gains = [
+        left * (end * load_s - rent * width * (1 - end / 2))
+        for left, end, width in zip(lasts, ends, _WIDTHS, strict=False)
+    ]
+    total = [0.0, *accumulate(gains)]
+    kept, window = _best(total, lasts, load_s, rent)
+    seconds = max(_LEAST_S, _EDGES[kept])
+    likely = 1 - lasts[kept]
+    if window is None:
+        return Stay(seconds, likely)
+    first, last = window
+    return Stay(seconds, likely, max(seconds, _EDGES[first] - load_s), _EDGES[last], lasts[first] - lasts[last])
 
-    usual: float = 300.0
-    rent: float = RENT
-    _last: float | None = None
-    _pauses: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST))
 
-    def note(self, begin: float, end: float) -> None:
-        """A use of the model from `begin` to `end`."""
-        if self._last is not None and begin > self._last:
-            self._pauses.append((self._last / 3600.0 % 24.0, begin - self._last))
-        self._last = max(end, self._last or end)
+def _rates(pauses: Sequence[Pause], now: float, even: float) -> list[float]:
+    """Per second, at which pauses as old as each bin end, at this time of the day.
 
-    def stay(self, load_s: float) -> Stay:
-        """What to do after the last use, where loading takes `load_s` seconds."""
-        if not self._pauses or self._last is None:
-            return Stay(self.usual)
-        rates = self._rates(load_s)
-        ends = -np.expm1(-rates * _WIDTHS)
-        lasts = np.concatenate([[1.0], np.cumprod(1.0 - ends)])[:-1]
-        gain = lasts * (ends * load_s - self.rent * _WIDTHS * (1.0 - ends / 2))
-        total = np.concatenate([[0.0], np.cumsum(gain)])
-        kept = int(np.argmax(total))
-        first, last, best = self._window(total, lasts, kept, load_s)
-        seconds = float(_EDGES[kept])
-        if best <= 0:
-            return Stay(seconds)
-        return Stay(seconds, max(seconds, float(_EDGES[first]) - load_s), float(_EDGES[last]))
+    At the rate `even`, staying is worth as much as leaving, and nothing speaks for either.
+    """
+    ended, passed, within = ([0.0] * (len(_WIDTHS) + 1) for _ in range(3))
+    for age, pause in enumerate(reversed(pauses)):
+        apart = abs(pause.begin - now) / 3600.0 % 24.0
+        weight = (1.0 if min(apart, 24.0 - apart) <= _HOURS else _APART) * max(_FADE**age, _OLD)
+        place = max(0, bisect_left(_EDGES, pause.seconds) - 1)
+        if place < len(_WIDTHS):
+            ended[place] += weight
+            within[place] += weight * (pause.seconds - _EDGES[place])
+        passed[place] += weight
+    # Who gets past a bin was there for all of it.
+    beyond = [*accumulate(reversed(passed))][::-1][1:]
+    return [
+        (ended[i] + _DOUBT * even * (2.0 if _EDGES[i] < _USUAL_S else 0.5) * width)
+        / (beyond[i] * width + within[i] + _DOUBT * width)
+        for i, width in enumerate(_WIDTHS)
+    ]
 
-    def _rates(self, load_s: float) -> _Vector:
-        """Per second, at which pauses as old as each bin end, at this time of the day."""
-        hours, lengths = np.array(self._pauses, np.float64).T
-        now = (self._last or 0.0) / 3600.0 % 24.0
-        apart = np.abs(hours - now)
-        near = np.minimum(apart, 24.0 - apart) <= _HOURS
-        ages = np.arange(len(lengths))[::-1]
-        weights = np.where(near, 1.0, _APART) * np.maximum(_FADE**ages, _OLD)
-        spent = np.clip(lengths[:, None] - _EDGES[:-1], 0.0, _WIDTHS)
-        ended = (lengths[:, None] > _EDGES[:-1]) & (lengths[:, None] <= _EDGES[1:])
-        # At the rate where staying is worth as much as leaving, nothing speaks for either.
-        even = self.rent / load_s
-        usual = np.where(_EDGES[:-1] < self.usual, 2.0, 0.5) * even
-        exposed = weights @ spent + _DOUBT * _WIDTHS
-        found: _Vector = (weights @ ended + _DOUBT * usual * _WIDTHS) / exposed
-        return found
 
-    def _window(self, total: _Vector, lasts: _Vector, kept: int, load_s: float) -> tuple[int, int, float]:
-        """The later stretch that is most worth being loaded for, and how much it is worth; 0 where none is."""
-        best = (kept, kept, 0.0)
-        for first in range(kept + 1, len(lasts)):
-            last = first + int(np.argmax(total[first:]))
-            worth = float(total[last] - total[first] - _AHEAD * load_s * lasts[first])
-            if worth > best[2]:
-                best = first, last, worth
-        return best
+def _best(
+    total: Sequence[float], lasts: Sequence[float], load_s: float, rent: float
+) -> tuple[int, tuple[int, int] | None]:
+    """Up to which bin to stay, and the later bins, if any, for which to be loaded again: the two together are best."""
+    best, kept, window = max(total), total.index(max(total)), None
+    later, worth, last = None, 0.0, len(total) - 1
+    for first in range(len(total) - 2, -1, -1):
+        if later is not None and total[first] + worth > best:
+            best, kept, window = total[first] + worth, first, later
+        last = first if total[first] >= total[last] else last
+        found = total[last] - total[first] - (AHEAD + rent) * load_s * lasts[first]
+        if last > first and found > worth:
+            worth, later = found, (first, last)
+    return kept, window

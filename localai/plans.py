@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from backends import registry
@@ -14,6 +15,7 @@ from localai.budget import margin, stored_type
 from localai.calibration_store import PagedReading, identity
 from localai.config import Config
 from localai.device import Device, inspect
+from localai.disk_rate import disk_rate
 from localai.energy.draw import Draw, Draws, typical
 from localai.energy.prediction import Range, row_joules
 from localai.engine_build import EngineBuild, engine_build
@@ -102,7 +104,8 @@ def plan_model(
         )
     asked = Asked(limits.ctx, limits.tokens)
     known = identity(variants.model.base or variants.model) if variants.model else ""
-    pages = PagedRows(room, asked, paged_source(device.fingerprint), known)
+    disk = partial(disk_rate, (variants.model.base or variants.model).files if variants.model else ())
+    pages = PagedRows(room, asked, paged_source(device.fingerprint), known, disk if known else lambda: None)
     pageable = can_page("llama.cpp", config.paging)
     rows = plan(candidates, room, asked, readings, pages.row if pageable else lambda _: None)
     report = _report(variants, device, room, limits, rows)

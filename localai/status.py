@@ -11,10 +11,12 @@ import msgspec
 from backends.paging_report import WeightsReport
 from localai import __version__
 from localai.calibration_text import best
+from localai.choice import Choice
 from localai.decoding import paging_json
 from localai.energy.report import By, priced
-from localai.pool import Slot
 from localai.pressure import pressure
+from localai.residence import Ahead
+from localai.slot import FOREVER, Slot
 from localai.turn import Parts
 
 _DAY = 86_400.0
@@ -32,6 +34,7 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "url": f"http://{config.host}:{config.port}" if config.port else None,
         "memory": _memory(parts),
         "engines": [_engine(slot) for slot in parts.pool.slots],
+        "ahead": [_ahead(choice, ahead) for choice, ahead in parts.pool.ahead],
         "upstreams": parts.upstreams.report(),
         "pressure": {p.resource: {"some": p.some, "full": p.full} for p in pressure()},
         "measuring": parts.market.measuring(),
@@ -80,6 +83,8 @@ def _engine(slot: Slot) -> dict[str, Any]:
         "fraction": slot.stage.fraction,
         "users": slot.users,
         "keep_alive_s": slot.keep_alive,
+        "kept": slot.kept,
+        "unloads_in_s": _left(slot),
         "idle_s": round(time.monotonic() - slot.last_used, 1) if slot.idle else 0.0,
         "charged_bytes": slot.charged if slot.plan else None,
         "adapter_bytes": slot.adapters.total,
@@ -114,8 +119,26 @@ def _engine(slot: Slot) -> dict[str, Any]:
     return shown
 
 
+def _left(slot: Slot) -> float | None:
+    """Seconds until an idle engine is unloaded; None while it is in use, and where it stays for good."""
+    left = slot.expires - time.monotonic()
+    return round(max(0.0, left), 1) if slot.idle and left != FOREVER else None
+
+
+def _ahead(choice: Choice, ahead: Ahead) -> dict[str, Any]:
+    return {
+        "model": choice.model.id,
+        "backend": choice.backend,
+        "loads_in_s": round(ahead.begin - time.time(), 1),
+        "until": round(ahead.end),
+        "why": ahead.why,
+    }
+
+
 def _weights(report: WeightsReport | None) -> dict[str, Any] | None:
     """Of a model that does not fit; None where all of it was given room."""
     if report is None:
         return None
-    return {**msgspec.to_builtins(report), "predicted_tps": round(report.predicted_tps, 2)}
+    low, high = report.predicted_range
+    told = {"predicted_tps": round(report.predicted_tps, 2), "predicted_low": round(low, 2)}
+    return {**msgspec.to_builtins(report), **told, "predicted_high": round(high, 2)}

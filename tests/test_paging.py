@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from backends.contract import Load
 from backends.engine import Slice
 from backends.gguf import read_shards
+from backends.paging_clock import DiskClock
 from backends.paging_layout import layout
 from backends.paging_report import WeightsReport, coverage, covered, seconds
 from localai.calibration_store import PagedReading, identity
@@ -217,14 +217,52 @@ def test_layers_that_only_pass_through_are_read_again() -> None:
 
 
 def test_the_disks_rate_is_learned_over_the_time_in_which_anyone_reads() -> None:
-    from backends.paging import _Clock
-
-    clock = _Clock(1e12)
+    now = 0.0
+    clock = DiskClock(1e12, 0, lambda: now)
     clock.begin()
     clock.begin()
-    time.sleep(0.01)
-    clock.end(2**24)
-    assert clock.rate < 1e11
-    clock.end(2**24)
+    now = 1.0
+    clock.end(2**25)
+    now = 1.5
+    clock.end(2**26)
     # The second reader's time is not counted twice, nor the first one's bytes forgotten.
-    assert clock.rate < 2.1 * (2**24 + 2**25) / 0.01
+    assert clock.span == pytest.approx((0.95 * 2**25, 1.05 * 2**27)), "what it began with is forgotten"
+    assert clock.rate == pytest.approx((0.6 * 2**25 + 2**26) / (0.6 * 1.0 + 0.5))
+
+
+def test_a_disk_that_changes_is_followed_and_its_span_told() -> None:
+    now = 0.0
+    clock = DiskClock(1e9, 10**8, lambda: now)
+
+    def read(count: int, rate: float) -> None:
+        nonlocal now
+        for _ in range(count):
+            clock.begin()
+            now += 10**8 / rate
+            clock.end(10**8)
+
+    read(8, 1.6e9)
+    assert clock.rate == pytest.approx(1.6e9)
+    read(4, 0.4e9)
+    assert clock.rate == pytest.approx(0.4e9, rel=0.2), "four tokens later the forecast has followed"
+    assert clock.span == pytest.approx((0.38e9, 1.68e9))
+    read(8, 0.4e9)
+    assert clock.span[1] == pytest.approx(0.42e9), "what was long ago is no part of the span"
+
+
+def test_a_forecast_tells_what_the_disk_may_make_of_it() -> None:
+    report = WeightsReport(
+        help="paged",
+        budget=60,
+        resident=0,
+        pinned=10,
+        paged=100,
+        read=0,
+        rate=100.0,
+        rates=(50.0, 200.0),
+        token_bytes=100,
+        transit=20,
+        compute_s=0.1,
+    )
+    assert report.predicted_range == pytest.approx((1 / 1.4, 1 / 0.35))
+    assert report.predicted_range[0] < report.predicted_tps < report.predicted_range[1]
