@@ -200,7 +200,7 @@ class Pool:
                 if not idle and (not others or time.monotonic() > deadline):
                     raise
             if idle:
-                await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
+                await self._evict(idle[0])
             else:
                 slot.say("waiting for memory", None)
                 await self._wait_until(partial(self._something_freed, others), deadline - time.monotonic())
@@ -220,14 +220,16 @@ class Pool:
             if not idle:
                 need = f"the adapters of {choice.id} need {gigabytes(growth)}, {gigabytes(max(free, 0))} are free"
                 raise OutOfResources(need, "unload other models, or raise the budget (ram)")
-            await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
+            await self._evict(idle[0])
         slot.adapters.use(choice.adapters)
 
     def _something_freed(self, others: list[Slot]) -> bool:
         return any(slot.idle or slot not in self._slots.values() for slot in others)
 
-    def _key_of(self, slot: Slot) -> SlotKey:
-        return next(key for key, value in self._slots.items() if value is slot)
+    async def _evict(self, slot: Slot) -> None:
+        """Unload an engine, unless it has gone by itself or come into use while the other was planned."""
+        if self._slots.get(slot.key) is slot and slot.idle:
+            await self._unload(slot.key, slot, "its memory is needed")
 
     async def _unload(self, key: SlotKey, slot: Slot, why: str) -> None:
         self._forget(key, slot)
