@@ -94,7 +94,7 @@ def _status_text(report: Any) -> str:
         lines += [f"    {kept_text(engine)}"] if engine.get("kept") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
         lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
-        lines += [f"    {_guesses_text(engine['speculation'])}"] if engine.get("speculation", {}).get("last") else []
+        lines += [f"    {_guesses_text(engine['speculation'])}"] if engine.get("speculation") else []
     if not report["engines"]:
         lines.append("  no model is loaded")
     lines += [f"  {ahead_text(ahead)}" for ahead in report["ahead"]]
@@ -119,8 +119,8 @@ def _memory_text(memory: Any) -> str:
 
 
 def _guesses_text(guesses: Any) -> str:
-    counts = f"; {guesses['right']} of {guesses['guessed']} guessed tokens were right" if guesses["guessed"] else ""
-    return f"speculation {guesses['setting']}, last answer: {guesses['last']}{counts}"
+    last = f"; last answer: {guesses['last']}" if guesses["last"] else ""
+    return f"speculation {guesses['setting']}, {guesses['state']}: {guesses['reason']}{last}"
 
 
 def upstream_text(upstream: Any) -> str:

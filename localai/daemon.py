@@ -41,6 +41,7 @@ from localai.energy.pacing import Pacer
 from localai.energy.sensors import find as find_sensors
 from localai.energy.sensors import has_board
 from localai.energy.spending import Metering
+from localai.engine_notes import note_guesses, note_paging
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
 from localai.kv_accuracy import costs_here
@@ -54,7 +55,6 @@ from localai.market import Market
 from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
-from localai.paging_notes import note_paging
 from localai.peers import PeerChecked
 from localai.pool import Pool
 from localai.pressure import pressure
@@ -111,13 +111,14 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     engines = Engines(config, orders, tested, ledger, kv_cache)
     residence = _residence(config, lambda: metering.day)
     pool = Pool(
-        plan=orders.plan,
+        plan=engines.plan,
         load=engines.load,
         budget=engines.memory,
         keep_alive=residence or float(config.keep_alive),
         on_step=metrics.count_step,
     )
     engines.paged = partial(note_paging, store, device.fingerprint)
+    engines.guessed = partial(note_guesses, config.home, device.fingerprint)
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
     kv_cache.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
     calibrator = _calibrator(pool, engines, orders, tested, store)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -26,13 +26,14 @@ from localai.errors import OutOfResources, from_backend
 from localai.kv_accuracy import Key as KvKey
 from localai.kv_accuracy import KvCost
 from localai.kv_cache import KvCache
-from localai.kv_choice import AUTO, KV_TYPES, KvTypes, choose_kv, kv_types
+from localai.kv_choice import AUTO, KV_TYPES, KvChoice, KvTypes, choose_kv, kv_types
 from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import build_label
 from localai.paged_plan import can_page, paged_plan_with
 from localai.readings import Shape
 from localai.shapes import shape_of
+from localai.spread_plan import local_charge, usual_context
 from localai.tested import Key
 
 N_SEQ = 32
@@ -52,6 +53,7 @@ class Plan:
 
     `shelf` of them are for KV blocks in RAM. `weights` bytes of the model may be in memory at a time, 0: all of them.
     `kv_type` is what llama.cpp stores keys and values in, and `reason` why that is not the most faithful type.
+    Layers run on `workers`, where there are any, and take `remote` bytes there, which are no part of `total`.
     """
 
     n_ctx: int
@@ -60,6 +62,8 @@ class Plan:
     weights: int = 0
     kv_type: str = KV_TYPES[0]
     reason: str = ""
+    workers: tuple[str, ...] = ()
+    remote: int = 0
 
     def as_good_as(self, best: Plan) -> bool:
         """Whether unloading others for `best` would gain nothing worth it."""
@@ -133,6 +137,36 @@ class Orders:
         # Pages live as long as their engine: there is nothing to put on a shelf.
         shelf = 0 if pages else self._shelf(free - need)
         return Plan(taken.n_ctx, need + shelf, shelf, kv_type=taken.kv_type, reason=taken.reason)
+
+    def spread(self, choice: Choice, free: int, workers: tuple[str, ...]) -> Plan:
+        """The same with layers on `workers` of llama.cpp, on other machines: `free` is for what stays on this one.
+
+        Context and KV type are what they would be here alone, where that would do. Raises as `plan`.
+        """
+        try:
+            headers = read_shards(choice.model.path)
+        except BackendError as error:
+            raise from_backend(error) from error
+        draft = self._draft_for(choice.model, choice.backend)
+        extra = _draft_bytes(draft, headers[0], choice, self.kv_type) if draft else 0
+        types = self._kv_types(choice, headers[0], "")
+        others = sum(header.weight_bytes for header in headers[1:])
+        try:
+            taken = choose_kv(types, headers[0], choice.n_ctx, free - others - extra)
+        except OutOfResources:
+            taken = KvChoice(types.allowed[0], usual_context(headers[0], choice.n_ctx))
+        need = budget.charge(headers[0], taken.n_ctx, taken.kv_type)
+        whole = replace(need, weights=need.weights + others)
+        layers = self._gpu_layers(choice, Plan(taken.n_ctx, 0, kv_type=taken.kv_type))
+        here = local_charge(headers, whole, layers).total + extra
+        if here > free:
+            raise OutOfResources(
+                f"{choice.id} needs {budget.gigabytes(here)} on this machine beside its RPC workers, "
+                f"{budget.gigabytes(max(free, 0))} are free",
+                "unload other models, take a shorter context (--ctx), or raise the budget (ram)",
+            )
+        remote = whole.total + extra - here
+        return Plan(taken.n_ctx, here, kv_type=taken.kv_type, reason=taken.reason, workers=workers, remote=remote)
 
     def _kv_types(self, choice: Choice, sizes: GgufHeader | budget.Sizes, kv_type: str) -> KvTypes:
         if choice.backend != "llama.cpp":

@@ -20,6 +20,7 @@ from localai.energy.draw import Draw, Draws, typical
 from localai.energy.prediction import Range, row_joules
 from localai.engine_build import EngineBuild, engine_build
 from localai.errors import BadRequest, ModelBroken
+from localai.guess_records import GuessRecords, verdict
 from localai.kv_accuracy import Key, KvCost
 from localai.kv_plan import kv_rows, kv_taken
 from localai.local_model import LocalModel
@@ -114,7 +115,9 @@ def plan_model(
     backends = [name for name in registry.NAMES if runs(name, first)]
     report["kv_types"] = kv_rows(first, room, costs, backends, here=variants.here)
     report["kv_taken"] = kv_taken(first, room, limits.ctx, config, costs)
+    guesses = GuessRecords(config.home).of(device.fingerprint, known) if known else []
     for shown, row in zip(report["rows"], rows, strict=True):
+        shown["speculation"] = asdict(verdict(config, row.way.backend, row.way.mode, guesses))
         shown["energy"] = _energy(row, draws, config.cpu_watts)
     return report
 

@@ -158,7 +158,7 @@ class Pool:
             self._forget(key, slot)
             await self._announce()
             raise
-        slot.load_s = time.monotonic() - begun
+        slot.load_s, slot.plan = time.monotonic() - begun, loaded.plan or slot.plan
         slot.handle, slot.notes, slot.note_end = loaded.handle, loaded.notes, loaded.note_end
         slot.last_used = time.monotonic()
 

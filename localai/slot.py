@@ -23,13 +23,14 @@ FOREVER = float("inf")
 class Loaded:
     """A started engine, what to do if it dies while serving, and what had to be turned off for it to live here.
 
-    `note_end` is for its end in peace.
+    `note_end` is for its end in peace. `plan` is what it was loaded by, None where that is what was planned.
     """
 
     handle: EngineHandle
     note_death: Callable[[EngineDied], None]
     notes: tuple[str, ...] = ()
     note_end: Callable[[], None] = lambda: None
+    plan: Plan | None = None
 
 
 @dataclass(slots=True, eq=False)
