@@ -139,7 +139,8 @@ def _engine_text(engine: Any) -> str:
     size = (engine["resident_bytes"] or 0) / 2**20
     state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
     kv = f" in {engine['kv_type']}" if engine.get("kv_type") else ""
-    return f"{state}, context {engine['n_ctx']}{kv}, {engine['threads']} threads, {size:.0f} MiB resident"
+    away = f", {engine['remote_bytes'] / 2**20:.0f} MiB on RPC workers" if engine.get("remote_bytes") else ""
+    return f"{state}, context {engine['n_ctx']}{kv}, {engine['threads']} threads, {size:.0f} MiB resident{away}"
 
 
 def kept_text(engine: Any) -> str:

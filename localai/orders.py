@@ -157,7 +157,7 @@ class Orders:
             taken = KvChoice(types.allowed[0], usual_context(headers[0], choice.n_ctx))
         need = budget.charge(headers[0], taken.n_ctx, taken.kv_type)
         whole = replace(need, weights=need.weights + others)
-        layers = self._gpu_layers(choice, Plan(taken.n_ctx, 0, kv_type=taken.kv_type))
+        layers = self._gpu_layers(choice, Plan(taken.n_ctx, 0, kv_type=taken.kv_type), draft)
         here = local_charge(headers, whole, layers).total + extra
         if here > free:
             raise OutOfResources(
@@ -197,7 +197,7 @@ class Orders:
             n_seq=N_SEQ,
             threads=self.threads,
             kv_type=plan.kv_type,
-            gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan),
+            gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan, draft),
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
             paging=paging(self._config) if paged(choice) else Paging(),
             digest=choice.model.digest or "",
@@ -206,15 +206,20 @@ class Orders:
             weights=plan.weights,
         )
 
-    def _gpu_layers(self, choice: Choice, plan: Plan) -> int:
-        """As configured, else as many as fit into the configured GPU memory, beside its compute buffers; -1 is all."""
+    def _gpu_layers(self, choice: Choice, plan: Plan, draft: LocalModel | None) -> int:
+        """As configured, else as many as fit into the configured GPU memory, beside its compute buffers; -1 is all.
+
+        A draft model puts as many of its own layers there, and is counted as if they were all.
+        """
         asked, vram = self._config.gpu_layers, self._config.vram
         if asked >= 0 or not vram or choice.backend != "llama.cpp" or choice.model.format != "gguf":
             return asked
-        header = read_shards(choice.model.path)[0]
-        layers = header.number("block_count") or 1
-        need = budget.charge(header, plan.n_ctx, plan.kv_type)
-        return max(0, min(layers, (vram - need.compute) * layers // max(1, need.weights + need.kv)))
+        headers = read_shards(choice.model.path)
+        layers = headers[0].number("block_count") or 1
+        need = budget.charge(headers[0], plan.n_ctx, plan.kv_type)
+        room = vram - need.compute - (_draft_bytes(draft, headers[0], choice, plan.kv_type, plan.n_ctx) if draft else 0)
+        whole = need.kv + sum(header.weight_bytes for header in headers)
+        return asked if room >= whole else max(0, room * layers // max(1, whole))
 
     def key(self, choice: Choice) -> Key:
         """What verdicts on this choice's settings hold for."""
@@ -228,10 +233,10 @@ class Orders:
         return self._config.logs / f"engine-{name}.log"
 
 
-def _draft_bytes(draft: LocalModel, model: GgufHeader, choice: Choice, kv_type: str) -> int:
+def _draft_bytes(draft: LocalModel, model: GgufHeader, choice: Choice, kv_type: str, n_ctx: int = 0) -> int:
     """What `draft` takes at most beside the model that it guesses for, with as many cells. Raises BackendError."""
     first, *others = read_shards(draft.path)
-    n_ctx = choice.n_ctx or min(model.n_ctx_train or budget.MOST_CTX, budget.MOST_CTX)
+    n_ctx = n_ctx or choice.n_ctx or min(model.n_ctx_train or budget.MOST_CTX, budget.MOST_CTX)
     charged = budget.charge(first, n_ctx, kv_type, choice.backend, choice.mode)
     return charged.total + sum(h.weight_bytes for h in others)
 
