@@ -114,7 +114,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         plan=engines.plan,
         load=engines.load,
         budget=engines.memory,
-        keep_alive=residence or float(config.keep_alive),
+        keep_alive=residence if config.keep_alive == "auto" else float(config.keep_alive),
         on_step=metrics.count_step,
     )
     engines.paged = partial(note_paging, store, device.fingerprint)
@@ -147,19 +147,15 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await calibrator.close()
         meter.close()
         draws.close()
-        if residence is not None:
-            await asyncio.to_thread(residence.close)
         await kv_cache.close()
         catalog.stop()
-        for each in (ledger, spans, watched, memories, answers, kept, gate):
+        for each in (ledger, spans, watched, memories, answers, kept, gate, residence):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
 
 
-def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence | None:
-    """What learns how long models stay; None where that is fixed."""
-    if config.keep_alive != "auto":
-        return None
+def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:
+    """What learns how long models stay, where that is not fixed."""
     power = PowerSource()
 
     def forbids() -> str:

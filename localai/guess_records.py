@@ -19,6 +19,8 @@ from localai.state_file import StateFile
 
 _log = logging.getLogger(__name__)
 FILE = "guesses.json"
+_TELLING = 24
+"""Guessed tokens from which on their worth is told."""
 _FADE = 0.7
 """What earlier engines' counts count for: texts and neighbours change."""
 
@@ -112,6 +114,9 @@ def verdict(config: Config, backend: str, mode: str, records: Sequence[GuessReco
     gain = known.gain if known else None
     if known is not None and gain is not None:
         right = f"{known.accepted / max(1.0, known.drafted):.0%} of guessed tokens were right"
+        if known.drafted < _TELLING and config.speculation == "auto":
+            few = f"{known.drafted:.0f} tokens were guessed here so far, too few to tell"
+            return Verdict("auto", round(gain, 2), f"{few}; each answer finds out whether it pays")
         if gain > 1.0 or config.speculation != "auto":
             return Verdict("on", round(gain, 2), f"steps with guesses made {gain:.2f} times the tokens; {right}")
         return Verdict(

@@ -82,7 +82,7 @@ class Residence:
         self._now = now
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="residence")
         self._uses = dict(self._file.read().uses)
-        self._written = 0.0
+        self._written, self._changed = 0.0, False
 
     def begun(self, model: str) -> None:
         """A use begins while there was none."""
@@ -95,11 +95,12 @@ class Residence:
     def ended(self, model: str) -> None:
         """The last of the uses at this time has ended."""
         use, now = self._uses.pop(model, Use()), self._now()
-        self._uses[model] = replace(use, last=now)
+        self._uses[model] = replace(use, last=round(now, 1))
+        self._changed = True
         if len(self._uses) > _MODELS:
             del self._uses[min(self._uses, key=lambda name: self._uses[name].last)]
         if now - self._written >= _WRITE_S:
-            self._written = now
+            self._written, self._changed = now, False
             self._writer.submit(self._write, dict(self._uses))
 
     def kept(self, model: str, load_s: float, share: float) -> Kept:
@@ -119,7 +120,7 @@ class Residence:
 
     def close(self) -> None:
         """Write, and wait for it."""
-        if self._uses:
+        if self._changed:
             self._writer.submit(self._write, dict(self._uses))
         self._writer.shutdown()
 

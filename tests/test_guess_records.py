@@ -10,8 +10,9 @@ from backends.guesses import Guesses
 from localai import config
 from localai.guess_records import GuessRecord, GuessRecords, verdict
 
-PAID = Guesses(drafted=10, accepted=8, by=("lookup",), made=10, price=5.0)
-LOST = Guesses(drafted=10, accepted=1, by=("lookup",), made=3, price=5.0)
+PAID = Guesses(drafted=50, accepted=40, by=("lookup",), made=50, price=25.0)
+LOST = Guesses(drafted=50, accepted=5, by=("lookup",), made=15, price=25.0)
+FEW = Guesses(drafted=3, accepted=0, by=("lookup",), made=1, price=2.0)
 NEVER = Guesses(unguessed="nothing repeats")
 
 
@@ -37,6 +38,7 @@ def known(tmp_path: Path, *found: Guesses) -> list[GuessRecord]:
         ("auto", "llama.cpp", (), "auto", None, "not measured here yet"),
         ("auto", "llama.cpp", (PAID,), "on", 2.0, "80% of guessed tokens"),
         ("auto", "llama.cpp", (LOST,), "off", 0.6, "cost more"),
+        ("auto", "llama.cpp", (FEW,), "auto", 0.5, "3 tokens were guessed here so far, too few"),
         ("lookup", "llama.cpp", (LOST,), "on", 0.6, "0.60 times"),
         ("auto", "llama.cpp", (NEVER,), "off", None, "nothing repeats"),
         ("auto", "llama.cpp", (Guesses(),), "auto", None, "not measured"),
@@ -56,6 +58,6 @@ def test_plans_say_why(
 
 def test_what_was_found_later_counts_more(tmp_path: Path) -> None:
     (record,) = known(tmp_path, PAID, LOST)
-    assert record.gain == pytest.approx((0.7 * 10 + 3) / (0.7 * 5 + 5))
+    assert record.gain == pytest.approx((0.7 * 50 + 15) / (0.7 * 25 + 25))
     assert known(tmp_path)[0].key == record.key
     assert GuessRecords(tmp_path).of("another", "model") == []

