@@ -185,8 +185,9 @@ def test_a_plan_shows_what_paging_would_hold_and_bring(model: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(("low", "high"), [(0.4e8, 0.5e8), (0.2e8, 0.8e8)], ids=["steady", "unsteady"])
 def test_a_plan_goes_by_the_disk_as_it_is_now(model: Path, tmp_path: Path, low: float, high: float) -> None:
-    ram, weights = short_of(model)
     (header,) = read_shards(model)
+    need = paged_plan([header], 512, 2**34, "f16")
+    ram, weights = need.kv + need.compute + need.least, need.least
     unfit = plan([(Variant("Q4_0", shape_of([header]), header, parts=(header,)), CPU)], Room(2**34), Asked(512, 64), [])
     known = PagedReading(device="d", model="m", budget=weights, rate=1e8, compute_s=0.001)
     asked = []
