@@ -7,8 +7,6 @@ dense layer names the next one. Knows addresses only through `weights`.
 from __future__ import annotations
 
 import ctypes
-import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +18,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from backends.gguf import read_shards, shards
+from backends.paging_clock import DiskClock
 from backends.paging_layout import AHEAD, Layout, Unit, layout, total
 from backends.paging_probe import probe
 from backends.paging_report import WeightsReport, coverage
@@ -28,8 +27,6 @@ from backends.weights import Extent, MappedWeights
 _FADE = 0.9995
 """What an expert's heat keeps per step of its layer: about the last 2,000 tokens count."""
 _STEPS = 32
-_MEMORY = 32 * 2**20
-"""Bytes read after which what was known of the disk's rate counts for 1/e."""
 _WHOLE_BATCH = 512
 _LEAST_BATCH = 64
 """As many as may want logits in a step."""
@@ -72,7 +69,7 @@ class Pager:
         found = probe(self._weights, [self.units[unit] for unit in sorted(self.units)])
         self.helps = found.helps
         # What reads really bring here, several at a time, is worth more than the probe's few.
-        self._clock = _Clock(found.helped if found.helps else found.plain)
+        self._clock = DiskClock(found.helped if found.helps else found.plain, self._stream_bytes)
         self._own = _Experts(self) if self._layout.used else _Layers(self)
         self._prefix, self._saw = self._own.prefix, self._own.saw
         self._begin(progress)
@@ -111,11 +108,19 @@ class Pager:
             paged=paged,
             read=self._read_bytes,
             rate=self._clock.rate,
+            rates=self._clock.span,
             token_bytes=int(share * paged),
             compute_s=median(self._compute) if self._compute else 0.0,
             coverage=self._own.coverage(),
             transit=self._layout.transit,
         )
+
+    @property
+    def _stream_bytes(self) -> int:
+        """At most what one token brings from the disk."""
+        paged = sum(total(unit) for unit in self.units.values())
+        layers = len({layer for layer, _ in self.units})
+        return min(paged, self._layout.used * layers * total(next(iter(self.units.values()))) or paged)
 
     @property
     def units(self) -> dict[Unit, tuple[Extent, ...]]:
@@ -182,39 +187,6 @@ class Pager:
         if name.startswith(self._prefix):
             self._saw(int(name[len(self._prefix) :]), tensor)
         return True
-
-
-class _Clock:
-    """How fast the disk brings what several threads read at a time, over the time in which any of them does.
-
-    Begins at `rate` bytes per second; what comes later counts for more. Safe to use from all threads.
-    """
-
-    def __init__(self, rate: float) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._since = 0.0
-        self._bytes, self._seconds = float(_MEMORY), _MEMORY / rate
-
-    @property
-    def rate(self) -> float:
-        return self._bytes / self._seconds
-
-    def begin(self) -> None:
-        with self._lock:
-            self._readers += 1
-            if self._readers == 1:
-                self._since = time.perf_counter()
-
-    def end(self, size: int) -> None:
-        """One of those that began has got `size` bytes."""
-        with self._lock:
-            now = time.perf_counter()
-            kept = math.exp(-size / _MEMORY)
-            self._bytes = kept * self._bytes + size
-            self._seconds = kept * self._seconds + now - self._since
-            self._readers -= 1
-            self._since = now
 
 
 class _Experts:

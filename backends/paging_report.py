@@ -14,10 +14,10 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """`help` is `paged`, or `mmap` where the kernel alone does better on this disk.
 
     Bytes: `budget` may be resident, `resident` are, `pinned` are read by every token, `paged` come and go, `read` came
-    since loading. `rate` is bytes per second from the disk, `token_bytes` the paged bytes that one token uses,
-    `compute_s` its seconds without waiting for them. `coverage` is the share of the router's choices that the most
-    chosen 1, 2, ... sixteenths of the paged weights would serve, () where each token needs all of them. `transit` is
-    what of the budget is for weights that only pass through.
+    since loading. `rate` is bytes per second from the disk, `rates` the slowest and the fastest of late, `token_bytes`
+    the paged bytes that one token uses, `compute_s` its seconds without waiting for them. `coverage` is the share of
+    the router's choices that the most chosen 1, 2, ... sixteenths of the paged weights would serve, () where each token
+    needs all of them. `transit` is what of the budget is for weights that only pass through.
     """
 
     help: Literal["paged", "mmap"]
@@ -31,6 +31,7 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     compute_s: float = 0.0
     coverage: tuple[float, ...] = ()
     transit: int = 0
+    rates: tuple[float, float] | None = None
 
     @property
     def predicted_tps(self) -> float:
@@ -38,6 +39,16 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         if not self.compute_s or self.help != "paged":
             return 0.0
         return 1.0 / seconds(self, self.compute_s, self.budget)
+
+    @property
+    def predicted_range(self) -> tuple[float, float]:
+        """The same at the slowest and the fastest that the disk has been of late."""
+        if not self.predicted_tps or self.rates is None:
+            return self.predicted_tps, self.predicted_tps
+        low, high = (
+            1.0 / seconds(msgspec.structs.replace(self, rate=rate), self.compute_s, self.budget) for rate in self.rates
+        )
+        return low, high
 
 
 def seconds(report: WeightsReport, compute_s: float, budget: int) -> float:

@@ -249,7 +249,7 @@ class Speculator:
 
     def judge(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """Note what came of the guesses of one step."""
-        sequence.guesses = sequence.guesses.and_then(drafted, accepted, self._by)
+        sequence.guesses = sequence.guesses.and_then(drafted, accepted, self._by, self._price)
         sequence.debt = max(-_SAVED, sequence.debt + self._price - 1.0 - accepted)
         if self._draft is not None:
             self._draft.judge(sequence, accepted)

@@ -22,7 +22,7 @@ _OPTIONS = (
     click.option("--paging", default=None, help="auto: page models larger than memory from disk; off: refuse them."),
     click.option("--ctx", type=int, default=None, help="Served context in tokens."),
     click.option("--threads", type=int, default=None, help="Most threads of an engine."),
-    click.option("--keep-alive", type=float, default=None, help="Seconds that an idle model stays loaded."),
+    click.option("--keep-alive", default=None, help="Seconds that an idle model stays loaded, or auto."),
     click.option("--backend", default=None, help="Engine of requests that name none, or auto."),
     click.option("--policy", default=None, help="How auto chooses: balanced, fastest or frugal."),
     click.option("--speculation", default=None, help="Who guesses tokens ahead: auto, lookup, draft or off."),
@@ -91,11 +91,13 @@ def _status_text(report: Any) -> str:
         way = engine["backend"] + (f":{engine['mode']}" if engine["mode"] else "")
         lines.append(f"  {engine['model']} on {way}: {_engine_text(engine)}")
         lines += [f"    {_weights_text(engine['weights'])}"] if engine.get("weights") else []
+        lines += [f"    {kept_text(engine)}"] if engine.get("kept") else []
         lines += [f"    {note}" for note in engine.get("notes", [])]
         lines += [f"    {_paging_text(engine['paging'])}"] if engine.get("paging") else []
-        lines += [f"    {_guesses_text(engine['speculation'])}"] if engine.get("speculation", {}).get("last") else []
+        lines += [f"    {_guesses_text(engine['speculation'])}"] if engine.get("speculation") else []
     if not report["engines"]:
         lines.append("  no model is loaded")
+    lines += [f"  {ahead_text(ahead)}" for ahead in report["ahead"]]
     lines += [f"  upstream {upstream_text(upstream)}" for upstream in report["upstreams"]]
     for model, phases in report["best"].items():
         won = ", ".join(f"{phase} {w['backend']} ({w['tps']:.0f} token/s)" for phase, w in phases.items())
@@ -117,8 +119,8 @@ def _memory_text(memory: Any) -> str:
 
 
 def _guesses_text(guesses: Any) -> str:
-    counts = f"; {guesses['right']} of {guesses['guessed']} guessed tokens were right" if guesses["guessed"] else ""
-    return f"speculation {guesses['setting']}, last answer: {guesses['last']}{counts}"
+    last = f"; last answer: {guesses['last']}" if guesses["last"] else ""
+    return f"speculation {guesses['setting']}, {guesses['state']}: {guesses['reason']}{last}"
 
 
 def upstream_text(upstream: Any) -> str:
@@ -137,7 +139,21 @@ def _engine_text(engine: Any) -> str:
     size = (engine["resident_bytes"] or 0) / 2**20
     state = f"{engine['users']} running" if engine["users"] else f"idle {_duration(engine['idle_s'])}"
     kv = f" in {engine['kv_type']}" if engine.get("kv_type") else ""
-    return f"{state}, context {engine['n_ctx']}{kv}, {engine['threads']} threads, {size:.0f} MiB resident"
+    away = f", {engine['remote_bytes'] / 2**20:.0f} MiB on RPC workers" if engine.get("remote_bytes") else ""
+    return f"{state}, context {engine['n_ctx']}{kv}, {engine['threads']} threads, {size:.0f} MiB resident{away}"
+
+
+def kept_text(engine: Any) -> str:
+    """Until when an engine stays loaded, and why."""
+    left, seconds = engine["unloads_in_s"], engine["keep_alive_s"]
+    stays = "for good" if seconds < 0 else f"for {_duration(seconds)} after its last use"
+    until = f", {_duration(left)} from now" if left is not None else ""
+    return f"stays loaded {stays}{until} ({engine['kept']})"
+
+
+def ahead_text(ahead: Any) -> str:
+    """When a model is loaded unasked, and why."""
+    return f"{ahead['model']} on {ahead['backend']} loads in {_duration(max(0, ahead['loads_in_s']))}: {ahead['why']}"
 
 
 def _paging_text(paging: Any) -> str:
@@ -150,7 +166,8 @@ def _weights_text(weights: Any) -> str:
     """What of a model that does not fit is in memory."""
     mebibytes = {name: f"{weights[name] / 2**20:.0f}" for name in ("resident", "pinned", "paged", "budget", "read")}
     how = "paged" if weights["help"] == "paged" else "left to the kernel, which does better on this disk"
-    rate = f"; about {weights['predicted_tps']:.1f} token/s expected" if weights["predicted_tps"] else ""
+    guess, low, high = (weights[name] for name in ("predicted_tps", "predicted_low", "predicted_high"))
+    rate = f"; about {guess:.1f} token/s expected ({low:.1f}-{high:.1f} as the disk was of late)" if guess else ""
     return (
         f"weights {how}: {mebibytes['resident']} MiB of {mebibytes['pinned']} + {mebibytes['paged']} in memory, "
         f"budget {mebibytes['budget']}, {mebibytes['read']} MiB read{rate}"

@@ -1,4 +1,4 @@
-"""`localai models list | show | pull | import | quantize | rm | plan`, on the files directly; no daemon is needed."""
+"""`localai models list | ps | show | pull | import | quantize | rm | plan`, on the files; only `ps` asks the daemon."""
 
 from __future__ import annotations
 
@@ -124,6 +124,28 @@ def _size(number: int | None) -> str:
     if number is None:
         return ""
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
+@models.command("ps")
+@click.option("--json", "as_json", is_flag=True)
+def loaded(as_json: bool) -> None:
+    """Show which models are loaded, until when and why, and which will be loaded ahead of their use."""
+    from localai.cli_daemon import ahead_text, kept_text
+
+    report = client(load()).get("/localai/status")
+    names = ("model", "backend", "mode", "state", "users", "charged_bytes", "keep_alive_s", "unloads_in_s", "kept")
+    found = {"models": [{name: row[name] for name in names} for row in report["engines"]], "ahead": report["ahead"]}
+
+    def text(value: Any) -> str:
+        lines = [
+            f"{row['model']} on {row['backend']}, {(row['charged_bytes'] or 0) / 2**20:.0f} MiB: "
+            + (f"{row['users']} running; " if row["users"] else "")
+            + (kept_text(row) if row["kept"] else row["state"])
+            for row in value["models"]
+        ]
+        return "\n".join([*lines, *(ahead_text(ahead) for ahead in value["ahead"])] or ["no model is loaded"])
+
+    show(found, as_json, text)
 
 
 @models.command("show")

@@ -81,6 +81,7 @@ def _table(value: dict[str, Any], *, everything: bool) -> str:
     text.append(f"J/TOKEN is of decode, beyond idle ({'; '.join(sorted(shown_joules))}); ~ is modelled, not measured.")
     text += [f"{mark} {basis}" for mark, basis in _bases(shown).items()]
     text += sorted({_paged(row["paged"]) for row in shown if row["paged"]})
+    text += [f"Speculation: {line}" for line in dict.fromkeys(_guesses(row) for row in shown)]
     fitting = sum(row["fits"] for row in value["rows"])
     hidden = len(value["rows"]) - len(shown)
     if hidden:
@@ -107,6 +108,11 @@ def _line(row: dict[str, Any]) -> list[str]:
         _range({name: number / 1000 for name, number in row["ttft_ms"].items()}) + " s",
         _joules(row["energy"]),
     ]
+
+
+def _guesses(row: dict[str, Any]) -> str:
+    way, found = " ".join(filter(None, (row["backend"], row["mode"]))), row["speculation"]
+    return f"{way}: {found['state']}, {found['reason']}"
 
 
 def _paged(paged: dict[str, Any]) -> str:

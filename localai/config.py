@@ -14,6 +14,7 @@ from localai.errors import ConfigError
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
 _SIZES = ("ram", "vram", "max_body", "kv_ram", "kv_ssd", "page_ram", "page_ssd")
+_AUTO_OR_FLOAT = "float | str"
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -81,8 +82,9 @@ class Config:
     """Layers on the GPU where the engine has one; -1 is all."""
     rpc: tuple[str, ...] = ()
     """RPC workers of llama.cpp on other machines, as host:port, that every model on llama.cpp is spread over."""
-    keep_alive: float = 300.0
-    """Seconds that an idle model stays loaded; negative is for ever."""
+    keep_alive: float | str = "auto"
+    """Seconds that an idle model stays loaded; negative is for ever. auto learns it from the pauses between uses (five
+    minutes until it knows some), and loads a model shortly before a use that can be foreseen."""
     calibrate: int = 1
     """1 measures every engine with each model in use, once per device, while nothing else runs; 0 leaves it."""
     cpu_watts: float = 0.0
@@ -195,7 +197,8 @@ def _apply(config: Config, values: dict[str, Any], source: str, *, spelled: str)
 
 
 def _convert(value: Any, kind: str, name: str, source: str, *, size: bool) -> Any:
-    error = ConfigError(f"{name} in {source} is {value!r}", f"expected {'a size such as 4G' if size else kind}")
+    expected = "a size such as 4G" if size else kind.replace("| str", "or auto")
+    error = ConfigError(f"{name} in {source} is {value!r}", f"expected {expected}")
     if size and isinstance(value, str):
         count = size_of(value)
         if count is None:
@@ -206,6 +209,9 @@ def _convert(value: Any, kind: str, name: str, source: str, *, size: bool) -> An
         if not isinstance(items, list | tuple) or not all(isinstance(v, str) for v in items):
             raise error
         return tuple(items)
+    if kind == _AUTO_OR_FLOAT and value == "auto":
+        return value
+    kind = kind.partition(" ")[0]
     target: type = {"int": int, "float": float, "str": str}[kind]
     if isinstance(value, bool) or (not isinstance(value, str) and target is str):
         raise error
@@ -265,6 +271,6 @@ def _check(config: Config) -> Config:
         "max_body": (1024, 2**40),
     }
     for key, (low, high) in limits.items():
-        if not low <= getattr(config, key) <= high:
+        if getattr(config, key) != "auto" and not low <= getattr(config, key) <= high:
             raise ConfigError(f"{key} is {getattr(config, key)}", f"expected {low} to {high}")
     return config

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO
 
@@ -41,6 +41,7 @@ from localai.energy.pacing import Pacer
 from localai.energy.sensors import find as find_sensors
 from localai.energy.sensors import has_board
 from localai.energy.spending import Metering
+from localai.engine_notes import note_guesses, note_paging
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
 from localai.kv_accuracy import costs_here
@@ -54,10 +55,11 @@ from localai.market import Market
 from localai.memories import Memories
 from localai.metrics import Metrics
 from localai.orders import Orders
-from localai.paging_notes import note_paging
 from localai.peers import PeerChecked
 from localai.pool import Pool
+from localai.pressure import pressure
 from localai.quotas import Quotas
+from localai.residence import Residence
 from localai.spans import Spans
 from localai.tested import TestedSettings
 from localai.tokens import Tokens
@@ -70,6 +72,8 @@ _log = logging.getLogger("localai")
 GRACE_S = 20.0
 """Seconds that running requests get to finish when the daemon is asked to stop."""
 _BACKLOG = 512
+_STALLED = 5.0
+"""Percent of the time in which work waits for memory, above which nothing is loaded unasked."""
 
 
 def serve(config: Config, *, foreground: bool) -> None:
@@ -105,14 +109,16 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     drafts = partial(draft_for, config=config, library=library)
     orders = Orders(config, device, kv_cache, partial(costs_here, store, device.fingerprint), drafts)
     engines = Engines(config, orders, tested, ledger, kv_cache)
+    residence = _residence(config, lambda: metering.day)
     pool = Pool(
-        plan=orders.plan,
+        plan=engines.plan,
         load=engines.load,
         budget=engines.memory,
-        keep_alive=config.keep_alive,
+        keep_alive=residence if config.keep_alive == "auto" else float(config.keep_alive),
         on_step=metrics.count_step,
     )
     engines.paged = partial(note_paging, store, device.fingerprint)
+    engines.guessed = partial(note_guesses, config.home, device.fingerprint)
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)
     kv_cache.granted = lambda: sum(s.plan.shelf for s in pool.slots if s.plan)
     calibrator = _calibrator(pool, engines, orders, tested, store)
@@ -143,9 +149,29 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         draws.close()
         await kv_cache.close()
         catalog.stop()
-        for each in (ledger, spans, watched, memories, answers, kept, gate):
+        for each in (ledger, spans, watched, memories, answers, kept, gate, residence):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:
+    """What learns how long models stay, where that is not fixed."""
+    power = PowerSource()
+
+    def forbids() -> str:
+        spent = 0 < config.max_joules_per_day <= day().spent
+        stalls = next((p.some for p in pressure() if p.resource == "memory"), 0.0)
+        return (
+            ("the machine runs on its battery" if power.on_battery else "")
+            or ("today's energy budget is spent" if spent else "")
+            or ("policy is frugal" if config.policy == "frugal" else "")
+            or (f"other programs wait for memory ({stalls:.0f} % of the time)" if stalls >= _STALLED else "")
+        )
+
+    def thrifty() -> bool:
+        return config.policy == "frugal" or power.on_battery
+
+    return Residence(config.home / "pauses.json", thrifty, forbids)
 
 
 def _calibrator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from backends.contract import StepRecord
 from backends.errors import EngineDied
+from backends.guesses import Guesses
 from backends.paging_report import WeightsReport
 from localai import budget
 from localai.calibrate import Calibrator
@@ -23,8 +25,8 @@ from localai.kv_cache import KvCache
 from localai.ladder import Rung, candidates, climb
 from localai.ledger import Ledger
 from localai.orders import Orders, Plan
-from localai.pool import Loaded
-from localai.rpc_workers import RpcWorkers
+from localai.rpc_workers import RpcWorkers, Workers
+from localai.slot import Loaded, SlotKey
 from localai.spread import spread
 from localai.tested import TestedSettings, Verdict
 
@@ -43,10 +45,12 @@ class Engines:
         self._ledger = ledger
         self._kv = kv_cache
         self._workers = RpcWorkers(config.rpc)
+        self._why_alone: dict[SlotKey, str] = {}
         self.charged: Callable[[], int] = lambda: 0
         self.calibrator: Calibrator | None = None
         self.meter: Meter | None = None
         self.paged: Callable[[Choice, WeightsReport], None] = lambda _, __: None
+        self.guessed: Callable[[Choice, Guesses], None] = lambda _, __: None
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
@@ -57,6 +61,17 @@ class Engines:
         free = min(memory.available + self.charged(), memory.total) - budget.margin(memory.total)
         # A control group kills who takes more than its limit, whatever the setting allows.
         return min(self._config.ram, free) if self._config.ram else free
+
+    def plan(self, choice: Choice, free: int) -> Plan:
+        """See `pool.PlanFor`: with RPC workers where those are set and answer, for this machine alone otherwise.
+
+        In a thread: it connects to workers, and reads the file's header.
+        """
+        found = self._workers.usable_now(choice)
+        self._why_alone[choice.key] = found.note
+        if found.endpoints:
+            return self._orders.spread(choice, free, found.endpoints)
+        return self._orders.plan(choice, free)
 
     def hopeless(self, choice: Choice) -> bool:
         """Whether every setting of the backend died on this device, so that loading it would only fail."""
@@ -84,7 +99,7 @@ class Engines:
         begun = time.monotonic()
         row: dict[str, Any] = {"model": choice.model.id, "backend": choice.backend, "charged_bytes": plan.total}
         try:
-            rung, note = await self._start(choice, plan, on_stage, self._metered(choice, on_step))
+            rung, note, plan = await self._start(choice, plan, on_stage, self._metered(choice, on_step))
         except LocalaiError as error:
             self._ledger.note_load(row | {"error": error.message, "total_ms": _since(begun)})
             raise
@@ -127,25 +142,34 @@ class Engines:
         def note_end() -> None:
             if rung.handle.weights is not None and rung.handle.weights.predicted_tps:
                 self.paged(choice, rung.handle.weights)
+            self.guessed(choice, rung.handle.guesses)
 
-        return Loaded(rung.handle, note_death, notes, note_end)
+        return Loaded(rung.handle, note_death, notes, note_end, plan)
 
     async def _start(
         self, choice: Choice, plan: Plan, on_stage: Callable[[str, float], None], on_step: Callable[[StepRecord], None]
-    ) -> tuple[Rung, str]:
-        """The engine, with workers on other machines where those are set and answer; and what is to be said of that."""
-        orders, workers = self._orders, await self._workers.usable(choice)
+    ) -> tuple[Rung, str, Plan]:
+        """The engine, with the workers of its plan; what is to be said of that, and the plan that it was loaded by."""
+        orders, note = self._orders, self._workers_note(choice, plan)
         order, key, log = orders.order(choice, plan), orders.key(choice), orders.log_file(choice.model)
-        note = workers.note
-        if workers.endpoints:
+        if plan.workers:
             try:
+                workers = Workers(plan.workers)
                 rung = await spread(order, workers, key, self._tested, log=log, on_stage=on_stage, on_step=on_step)
-                return rung, note
+                return rung, note, plan
             except EngineDied as death:
                 self._workers.rest()
                 note = f"on this machine alone: {death.message}"
                 _log.warning("%s is loaded without RPC workers: %s", choice.model.id, death.message)
-        return await climb(order, key, self._tested, log=log, on_stage=on_stage, on_step=on_step), note
+            # All of it comes here now, and has to fit beside what is loaded.
+            plan = await asyncio.to_thread(orders.plan, choice, self.memory() - self.charged())
+            order = orders.order(choice, plan)
+        rung = await climb(order, key, self._tested, log=log, on_stage=on_stage, on_step=on_step)
+        return rung, note, plan
+
+    def _workers_note(self, choice: Choice, plan: Plan) -> str:
+        """What the answers say of workers: those that are used, or why none is."""
+        return f"with RPC workers {', '.join(plan.workers)}" if plan.workers else self._why_alone.get(choice.key, "")
 
 
 def _since(begun: float) -> float:

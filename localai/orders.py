@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -26,13 +26,14 @@ from localai.errors import OutOfResources, from_backend
 from localai.kv_accuracy import Key as KvKey
 from localai.kv_accuracy import KvCost
 from localai.kv_cache import KvCache
-from localai.kv_choice import AUTO, KV_TYPES, KvTypes, choose_kv, kv_types
+from localai.kv_choice import AUTO, KV_TYPES, KvChoice, KvTypes, choose_kv, kv_types
 from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
 from localai.offers import build_label
 from localai.paged_plan import can_page, paged_plan_with
 from localai.readings import Shape
 from localai.shapes import shape_of
+from localai.spread_plan import local_charge, usual_context
 from localai.tested import Key
 
 N_SEQ = 32
@@ -52,6 +53,7 @@ class Plan:
 
     `shelf` of them are for KV blocks in RAM. `weights` bytes of the model may be in memory at a time, 0: all of them.
     `kv_type` is what llama.cpp stores keys and values in, and `reason` why that is not the most faithful type.
+    Layers run on `workers`, where there are any, and take `remote` bytes there, which are no part of `total`.
     """
 
     n_ctx: int
@@ -60,6 +62,8 @@ class Plan:
     weights: int = 0
     kv_type: str = KV_TYPES[0]
     reason: str = ""
+    workers: tuple[str, ...] = ()
+    remote: int = 0
 
     def as_good_as(self, best: Plan) -> bool:
         """Whether unloading others for `best` would gain nothing worth it."""
@@ -134,6 +138,36 @@ class Orders:
         shelf = 0 if pages else self._shelf(free - need)
         return Plan(taken.n_ctx, need + shelf, shelf, kv_type=taken.kv_type, reason=taken.reason)
 
+    def spread(self, choice: Choice, free: int, workers: tuple[str, ...]) -> Plan:
+        """The same with layers on `workers` of llama.cpp, on other machines: `free` is for what stays on this one.
+
+        Context and KV type are what they would be here alone, where that would do. Raises as `plan`.
+        """
+        try:
+            headers = read_shards(choice.model.path)
+        except BackendError as error:
+            raise from_backend(error) from error
+        draft = self._draft_for(choice.model, choice.backend)
+        extra = _draft_bytes(draft, headers[0], choice, self.kv_type) if draft else 0
+        types = self._kv_types(choice, headers[0], "")
+        others = sum(header.weight_bytes for header in headers[1:])
+        try:
+            taken = choose_kv(types, headers[0], choice.n_ctx, free - others - extra)
+        except OutOfResources:
+            taken = KvChoice(types.allowed[0], usual_context(headers[0], choice.n_ctx))
+        need = budget.charge(headers[0], taken.n_ctx, taken.kv_type)
+        whole = replace(need, weights=need.weights + others)
+        layers = self._gpu_layers(choice, Plan(taken.n_ctx, 0, kv_type=taken.kv_type), draft)
+        here = local_charge(headers, whole, layers).total + extra
+        if here > free:
+            raise OutOfResources(
+                f"{choice.id} needs {budget.gigabytes(here)} on this machine beside its RPC workers, "
+                f"{budget.gigabytes(max(free, 0))} are free",
+                "unload other models, take a shorter context (--ctx), or raise the budget (ram)",
+            )
+        remote = whole.total + extra - here
+        return Plan(taken.n_ctx, here, kv_type=taken.kv_type, reason=taken.reason, workers=workers, remote=remote)
+
     def _kv_types(self, choice: Choice, sizes: GgufHeader | budget.Sizes, kv_type: str) -> KvTypes:
         if choice.backend != "llama.cpp":
             return KvTypes((self.kv_type,))
@@ -163,7 +197,7 @@ class Orders:
             n_seq=N_SEQ,
             threads=self.threads,
             kv_type=plan.kv_type,
-            gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan),
+            gpu_layers=0 if plan.weights else self._gpu_layers(choice, plan, draft),
             kv=self._kv.grant(plan.shelf) if self._kv else KvGrant(),
             paging=paging(self._config) if paged(choice) else Paging(),
             digest=choice.model.digest or "",
@@ -172,15 +206,20 @@ class Orders:
             weights=plan.weights,
         )
 
-    def _gpu_layers(self, choice: Choice, plan: Plan) -> int:
-        """As configured, else as many as fit into the configured GPU memory, beside its compute buffers; -1 is all."""
+    def _gpu_layers(self, choice: Choice, plan: Plan, draft: LocalModel | None) -> int:
+        """As configured, else as many as fit into the configured GPU memory, beside its compute buffers; -1 is all.
+
+        A draft model puts as many of its own layers there, and is counted as if they were all.
+        """
         asked, vram = self._config.gpu_layers, self._config.vram
         if asked >= 0 or not vram or choice.backend != "llama.cpp" or choice.model.format != "gguf":
             return asked
-        header = read_shards(choice.model.path)[0]
-        layers = header.number("block_count") or 1
-        need = budget.charge(header, plan.n_ctx, plan.kv_type)
-        return max(0, min(layers, (vram - need.compute) * layers // max(1, need.weights + need.kv)))
+        headers = read_shards(choice.model.path)
+        layers = headers[0].number("block_count") or 1
+        need = budget.charge(headers[0], plan.n_ctx, plan.kv_type)
+        room = vram - need.compute - (_draft_bytes(draft, headers[0], choice, plan.kv_type, plan.n_ctx) if draft else 0)
+        whole = need.kv + sum(header.weight_bytes for header in headers)
+        return asked if room >= whole else max(0, room * layers // max(1, whole))
 
     def key(self, choice: Choice) -> Key:
         """What verdicts on this choice's settings hold for."""
@@ -194,10 +233,10 @@ class Orders:
         return self._config.logs / f"engine-{name}.log"
 
 
-def _draft_bytes(draft: LocalModel, model: GgufHeader, choice: Choice, kv_type: str) -> int:
+def _draft_bytes(draft: LocalModel, model: GgufHeader, choice: Choice, kv_type: str, n_ctx: int = 0) -> int:
     """What `draft` takes at most beside the model that it guesses for, with as many cells. Raises BackendError."""
     first, *others = read_shards(draft.path)
-    n_ctx = choice.n_ctx or min(model.n_ctx_train or budget.MOST_CTX, budget.MOST_CTX)
+    n_ctx = n_ctx or choice.n_ctx or min(model.n_ctx_train or budget.MOST_CTX, budget.MOST_CTX)
     charged = budget.charge(first, n_ctx, kv_type, choice.backend, choice.mode)
     return charged.total + sum(h.weight_bytes for h in others)
 

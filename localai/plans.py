@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from backends import registry
@@ -14,10 +15,12 @@ from localai.budget import margin, stored_type
 from localai.calibration_store import PagedReading, identity
 from localai.config import Config
 from localai.device import Device, inspect
+from localai.disk_rate import disk_rate
 from localai.energy.draw import Draw, Draws, typical
 from localai.energy.prediction import Range, row_joules
 from localai.engine_build import EngineBuild, engine_build
 from localai.errors import BadRequest, ModelBroken
+from localai.guess_records import GuessRecords, verdict
 from localai.kv_accuracy import Key, KvCost
 from localai.kv_plan import kv_rows, kv_taken
 from localai.local_model import LocalModel
@@ -102,7 +105,8 @@ def plan_model(
         )
     asked = Asked(limits.ctx, limits.tokens)
     known = identity(variants.model.base or variants.model) if variants.model else ""
-    pages = PagedRows(room, asked, paged_source(device.fingerprint), known)
+    disk = partial(disk_rate, (variants.model.base or variants.model).files if variants.model else ())
+    pages = PagedRows(room, asked, paged_source(device.fingerprint), known, disk if known else lambda: None)
     pageable = can_page("llama.cpp", config.paging)
     rows = plan(candidates, room, asked, readings, pages.row if pageable else lambda _: None)
     report = _report(variants, device, room, limits, rows)
@@ -111,7 +115,9 @@ def plan_model(
     backends = [name for name in registry.NAMES if runs(name, first)]
     report["kv_types"] = kv_rows(first, room, costs, backends, here=variants.here)
     report["kv_taken"] = kv_taken(first, room, limits.ctx, config, costs)
+    guesses = GuessRecords(config.home).of(device.fingerprint, known) if known else []
     for shown, row in zip(report["rows"], rows, strict=True):
+        shown["speculation"] = asdict(verdict(config, row.way.backend, row.way.mode, guesses))
         shown["energy"] = _energy(row, draws, config.cpu_watts)
     return report
 

@@ -8,39 +8,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from backends.contract import StepRecord
 from backends.errors import EngineDied
-from backends.handle import EngineHandle
-from localai.adapter_memory import AdapterMemory
 from localai.breaker import Breaker
 from localai.budget import gigabytes
 from localai.choice import Choice
-from localai.errors import EngineFailed, OutOfResources, Unavailable
-from localai.messages import Waiting
+from localai.errors import EngineFailed, LocalaiError, OutOfResources
 from localai.orders import Plan
+from localai.residence import Ahead, Residence
+from localai.slot import FOREVER, Lease, Loaded, Slot, SlotKey, stopping
 
 _log = logging.getLogger(__name__)
 
-SlotKey = tuple[str, str, str]
 _MEMORY_WAIT_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A started engine, what to do if it dies while serving, and what had to be turned off for it to live here.
-
-    `note_end` is for its end in peace.
-    """
-
-    handle: EngineHandle
-    note_death: Callable[[EngineDied], None]
-    notes: tuple[str, ...] = ()
-    note_end: Callable[[], None] = lambda: None
+_USUAL_S = 300.0
+"""Until the first use of an engine has ended, where keep-alive is learned."""
 
 
 PlanFor = Callable[[Choice, int], Plan]
@@ -50,93 +36,19 @@ Budget = Callable[[], int]
 """Bytes that all engines together may take now."""
 
 
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One engine, loading or loaded. `users` are leases; times are monotonic seconds."""
-
-    choice: Choice
-    keep_alive: float
-    plan: Plan | None = None
-    handle: EngineHandle | None = None
-    task: asyncio.Task[None] | None = None
-    users: int = 0
-    last_used: float = field(default_factory=time.monotonic)
-    stage: Waiting = Waiting("queued")
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    load_s: float = 0.0
-    notes: tuple[str, ...] = ()
-    note_end: Callable[[], None] = lambda: None
-    adapters: AdapterMemory = field(default_factory=AdapterMemory)
-
-    @property
-    def charged(self) -> int:
-        """Bytes that count as taken: what was planned, and the adapters loaded since."""
-        return (self.plan.total if self.plan else 0) + self.adapters.total
-
-    @property
-    def key(self) -> SlotKey:
-        return self.choice.key
-
-    @property
-    def loaded(self) -> bool:
-        return self.handle is not None
-
-    def say(self, stage: str, fraction: float | None) -> None:
-        self.stage = Waiting(stage, fraction)
-        self.changed.set()
-
-    @property
-    def idle(self) -> bool:
-        return self.users == 0 and self.handle is not None
-
-    @property
-    def expires(self) -> float:
-        return float("inf") if self.keep_alive < 0 else self.last_used + self.keep_alive
-
-
-class Lease:
-    """The right to use one engine until the lease is given back; while it is held the engine is not evicted."""
-
-    def __init__(self, slot: Slot, choice: Choice) -> None:
-        self._slot = slot
-        self._choice = choice
-        self.load_s = 0.0
-
-    @property
-    def engine(self) -> EngineHandle:
-        assert self._slot.handle is not None, "wait for load() first"
-        return self._slot.handle
-
-    @property
-    def reason(self) -> str:
-        """Why this engine serves, and with what turned off."""
-        return "; ".join((self._choice.reason, *self._slot.notes))
-
-    async def load(self) -> AsyncGenerator[Waiting, None]:
-        """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
-        task = self._slot.task
-        assert task is not None
-        begun = time.monotonic()
-        while not task.done():
-            yield self._slot.stage
-            self._slot.changed.clear()
-            change = asyncio.ensure_future(self._slot.changed.wait())
-            try:
-                await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                change.cancel()
-            self.load_s = time.monotonic() - begun
-        if task.cancelled():
-            raise _stopping()
-        task.result()
-
-
 class Pool:
     """All engines of this daemon. `close` stops them."""
 
     def __init__(
-        self, *, plan: PlanFor, load: Loader, budget: Budget, keep_alive: float, on_step: Callable[[StepRecord], None]
+        self,
+        *,
+        plan: PlanFor,
+        load: Loader,
+        budget: Budget,
+        keep_alive: float | Residence,
+        on_step: Callable[[StepRecord], None],
     ) -> None:
+        """`keep_alive` is fixed, or what learns it."""
         self._plan = plan
         self._load = load
         self._budget = budget
@@ -147,12 +59,18 @@ class Pool:
         self._freed = asyncio.Condition()
         self._wake = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
+        self._ahead: dict[SlotKey, tuple[Choice, Ahead]] = {}
         self._closing = False
         self._background: set[asyncio.Task[None]] = set()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         return tuple(self._slots.values())
+
+    @property
+    def ahead(self) -> tuple[tuple[Choice, Ahead], ...]:
+        """What is to be loaded before it is asked for."""
+        return tuple(self._ahead.values())
 
     @property
     def memory(self) -> tuple[int, int]:
@@ -163,12 +81,14 @@ class Pool:
     async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
         """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
         if self._closing:
-            raise _stopping()
+            raise stopping()
         key = choice.key
         self._breakers.setdefault(key, Breaker()).check(time.monotonic())
         slot = await self._slot_for(key, choice)
         if keep_alive is not None:
-            slot.keep_alive = keep_alive
+            slot.keep_alive, slot.kept, slot.learns = keep_alive, "a request asked for it", False
+        if isinstance(self._keep_alive, Residence) and not slot.users:
+            self._keep_alive.begun(choice.model.id)
         slot.users += 1
         try:
             await self._fit_adapters(slot, choice)
@@ -176,7 +96,20 @@ class Pool:
         finally:
             slot.users -= 1
             slot.last_used = time.monotonic()
+            self._settle(slot)
             await self._note_idle()
+
+    def _settle(self, slot: Slot) -> None:
+        """Decide how long an engine stays that nobody uses any more, and when it is loaded again unasked."""
+        if slot.users or not isinstance(self._keep_alive, Residence):
+            return
+        self._ahead.pop(slot.key, None)
+        self._keep_alive.ended(slot.choice.model.id)
+        if slot.learns and slot.handle is not None:
+            kept = self._keep_alive.kept(slot.choice.model.id, slot.load_s, slot.share)
+            slot.keep_alive, slot.kept = kept.seconds, kept.why
+            if kept.ahead is not None:
+                self._ahead[slot.key] = slot.choice, kept.ahead
 
     async def _slot_for(self, key: SlotKey, choice: Choice) -> Slot:
         while (slot := self._slots.get(key)) is not None and choice.n_ctx:
@@ -187,13 +120,19 @@ class Pool:
             else:
                 break
         if self._closing:
-            raise _stopping()
+            raise stopping()
         if slot is None:
-            slot = Slot(choice, self._keep_alive)
-            self._slots[key] = slot
-            slot.task = asyncio.create_task(self._bring_up(key, slot))
-            # A load that nobody waits for any more must not shout about its failure at exit.
-            slot.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            learns = isinstance(self._keep_alive, Residence)
+            seconds = _USUAL_S if isinstance(self._keep_alive, Residence) else self._keep_alive
+            slot = self._begin(Slot(choice, seconds, "" if learns else "as set", learns))
+        return slot
+
+    def _begin(self, slot: Slot) -> Slot:
+        """Load it, unless it is there: whoever wants it finds it in its place."""
+        self._slots[slot.key] = slot
+        slot.task = asyncio.create_task(self._bring_up(slot.key, slot))
+        # A load that nobody waits for any more must not shout about its failure at exit.
+        slot.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return slot
 
     async def _outgrow(self, key: SlotKey, slot: Slot, n_ctx: int) -> None:
@@ -210,6 +149,7 @@ class Pool:
         begun = time.monotonic()
         try:
             slot.plan = await self._make_room(slot)
+            slot.share = slot.plan.total / max(1, self._budget())
             await self._announce()
             loaded = await self._load(slot.choice, slot.plan, slot.say, self._on_step)
         except BaseException as error:
@@ -218,7 +158,7 @@ class Pool:
             self._forget(key, slot)
             await self._announce()
             raise
-        slot.load_s = time.monotonic() - begun
+        slot.load_s, slot.plan = time.monotonic() - begun, loaded.plan or slot.plan
         slot.handle, slot.notes, slot.note_end = loaded.handle, loaded.notes, loaded.note_end
         slot.last_used = time.monotonic()
 
@@ -260,7 +200,7 @@ class Pool:
                 if not idle and (not others or time.monotonic() > deadline):
                     raise
             if idle:
-                await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
+                await self._evict(idle[0])
             else:
                 slot.say("waiting for memory", None)
                 await self._wait_until(partial(self._something_freed, others), deadline - time.monotonic())
@@ -280,14 +220,16 @@ class Pool:
             if not idle:
                 need = f"the adapters of {choice.id} need {gigabytes(growth)}, {gigabytes(max(free, 0))} are free"
                 raise OutOfResources(need, "unload other models, or raise the budget (ram)")
-            await self._unload(self._key_of(idle[0]), idle[0], "its memory is needed")
+            await self._evict(idle[0])
         slot.adapters.use(choice.adapters)
 
     def _something_freed(self, others: list[Slot]) -> bool:
         return any(slot.idle or slot not in self._slots.values() for slot in others)
 
-    def _key_of(self, slot: Slot) -> SlotKey:
-        return next(key for key, value in self._slots.items() if value is slot)
+    async def _evict(self, slot: Slot) -> None:
+        """Unload an engine, unless it has gone by itself or come into use while the other was planned."""
+        if self._slots.get(slot.key) is slot and slot.idle:
+            await self._unload(slot.key, slot, "its memory is needed")
 
     async def _unload(self, key: SlotKey, slot: Slot, why: str) -> None:
         self._forget(key, slot)
@@ -309,6 +251,7 @@ class Pool:
     async def unload(self, model: str) -> bool:
         """Unload a model by id from every backend, each once it is idle; False where it is not loaded."""
         found = [(key, slot) for key, slot in self._slots.items() if slot.choice.model.id == model]
+        self._ahead = {key: wanted for key, wanted in self._ahead.items() if wanted[0].model.id != model}
         for key, slot in found:
             while slot.users:
                 await self._wait_until(partial(_unused, slot))
@@ -340,18 +283,41 @@ class Pool:
             self._reaper = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
-        """Sleep until the next idle engine expires, unload it, and end when none is left that could."""
+        """Sleep until the next idle engine expires or is loaded ahead, and end when there is neither."""
         while not self._closing:
             self._wake.clear()
-            waiting = [s for s in self._slots.values() if s.idle and s.expires != float("inf")]
+            waiting = [s.expires - time.monotonic() for s in self._slots.values() if s.idle and s.expires != FOREVER]
+            waiting += [ahead.begin - time.time() for _, ahead in self._ahead.values()]
             if not waiting:
                 return
-            pause = min(s.expires for s in waiting) - time.monotonic()
             with suppress(TimeoutError):  # woken early: a lease has ended, perhaps with a shorter keep-alive
-                await asyncio.wait_for(self._wake.wait(), max(0.0, pause))
+                await asyncio.wait_for(self._wake.wait(), max(0.0, min(waiting)))
             for key, slot in list(self._slots.items()):
                 if slot.idle and slot.expires <= time.monotonic():
                     await self._unload(key, slot, f"idle for {slot.keep_alive:.0f} s")
+            for key, (choice, ahead) in list(self._ahead.items()):
+                if ahead.begin <= time.time():
+                    self._ahead.pop(key, None)
+                    await self._load_ahead(choice, ahead)
+
+    async def _load_ahead(self, choice: Choice, ahead: Ahead) -> None:
+        """Load an engine that nobody asked for, where nothing else has to give way for it."""
+        left = ahead.end - time.time()
+        if choice.key in self._slots or left <= 0 or self._closing or not isinstance(self._keep_alive, Residence):
+            return
+        slot = Slot(choice, left, f"auto: loaded ahead, {ahead.why}", learns=True)
+        refusal = self._keep_alive.forbids() or ("it died lately" if self.resting(choice) else "")
+        try:
+            best = await self._planned(slot, self._budget())
+            plan = await self._planned(slot, self._budget() - sum(s.charged for s in self._slots.values()))
+            refusal = refusal or ("" if plan.as_good_as(best) and not plan.weights else "its memory is in use")
+        except LocalaiError as error:
+            refusal = refusal or error.message
+        if refusal or choice.key in self._slots:
+            _log.info("%s is not loaded ahead: %s", choice.model.id, refusal or "it was asked for")
+            return
+        _log.info("loading %s ahead: %s", choice.model.id, ahead.why)
+        self._begin(slot)
 
     async def close(self, grace: float) -> None:
         """Take no new leases, give running ones `grace` seconds, then stop every engine."""
@@ -364,7 +330,3 @@ class Pool:
 
 def _unused(slot: Slot) -> bool:
     return slot.users == 0
-
-
-def _stopping() -> Unavailable:
-    return Unavailable("the daemon is stopping", "start it again: `localai start`")

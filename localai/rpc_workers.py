@@ -15,6 +15,7 @@ from localai.choice import Choice
 REST_S = 60.0
 """Seconds that workers are left alone after an engine died with them."""
 _CONNECT_S = 2.0
+_KNOWN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,16 @@ class RpcWorkers:
     def __init__(self, configured: Sequence[str]) -> None:
         self._configured = tuple(configured)
         self._rest_until = 0.0
+        self._known: dict[tuple[str, str, str], tuple[float, Workers]] = {}
+
+    def usable_now(self, choice: Choice) -> Workers:
+        """`usable` for a thread that plans; what was found holds for some seconds, as plans are made in a row."""
+        key, now = choice.key, time.monotonic()
+        at, found = self._known.get(key, (-_KNOWN_S, Workers()))
+        if now - at >= _KNOWN_S or now < self._rest_until:
+            found = asyncio.run(self.usable(choice))
+            self._known[key] = now, found
+        return found
 
     async def usable(self, choice: Choice) -> Workers:
         """All workers that `choice` is to run on, or none of them where one cannot be used now."""

@@ -8,13 +8,17 @@ from typing import Any
 
 import msgspec
 
+from backends.guesses import Guesses
 from backends.paging_report import WeightsReport
 from localai import __version__
 from localai.calibration_text import best
+from localai.choice import Choice
 from localai.decoding import paging_json
 from localai.energy.report import By, priced
-from localai.pool import Slot
+from localai.guess_records import GuessRecord, verdict
 from localai.pressure import pressure
+from localai.residence import Ahead
+from localai.slot import FOREVER, Slot
 from localai.turn import Parts
 
 _DAY = 86_400.0
@@ -31,7 +35,8 @@ def status(parts: Parts, started: float) -> dict[str, Any]:
         "socket": str(config.socket),
         "url": f"http://{config.host}:{config.port}" if config.port else None,
         "memory": _memory(parts),
-        "engines": [_engine(slot) for slot in parts.pool.slots],
+        "engines": [_engine(slot, parts) for slot in parts.pool.slots],
+        "ahead": [_ahead(choice, ahead) for choice, ahead in parts.pool.ahead],
         "upstreams": parts.upstreams.report(),
         "pressure": {p.resource: {"some": p.some, "full": p.full} for p in pressure()},
         "measuring": parts.market.measuring(),
@@ -70,7 +75,7 @@ def _memory(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _engine(slot: Slot) -> dict[str, Any]:
+def _engine(slot: Slot, parts: Parts) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "model": slot.choice.model.id,
         "backend": slot.choice.backend,
@@ -80,13 +85,17 @@ def _engine(slot: Slot) -> dict[str, Any]:
         "fraction": slot.stage.fraction,
         "users": slot.users,
         "keep_alive_s": slot.keep_alive,
+        "kept": slot.kept,
+        "unloads_in_s": _left(slot),
         "idle_s": round(time.monotonic() - slot.last_used, 1) if slot.idle else 0.0,
         "charged_bytes": slot.charged if slot.plan else None,
+        "remote_bytes": slot.plan.remote if slot.plan else None,
         "adapter_bytes": slot.adapters.total,
         "load_s": round(slot.load_s, 3),
     }
     if slot.handle is not None:
         info, step = slot.handle.info, slot.handle.last_step
+        guessed = verdict(parts.config, slot.choice.backend, slot.choice.mode, _guesses(slot))
         shown |= {
             "pid": slot.handle.pid,
             "n_ctx": info.n_ctx,
@@ -103,6 +112,9 @@ def _engine(slot: Slot) -> dict[str, Any]:
                 "setting": slot.handle.order.speculation,
                 "draft": "draft" in info.capabilities,
                 "last": slot.handle.guesses.said,
+                "gain": round(slot.handle.guesses.gain, 2) if slot.handle.guesses.gain else None,
+                "reason": guessed.reason,
+                "state": guessed.state,
                 "guessed": slot.handle.guesses.drafted,
                 "right": slot.handle.guesses.accepted,
             },
@@ -114,8 +126,43 @@ def _engine(slot: Slot) -> dict[str, Any]:
     return shown
 
 
+def _guesses(slot: Slot) -> list[GuessRecord]:
+    """What this engine's guesses brought so far; nothing before its first answer."""
+    found = slot.handle.guesses if slot.handle else Guesses()
+    record = GuessRecord(
+        device="",
+        model="",
+        backend=slot.choice.backend,
+        mode=slot.choice.mode,
+        drafted=found.drafted,
+        accepted=found.accepted,
+        made=found.made,
+        price=found.price,
+        unguessed=found.unguessed,
+    )
+    return [record] if found.said else []
+
+
+def _left(slot: Slot) -> float | None:
+    """Seconds until an idle engine is unloaded; None while it is in use, and where it stays for good."""
+    left = slot.expires - time.monotonic()
+    return round(max(0.0, left), 1) if slot.idle and left != FOREVER else None
+
+
+def _ahead(choice: Choice, ahead: Ahead) -> dict[str, Any]:
+    return {
+        "model": choice.model.id,
+        "backend": choice.backend,
+        "loads_in_s": round(ahead.begin - time.time(), 1),
+        "until": round(ahead.end),
+        "why": ahead.why,
+    }
+
+
 def _weights(report: WeightsReport | None) -> dict[str, Any] | None:
     """Of a model that does not fit; None where all of it was given room."""
     if report is None:
         return None
-    return {**msgspec.to_builtins(report), "predicted_tps": round(report.predicted_tps, 2)}
+    low, high = report.predicted_range
+    told = {"predicted_tps": round(report.predicted_tps, 2), "predicted_low": round(low, 2)}
+    return {**msgspec.to_builtins(report), **told, "predicted_high": round(high, 2)}

@@ -19,9 +19,10 @@ from localai.library import Library
 from localai.market import Market
 from localai.memories import Memories
 from localai.messages import Recalled, Started, TurnEvent, TurnRequest
-from localai.pool import Lease, Pool
+from localai.pool import Pool
 from localai.recollection import recollect
 from localai.router import route
+from localai.slot import Lease
 from localai.upstreams.relay import Upstreams
 
 

@@ -42,6 +42,7 @@ def test_the_nearer_source_wins(tmp_path: Path, file: str, environment: dict[str
         ("ram", "1000", 1000),
         ("keep_alive", "-1", -1.0),
         ("keep_alive", "30", 30.0),
+        ("keep_alive", "auto", "auto"),
         ("allowed_hosts", "a.example, b.example", ("a.example", "b.example")),
         ("allowed_hosts", "", ()),
         ("default_model", "mine", "mine"),

