@@ -109,16 +109,21 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        try:
-            value = msgspec.json.decode(await self.body())
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadRequest(f"the body is no JSON: {error}", "send JSON in UTF-8") from error
-        level = [value]
-        for _ in range(_DEEPEST):
-            level = [child for parent in level for child in _children(parent)]
-            if not level:
-                return value
-        raise BadRequest(f"the body is nested more than {_DEEPEST} levels deep", "make it flatter")
+        return read_json(await self.body())
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a body. Raises BadRequest."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON: {error}", "send JSON in UTF-8") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return value
+    raise BadRequest(f"the body is nested more than {_DEEPEST} levels deep", "make it flatter")
 
 
 def _children(value: Any) -> list[Any]:
