@@ -81,6 +81,8 @@ class Config:
     """Layers on the GPU where the engine has one; -1 is all."""
     rpc: tuple[str, ...] = ()
     """RPC workers of llama.cpp on other machines, as host:port, that every model on llama.cpp is spread over."""
+    queue: int = 256
+    """Requests that may be under way or wait for one model; more are answered with 429. One program may have half."""
     keep_alive: float = 300.0
     """Seconds that an idle model stays loaded; negative is for ever."""
     calibrate: int = 1
@@ -255,6 +257,7 @@ def _check(config: Config) -> Config:
         "gpu_layers": (-1, 10_000),
         "memory_tokens": (0, 2**20),
         "answer_cache_entries": (1, 20_000),
+        "queue": (2, 100_000),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range
         "cpu_watts": (0.0, 1000.0),
         "power_cap": (0.0, 1e5),

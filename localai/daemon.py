@@ -111,6 +111,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         budget=engines.memory,
         keep_alive=config.keep_alive,
         on_step=metrics.count_step,
+        queue=config.queue,
     )
     engines.paged = partial(note_paging, store, device.fingerprint)
     engines.charged = lambda: sum(s.charged for s in pool.slots if s.handle)

@@ -9,11 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from backends.contract import StepRecord
+from backends.contract import Job, StepRecord
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from localai.adapter_memory import AdapterMemory
@@ -21,6 +21,7 @@ from localai.breaker import Breaker
 from localai.budget import gigabytes
 from localai.choice import Choice
 from localai.errors import EngineFailed, OutOfResources, Unavailable
+from localai.fairness import Line, wish
 from localai.messages import Waiting
 from localai.orders import Plan
 
@@ -56,6 +57,7 @@ class Slot:
 
     choice: Choice
     keep_alive: float
+    line: Line
     plan: Plan | None = None
     handle: EngineHandle | None = None
     task: asyncio.Task[None] | None = None
@@ -97,9 +99,10 @@ class Slot:
 class Lease:
     """The right to use one engine until the lease is given back; while it is held the engine is not evicted."""
 
-    def __init__(self, slot: Slot, choice: Choice) -> None:
+    def __init__(self, slot: Slot, choice: Choice, program: str) -> None:
         self._slot = slot
         self._choice = choice
+        self._program = program
         self.load_s = 0.0
 
     @property
@@ -111,6 +114,10 @@ class Lease:
     def reason(self) -> str:
         """Why this engine serves, and with what turned off."""
         return "; ".join((self._choice.reason, *self._slot.notes))
+
+    def place(self, job: Job) -> AbstractAsyncContextManager[float]:
+        """The right to run `job`, given to programs in turn; the seconds that it was waited for."""
+        return self._slot.line.place(self._program, wish(job), self.engine.info.n_seq)
 
     async def load(self) -> AsyncGenerator[Waiting, None]:
         """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""
@@ -135,13 +142,21 @@ class Pool:
     """All engines of this daemon. `close` stops them."""
 
     def __init__(
-        self, *, plan: PlanFor, load: Loader, budget: Budget, keep_alive: float, on_step: Callable[[StepRecord], None]
+        self,
+        *,
+        plan: PlanFor,
+        load: Loader,
+        budget: Budget,
+        keep_alive: float,
+        on_step: Callable[[StepRecord], None],
+        queue: int = 256,
     ) -> None:
         self._plan = plan
         self._load = load
         self._budget = budget
         self._keep_alive = keep_alive
         self._on_step = on_step
+        self._queue = queue
         self._slots: dict[SlotKey, Slot] = {}
         self._breakers: dict[SlotKey, Breaker] = {}
         self._freed = asyncio.Condition()
@@ -160,23 +175,29 @@ class Pool:
         return self._budget(), sum(slot.charged for slot in self._slots.values())
 
     @asynccontextmanager
-    async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
-        """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
+    async def lease(
+        self, choice: Choice, keep_alive: float | None = None, program: str = "", share: float = 0.0
+    ) -> AsyncIterator[Lease]:
+        """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same.
+
+        `program` is who asks, `share` what this is of one request. Raises TooBusy where too much is under way.
+        """
         if self._closing:
             raise _stopping()
         key = choice.key
         self._breakers.setdefault(key, Breaker()).check(time.monotonic())
         slot = await self._slot_for(key, choice)
-        if keep_alive is not None:
-            slot.keep_alive = keep_alive
-        slot.users += 1
-        try:
-            await self._fit_adapters(slot, choice)
-            yield Lease(slot, choice)
-        finally:
-            slot.users -= 1
-            slot.last_used = time.monotonic()
-            await self._note_idle()
+        with slot.line.attending(program, share):
+            if keep_alive is not None:
+                slot.keep_alive = keep_alive
+            slot.users += 1
+            try:
+                await self._fit_adapters(slot, choice)
+                yield Lease(slot, choice, program)
+            finally:
+                slot.users -= 1
+                slot.last_used = time.monotonic()
+                await self._note_idle()
 
     async def _slot_for(self, key: SlotKey, choice: Choice) -> Slot:
         while (slot := self._slots.get(key)) is not None and choice.n_ctx:
@@ -189,7 +210,7 @@ class Pool:
         if self._closing:
             raise _stopping()
         if slot is None:
-            slot = Slot(choice, self._keep_alive)
+            slot = Slot(choice, self._keep_alive, Line(self._queue))
             self._slots[key] = slot
             slot.task = asyncio.create_task(self._bring_up(key, slot))
             # A load that nobody waits for any more must not shout about its failure at exit.

@@ -51,7 +51,7 @@ class Sender:
         made = daemon.ask("POST", "/localai/tokens", {"name": "fuzz", "scopes": ["admin"]}, unix=True)
         self._headers = {"Authorization": f"Bearer {made.json['secret']}"}
 
-    def send(self, case: schemathesis.Case, promised: set[str]) -> None:
+    def send(self, case: Any, promised: set[str]) -> None:
         """One case; what it broke is noted."""
         case.body = _tame(case.body, str(self._daemon.home))
         asked = case.as_transport_kwargs(base_url=self._daemon.url)
@@ -91,7 +91,7 @@ def check(daemon: Daemon, cases: int, *, seed: int | None = None) -> Findings:
     document: Json = daemon.ask("GET", "/openapi.json").json
     found = Findings()
     sender = Sender(daemon, found)
-    operations = [each.ok() for each in schemathesis.openapi.from_dict(document).get_all_operations()]
+    operations = [operation.ok() for operation in _operations(document)]
     kept = [operation for operation in operations if operation.path not in _ENDS]
     each = -(-cases // (2 * len(kept)))
     for operation in kept:
@@ -101,6 +101,10 @@ def check(daemon: Daemon, cases: int, *, seed: int | None = None) -> Findings:
                 continue
             _play(operation.as_strategy(generation_mode=mode), each, seed, lambda c, p=promised: sender.send(c, p))
     return found
+
+
+def _operations(document: Json) -> Any:
+    return schemathesis.openapi.from_dict(document).get_all_operations()
 
 
 def _play(strategy: Any, count: int, seed: int | None, send: Any) -> None:
@@ -113,7 +117,7 @@ def _play(strategy: Any, count: int, seed: int | None, send: Any) -> None:
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
-    def each(case: schemathesis.Case) -> None:
+    def each(case: Any) -> None:
         send(case)
 
     if seed is not None:

@@ -30,7 +30,8 @@ _PATIENCE_S = 180.0
 _SETTLE_S = 60.0
 _DOCUMENTED = (400, 429, 502, 503, 504, 507)
 _MIB = 2**20
-_WORDS = "the quick brown fox jumps over the lazy dog while seven wizards mix potions beside an old river".split()
+_TEXT = "the quick brown fox jumps over the lazy dog while seven wizards mix potions beside an old river"
+_WORDS = _TEXT.split()
 
 
 @dataclass(slots=True)
