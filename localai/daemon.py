@@ -61,6 +61,7 @@ from localai.quotas import Quotas
 from localai.spans import Spans
 from localai.tested import TestedSettings
 from localai.tokens import Tokens
+from localai.tools.toolbox import Toolbox
 from localai.turn import Parts
 from localai.upstreams.relay import Upstreams
 from localai.watched import WatchedFolders
@@ -130,14 +131,15 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
     server = _Server(config)
-    gate = _gate(config, ledger)
-    app = build(parts, kept, metrics, kv_cache, watched, gate, started=started, stop=server.end)
+    gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
+    app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
+        await toolbox.close()
         await upstreams.close()
         await calibrator.close()
         meter.close()
