@@ -54,6 +54,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     403: {"description": "Foreign Host or Origin, or a scope that is lacking"},
     404: {"description": "No such model, conversation or route"},
     405: {"description": "The route takes another method"},
+    408: {"description": "The body took too long to arrive"},
     409: {"description": "In use, or there already"},
     413: {"description": "Body over the limit"},
     422: {"description": "The model's file or template is damaged"},
@@ -116,7 +117,14 @@ def build(
     app.add_exception_handler(Exception, _unexpected)
     config = parts.config
     hosts = {*config.allowed_hosts} | ({config.host} if config.host not in ("0.0.0.0", "::") else set())
-    return Door(app, gate, hosts=hosts, origins=config.allowed_origins, max_body=config.max_body)
+    return Door(
+        app,
+        gate,
+        hosts=hosts,
+        origins=config.allowed_origins,
+        max_body=config.max_body,
+        body_s=config.body_timeout,
+    )
 
 
 async def _own(request: Request, error: Exception) -> Response:

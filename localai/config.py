@@ -119,6 +119,8 @@ class Config:
     """Most answers that are kept for that."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
+    body_timeout: float = 60.0
+    """Seconds that the head of a request, and then its body, may take to arrive."""
     tokens: str = "optional"
     """optional or required: whether a program needs a token to come over TCP. Where `host` is not loopback, all do."""
     allowed_hosts: tuple[str, ...] = ()
@@ -266,6 +268,7 @@ def _check(config: Config) -> Config:
         "tariff": (0.0, 1e6),
         "carbon": (0.0, 1e5),
         "max_body": (1024, 2**40),
+        "body_timeout": (0.1, 86_400.0),
     }
     for key, (low, high) in limits.items():
         if not low <= getattr(config, key) <= high:

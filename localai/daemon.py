@@ -206,7 +206,7 @@ class _Server:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                http=PeerChecked,
+                http=PeerChecked.within(self._config.body_timeout),
                 timeout_graceful_shutdown=2,
                 server_header=False,
                 date_header=False,
