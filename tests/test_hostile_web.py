@@ -124,7 +124,7 @@ def test_a_name_leads_out_of_nothing(hurried: Daemon, path: str, name: str) -> N
     body = {"model": name, "source": name, "destination": f"../{name}"}
     answer = hurried.ask(method, path, body, unix=True)
     assert answer.status in (400, 404)
-    assert not [path for path in hurried.home.rglob("*passwd*")]
+    assert not list(hurried.home.rglob("*passwd*"))
 
 
 def test_links_in_the_store_lead_to_no_change_elsewhere(tmp_path: Path) -> None:
