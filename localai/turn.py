@@ -55,7 +55,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
         request = away.instead
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
         entry.routed(choice.id, choice.backend, choice.reason)
-        page = await asyncio.to_thread(parts.answers.open, request, choice)
+        page = await parts.answers.open(request, choice)
         for event in page.replay(clock, entry.saw):
             yield event
         if page.found:
