@@ -209,6 +209,7 @@ class _Server:
                 http=PeerChecked.within(self._config.body_timeout),
                 timeout_graceful_shutdown=2,
                 server_header=False,
+                proxy_headers=False,
                 date_header=False,
             )
         )

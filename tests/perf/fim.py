@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -62,11 +63,12 @@ class Bench:
 
     def _cut(self, text: str, tokens: int) -> str:
         """Whole lines of `text`, about so many tokens of them."""
-        count = len(self._daemon.client.post("/tokenize", {"content": text[:8000]}, timeout=300)["tokens"])
+        count = len(self._daemon.client.post("/tokenize", {"model": "marked", "content": text[:8000]}, timeout=300)["tokens"])
         return text[: int(8000 * tokens / count)].rpartition("\n")[0] + "\n"
 
     def _ask(self, typed: str, most: int, **extra: Any) -> dict[str, Any]:
         body = {
+            "model": "marked",
             "prompt": self._before + typed,
             "suffix": "\n" + self._after,
             "max_tokens": most,
@@ -121,7 +123,9 @@ def main() -> int:
     options: argparse.Namespace = arguments(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         model = marked(model_path(options), Path(folder))
-        daemon = stack.enter_context(Daemon(options, default_model=str(model), backend="llama.cpp"))
+        daemon = stack.enter_context(Daemon(options, backend="llama.cpp"))
+        command = [sys.executable, "-P", "-m", "localai", "models", "import", str(model), "--name", "marked"]
+        subprocess.run(command, env=daemon.environment, check=True, capture_output=True)
         client = stack.enter_context(SseClient())
         rounds = play(options, Bench(client, daemon).round)
         facts = {"model": model_path(options).name}
