@@ -63,7 +63,9 @@ class Bench:
 
     def _cut(self, text: str, tokens: int) -> str:
         """Whole lines of `text`, about so many tokens of them."""
-        count = len(self._daemon.client.post("/tokenize", {"model": "marked", "content": text[:8000]}, timeout=300)["tokens"])
+        count = len(
+            self._daemon.client.post("/tokenize", {"model": "marked", "content": text[:8000]}, timeout=300)["tokens"]
+        )
         return text[: int(8000 * tokens / count)].rpartition("\n")[0] + "\n"
 
     def _ask(self, typed: str, most: int, **extra: Any) -> dict[str, Any]:
