@@ -206,17 +206,17 @@ def test_fifty_requests_do_not_starve_another_program(daemon: Daemon) -> None:
 
     assert ask("loader", 1) == 200
     with ThreadPoolExecutor(60) as pool:
-        crowd = [pool.submit(ask, "crowd", 60) for _ in range(50)]
-        wait_for(lambda: any(engine["users"] >= 40 for engine in daemon.engines()))
+        crowd = [pool.submit(ask, "crowd", 100) for _ in range(50)]
+        wait_for(lambda: any(engine["users"] >= 20 for engine in daemon.engines()))
         other = [pool.submit(ask, "other", 5) for _ in range(3)]
         assert {job.result() for job in (*crowd, *other)} == {200}
-    # Three places of sixty answers are the other's long before the crowd is through.
-    assert max(place for place, name in enumerate(ended) if name == "other") < 40
+    # At least six of the crowd were waiting when the other came, and still are when it is served.
+    assert max(place for place, name in enumerate(ended) if name == "other") < 47
 
 
 def test_more_than_the_queue_holds_gets_429(narrow: Daemon) -> None:
     model = narrow.echo("narrow.txt", 30)
-    body = {"model": model, "prompt": "x" * 80, "max_tokens": 80}
+    body = {"model": model, "prompt": "x" * 150, "max_tokens": 150}
     with ThreadPoolExecutor(12) as pool:
         asked = [
             pool.submit(narrow.ask, "POST", "/v1/completions", body, {"User-Agent": "crowd"}, unix=True)
