@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -52,33 +52,36 @@ def test_a_post_from_another_site_is_refused(daemon: Daemon, headers: dict[str, 
     assert "access-control-allow-origin" not in answer.headers
 
 
-@pytest.mark.parametrize(
-    ("sent", "dripping"),
-    [
-        (b"", b""),
-        (b"POST /v1/chat", b""),
-        (HEAD, b"X-A: b\r\n"),
-        (HEAD + b"Content-Length: 100000\r\n\r\n{", b" "),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
-    ],
-    ids=["silence", "half a line", "endless headers", "slow body", "slow chunks"],
-)
-def test_who_takes_for_ever_is_cut_off(hurried: Daemon, sent: bytes, dripping: bytes) -> None:
-    with closing(socket.create_connection(("127.0.0.1", hurried.port), timeout=0.2)) as line:
-        line.sendall(sent)
-        answer, deadline = None, time.monotonic() + 60
-        while answer is None and time.monotonic() < deadline:
-            try:
-                if dripping:
-                    line.sendall(dripping)
-                answer = line.recv(4096)
-            except TimeoutError:
-                continue
-            except OSError:
-                answer = b""
-    assert answer is not None, "it was still waited for"
-    if b"\r\n\r\n" in sent:
-        assert answer == b"" or b" 408 " in answer.split(b"\r\n")[0]
+DRIPS = {
+    "silence": (b"", b""),
+    "half a line": (b"POST /v1/chat", b""),
+    "endless headers": (HEAD, b"X-A: b\r\n"),
+    "slow body": (HEAD + b"Content-Length: 100000\r\n\r\n{", b" "),
+    "slow chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+}
+"""What a client sends at once, and then again and again."""
+
+
+def test_who_takes_for_ever_is_cut_off(hurried: Daemon) -> None:
+    answers: dict[str, bytes] = {}
+    with ExitStack() as stack:
+        address = ("127.0.0.1", hurried.port)
+        lines = {name: stack.enter_context(socket.create_connection(address, timeout=0.05)) for name in DRIPS}
+        for name, line in lines.items():
+            line.sendall(DRIPS[name][0])
+        deadline = time.monotonic() + 90
+        while len(answers) < len(DRIPS) and time.monotonic() < deadline:
+            for name in DRIPS.keys() - answers.keys():
+                try:
+                    lines[name].sendall(DRIPS[name][1])
+                    answers[name] = lines[name].recv(4096)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    answers[name] = b""
+    assert answers.keys() == DRIPS.keys()
+    # A reset may overtake the words: more was sent than was read.
+    assert {answer.split(b"\r\n")[0] for answer in answers.values()} <= {b"", b"HTTP/1.1 408 Request Timeout"}
     assert hurried.ask("GET", "/health").status == 200
 
 
@@ -98,7 +101,7 @@ def test_a_head_over_the_limit_is_cut_off(daemon: Daemon, lines: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
 def test_a_compressed_body_is_not_unpacked(daemon: Daemon, encoding: str) -> None:
-    bomb = gzip.compress(json.dumps(SAID | {"padding": "a" * 50_000_000}).encode())
+    bomb = gzip.compress(json.dumps(SAID | {"padding": "a" * 5_000_000}).encode())
     assert len(bomb) < 1_000_000
     answer = daemon.ask("POST", CHAT, bomb, {"Content-Encoding": encoding})
     assert answer.status == 400

@@ -66,7 +66,7 @@ def web() -> Iterator[str]:
 def declare(home: Path, more: str = "", *, url: str = "") -> None:
     """One server, at `url` or as a child of the daemon's."""
     where = f"url = {json.dumps(url)}" if url else f"command = {json.dumps([sys.executable, SERVER])}"
-    (home / "tools.toml").write_text(f"[little]\n{where}\n{more}")
+    (home / "tools.toml").write_text(f"[little]\n{where}\ntimeout = 300\n{more}")
 
 
 @asynccontextmanager

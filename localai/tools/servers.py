@@ -28,7 +28,6 @@ _MOST_TOOLS = 64
 _MOST_DESCRIPTION = 1000
 MOST_RESULT = 16_000
 """Characters of a tool's answer that a model is shown."""
-_START_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class Server:
             self._keeper.add_done_callback(partial(self._ended, ready=self._client))
         client = self._client
         try:
-            return await asyncio.wait_for(asyncio.shield(client), _START_S)
+            return await asyncio.wait_for(asyncio.shield(client), self.spec.timeout)
         except TimeoutError as error:
             await self.close()
             raise self._failed("did not start in time") from error

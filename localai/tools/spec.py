@@ -31,7 +31,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """An MCP server: a `command` that speaks over standard input and output, or the `url` of a streamable HTTP one.
 
     `env` is added to the little that a child gets of the environment. The bearer token for `url` is in the daemon's
-    environment variable `token_env`. `consent` holds for its tools that nothing else was said about.
+    environment variable `token_env`. `consent` holds for its tools that nothing else was said about. `timeout` is
+    seconds for its start, and for each answer.
     """
 
     name: ServerName
