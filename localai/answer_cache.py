@@ -79,11 +79,13 @@ class Answers:
     def path(self) -> Path:
         return self._path
 
-    def open(self, request: TurnRequest, choice: Choice) -> Page:
+    async def open(self, request: TurnRequest, choice: Choice) -> Page:
         """The page for this request; a blank one, which keeps nothing, where it must not be cached."""
+        # Most requests are of that kind, and a thread for each costs more than it takes to see that.
         kind = category(request.messages[-1].content) if self._may(request, choice) else "never"
-        if kind == "never":
-            return Page(request, choice)
+        return Page(request, choice) if kind == "never" else await asyncio.to_thread(self._open, request, choice, kind)
+
+    def _open(self, request: TurnRequest, choice: Choice, kind: Category) -> Page:
         from localai.answer_file import Kept
 
         text = request.messages[-1].content

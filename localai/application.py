@@ -31,6 +31,7 @@ from localai.api import (
     responses,
 )
 from localai.api import tokens as token_routes
+from localai.api import tools as tool_routes
 from localai.api.gate import Gate
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
@@ -39,6 +40,7 @@ from localai.errors import BadRequest, LocalaiError, NotFound, from_memory
 from localai.forgetting import Forgetting
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
+from localai.tools.toolbox import Toolbox
 from localai.turn import Parts
 from localai.watched import WatchedFolders
 from memory_store.errors import MemoryStoreError
@@ -52,6 +54,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     403: {"description": "Foreign Host or Origin, or a scope that is lacking"},
     404: {"description": "No such model, conversation or route"},
     405: {"description": "The route takes another method"},
+    408: {"description": "The body took too long to arrive"},
     409: {"description": "In use, or there already"},
     413: {"description": "Body over the limit"},
     422: {"description": "The model's file or template is damaged"},
@@ -76,6 +79,7 @@ def build(
     kv_cache: KvCache,
     watched: WatchedFolders,
     gate: Gate,
+    toolbox: Toolbox,
     *,
     started: float,
     stop: Callable[[], None],
@@ -97,7 +101,8 @@ def build(
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(token_routes.routes(gate.tokens))
     app.include_router(conversation_trees.routes(kept))
-    app.include_router(conversations.routes(parts, kept))
+    app.include_router(conversations.routes(parts, kept, toolbox))
+    app.include_router(tool_routes.routes(toolbox))
     app.include_router(bench_reports.routes(parts.config.home))
     app.include_router(pulling.routes(parts.library))
     app.include_router(memory_files.routes(watched))
@@ -112,7 +117,14 @@ def build(
     app.add_exception_handler(Exception, _unexpected)
     config = parts.config
     hosts = {*config.allowed_hosts} | ({config.host} if config.host not in ("0.0.0.0", "::") else set())
-    return Door(app, gate, hosts=hosts, origins=config.allowed_origins, max_body=config.max_body)
+    return Door(
+        app,
+        gate,
+        hosts=hosts,
+        origins=config.allowed_origins,
+        max_body=config.max_body,
+        body_s=config.body_timeout,
+    )
 
 
 async def _own(request: Request, error: Exception) -> Response:

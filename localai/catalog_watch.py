@@ -6,18 +6,31 @@ A new file that is sound replaces the catalogue in one assignment; a broken one 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 
 from localai.catalog import FILE, Catalog
 from localai.errors import ConfigError
 
 SETTLE_S = 0.2
+_WATCHED: list[type[FileSystemEvent]] | None = (
+    [FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent] if sys.platform == "linux" else None
+)
+"""Databases lie in the same folder and are written with every answer: where the kernel can tell, only what was closed
+after writing counts, or a thread would wake up for each page of theirs."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +53,8 @@ class CatalogWatcher:
 
     def start(self) -> None:
         self._home.mkdir(parents=True, exist_ok=True)
-        self._observer.schedule(_Overlay(self._home / FILE, self._touched), str(self._home), recursive=False)
+        handler = _Overlay(self._home / FILE, self._touched)
+        self._observer.schedule(handler, str(self._home), recursive=False, event_filter=_WATCHED)
         self._observer.start()
         # What was written between the first reading and now has told nobody.
         self._reload()

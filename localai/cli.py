@@ -34,6 +34,7 @@ _COMMANDS = {
     "energy": ("localai.cli_energy", "Show what answers took in joules, cost and CO2."),
     "token": ("localai.cli_token", "Make, list and revoke tokens for programs that come over TCP."),
     "mcp": ("localai.cli_mcp", "Serve memory, models and answers as tools for agents (MCP)."),
+    "tools": ("localai.cli_tools", "List tools of MCP servers, and say which may be called."),
     "launch": ("localai.cli_launch", "Show how an editor or agent uses this daemon, or start it so."),
     "doctor": ("localai.cli_doctor", "Examine this device and the installation."),
     "device": ("localai.cli_doctor", "Show what this device is and has."),

@@ -1,4 +1,4 @@
-"""`localai launch TOOL`: how an editor or agent is told to use this daemon, checked against it; or start it so."""
+"""`localai launch TOOL`: how an editor or agent is told to use this daemon, checked against it; written, or started."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from localai.cli import say, show
 from localai.config import load
 from localai.errors import BadRequest, DaemonUnreachable, NotFound
 from localai.launch import TOOLS, recipe
+from localai.launch_files import LaunchFiles
 from localai.lifecycle import client
 
 
@@ -21,13 +22,21 @@ from localai.lifecycle import client
 @click.argument("tool", required=False)
 @click.option("-m", "--model", default="default", help="Model that the program is to use.")
 @click.option("--run", is_flag=True, help="Start the program so, instead of printing how.")
+@click.option("--write", is_flag=True, help="Write it into the program's own settings.")
+@click.option("--undo", is_flag=True, help="Take out what --write put in.")
 @click.option("--json", "as_json", is_flag=True)
-def launch(tool: str | None, model: str, run: bool, as_json: bool) -> None:
+def launch(tool: str | None, model: str, run: bool, write: bool, undo: bool, as_json: bool) -> None:
     """Show how an editor or agent is told to use this daemon, or start it so. Without TOOL, list those known."""
+    if run + write + undo > 1:
+        raise BadRequest("--run, --write and --undo exclude each other", "give one of them")
     if tool is None:
         show({"tools": list(TOOLS)}, as_json, lambda found: "\n".join(found["tools"]))
         return
     config = load()
+    files = LaunchFiles(config.home)
+    if undo:
+        show({"tool": tool, "undone": str(files.undo(tool))}, as_json, lambda found: f"undone in {found['undone']}")
+        return
     if not config.port:
         raise BadRequest("the daemon has no TCP port, and programs need one", "set port in config.toml")
     url = f"http://127.0.0.1:{config.port}"
@@ -39,6 +48,10 @@ def launch(tool: str | None, model: str, run: bool, as_json: bool) -> None:
             raise NotFound(f"{tool} cannot be started from here", hint)
         say(f"starting {made.command[0]} with {served} at {url}")
         os.execvpe(made.command[0], made.command, {**os.environ, **made.variables})
+    if write:
+        written = {"tool": tool, "url": url, "model": served, "written": str(files.write(tool, made))}
+        show(written, as_json, lambda found: f"written to {found['written']}; `localai launch {tool} --undo` undoes it")
+        return
     show({"tool": tool, "url": url, "model": served, "n_ctx": n_ctx, **asdict(made)}, as_json, _shown)
 
 

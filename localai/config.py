@@ -82,6 +82,8 @@ class Config:
     """Layers on the GPU where the engine has one; -1 is all."""
     rpc: tuple[str, ...] = ()
     """RPC workers of llama.cpp on other machines, as host:port, that every model on llama.cpp is spread over."""
+    queue: int = 256
+    """Requests that may be under way or wait for one model; more are answered with 429. One program may have half."""
     keep_alive: float | str = "auto"
     """Seconds that an idle model stays loaded; negative is for ever. auto learns it from the pauses between uses (five
     minutes until it knows some), and loads a model shortly before a use that can be foreseen."""
@@ -119,6 +121,8 @@ class Config:
     """Most answers that are kept for that."""
     max_body: int = 20 * 2**20
     """Largest request body in bytes."""
+    body_timeout: float = 60.0
+    """Seconds that the head of a request, and then its body, may take to arrive."""
     tokens: str = "optional"
     """optional or required: whether a program needs a token to come over TCP. Where `host` is not loopback, all do."""
     allowed_hosts: tuple[str, ...] = ()
@@ -261,6 +265,7 @@ def _check(config: Config) -> Config:
         "gpu_layers": (-1, 10_000),
         "memory_tokens": (0, 2**20),
         "answer_cache_entries": (1, 20_000),
+        "queue": (2, 100_000),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range
         "cpu_watts": (0.0, 1000.0),
         "power_cap": (0.0, 1e5),
@@ -269,6 +274,7 @@ def _check(config: Config) -> Config:
         "tariff": (0.0, 1e6),
         "carbon": (0.0, 1e5),
         "max_body": (1024, 2**40),
+        "body_timeout": (0.1, 86_400.0),
     }
     for key, (low, high) in limits.items():
         if getattr(config, key) != "auto" and not low <= getattr(config, key) <= high:

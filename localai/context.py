@@ -144,13 +144,16 @@ async def _fill_in_the_middle(request: TurnRequest, engine: EngineHandle) -> lis
             param="suffix",
         )
     plain = partial(engine.tokenize, special=False, add_bos=False)
-    before, after = await plain(request.prompt or ""), await plain(request.suffix or "")
+    whole = request.prompt or ""
+    line = whole.rfind("\n") + 1
+    before, typed, after = await plain(whole[:line]), await plain(whole[line:]), await plain(request.suffix or "")
     # As long as the answer may become, and never more than half of the context, so that the cursor's file comes first.
     answer = request.max_tokens if request.max_tokens is not None else _USUAL_INFILL
-    room = min(info.n_ctx - len(before) - len(after) - answer - 8, info.n_ctx // 2)
+    room = min(info.n_ctx - len(before) - len(typed) - len(after) - answer - 8, info.n_ctx // 2)
     near = [Neighbour(await plain(f"{name}\n"), await plain(f"{text}\n")) for name, text in request.neighbours]
     bos = await engine.tokenize("", special=False, add_bos=True)
-    return laid_out(known, before, after, near, bos=bos, here=await plain("current file\n") if near else [], room=room)
+    here = await plain("current file\n") if near else []
+    return laid_out(known, before, after, near, bos=bos, here=here, room=room, typed=typed)
 
 
 def _refuse_what_is_missing(request: TurnRequest, info: EngineInfo) -> None:

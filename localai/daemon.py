@@ -63,6 +63,7 @@ from localai.residence import Residence
 from localai.spans import Spans
 from localai.tested import TestedSettings
 from localai.tokens import Tokens
+from localai.tools.toolbox import Toolbox
 from localai.turn import Parts
 from localai.upstreams.relay import Upstreams
 from localai.watched import WatchedFolders
@@ -116,6 +117,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         budget=engines.memory,
         keep_alive=residence if config.keep_alive == "auto" else float(config.keep_alive),
         on_step=metrics.count_step,
+        queue=config.queue,
     )
     engines.paged = partial(note_paging, store, device.fingerprint)
     engines.guessed = partial(note_guesses, config.home, device.fingerprint)
@@ -135,14 +137,15 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
     server = _Server(config)
-    gate = _gate(config, ledger)
-    app = build(parts, kept, metrics, kv_cache, watched, gate, started=started, stop=server.end)
+    gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
+    app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
+        await toolbox.close()
         await upstreams.close()
         await calibrator.close()
         meter.close()
@@ -229,9 +232,10 @@ class _Server:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                http=PeerChecked,
+                http=PeerChecked.within(self._config.body_timeout),
                 timeout_graceful_shutdown=2,
                 server_header=False,
+                proxy_headers=False,
                 date_header=False,
             )
         )

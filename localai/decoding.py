@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from backends.contract import Embedding, Finish, FinishReason, Progress, PromptLogprobs, Token, TokenLogprob, Usage
 from backends.errors import BackendError
 from backends.handle import EngineHandle
@@ -36,10 +38,11 @@ from localai.toolcalls import Content, OutputParser, Piece, Reasoning
 
 @dataclass(slots=True)
 class Clock:
-    """When a request came in and how long its engine took to load; monotonic seconds."""
+    """When a request came in, how long its engine took to load and its turn to come; monotonic seconds."""
 
     started: float = field(default_factory=time.monotonic)
     load_s: float = 0.0
+    queue_s: float = 0.0
 
 
 class _Choice:
@@ -90,6 +93,8 @@ async def decode(
     Where the energy limit is reached, the answer ends there, as at its longest.
     """
     job = prompt.job
+    if job.deadline is not None:
+        job = msgspec.structs.replace(job, deadline=max(0.0, job.deadline - clock.queue_s))
     choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]
     usages: list[Usage] = []
     scored: list[TokenLogprob] = []
@@ -159,7 +164,7 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
     guessers = sorted({guesser for u in usages for guesser in u.guesses.by}, reverse=True)
     decode_s = max(u.decode_s for u in usages)
     timings = Timings(
-        queue_ms=_ms(first.queue_s),
+        queue_ms=_ms(clock.queue_s + first.queue_s),
         load_ms=_ms(clock.load_s),
         restore_ms=_ms(first.restore_s),
         ttft_ms=_ms(min(starts) - clock.started) if starts else None,

@@ -7,6 +7,7 @@ LocalaiError
 ├── Forbidden              403  this way in may not do that (Host, Origin, scope)
 ├── NotFound               404  no such conversation or route object
 │   └── UnknownModel       404  no such model; names the nearest
+├── TooSlow                408  the body took too long to arrive
 ├── Conflict               409  the thing is in use, or exists already
 ├── TooLarge               413  the body is over the limit
 ├── ModelBroken            422  the model's file or template is damaged, or no engine runs it
@@ -93,6 +94,12 @@ class UnknownModel(NotFound):
 class Conflict(LocalaiError):
     status = 409
     code = "conflict"
+    type = "invalid_request_error"
+
+
+class TooSlow(LocalaiError):
+    status = 408
+    code = "body_too_slow"
     type = "invalid_request_error"
 
 

@@ -58,11 +58,13 @@ def laid_out(
     bos: Sequence[int],
     here: Sequence[int],
     room: int,
+    typed: Sequence[int] = (),
 ) -> list[int]:
     """The prompt. Of the neighbours, as many whole ones as fit into `room` tokens go in, the last ones first.
 
     `here` is the name of the edited file. Neighbours come first and in the order given, so that their KV is found again
-    at the next keystroke.
+    at the next keystroke. `typed` is what is in the cursor's own line already: it stands last, as the beginning of what
+    is to be filled in, so that the next keystroke finds the KV of all else, the text behind the cursor too.
     """
     chosen: list[Neighbour] = []
     left = room - len(here) - 2
@@ -80,5 +82,5 @@ def laid_out(
     if chosen and mark:
         front += [*mark, *here]
     if known.order == "spm":
-        return [*front, known.suffix, *after, known.prefix, *before]
-    return [*front, known.prefix, *before, known.suffix, *after, known.middle]
+        return [*front, known.suffix, *after, known.prefix, *before, *typed]
+    return [*front, known.prefix, *before, known.suffix, *after, known.middle, *typed]

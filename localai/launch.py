@@ -1,11 +1,12 @@
 """How each editor and agent is told to use this daemon: variables, a command, or lines for its own settings file.
 
-The daemon's address and a model enter, a `Recipe` leaves. Pure; writes no file, so there is nothing to undo.
+The daemon's address and a model enter, a `Recipe` leaves. Pure; `launch_files` writes them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,21 @@ from localai.errors import NotFound
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`command` starts the program with `variables` set; `lines` belong into `file`. Either part may be empty."""
+    """`command` starts the program with `variables` set; `lines` belong into `file`. Either part may be empty.
+
+    Where the settings can be written, they are the file at `path`: `merge` goes into its JSON, or `block` between two
+    marks that begin with `comment`; a line that begins with `key` must not be there already.
+    """
 
     variables: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     file: str = ""
     lines: str = ""
+    path: str = ""
+    merge: dict[str, Any] = field(default_factory=dict)
+    block: str = ""
+    comment: str = ""
+    key: str = ""
 
 
 def recipe(tool: str, url: str, model: str, n_ctx: int) -> Recipe:
@@ -41,7 +51,7 @@ def _claude_code(url: str, model: str, n_ctx: int) -> Recipe:
         "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(n_ctx),
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
     }
-    return Recipe(variables, ("claude",))
+    return Recipe(variables, ("claude",), path="~/.claude/settings.json", merge={"env": variables})
 
 
 def _codex(url: str, model: str, n_ctx: int) -> Recipe:
@@ -52,19 +62,39 @@ def _codex(url: str, model: str, n_ctx: int) -> Recipe:
         f"model={json.dumps(model)}",
         f"model_context_window={n_ctx}",
     )
-    return Recipe(command=("codex", *(part for setting in settings for part in ("-c", setting))))
+    block = (
+        f'[model_providers.localai]\nname = "localai"\nbase_url = "{url}/v1"\nwire_api = "responses"\n\n'
+        f'[profiles.localai]\nmodel_provider = "localai"\nmodel = {json.dumps(model)}\n'
+        f"model_context_window = {n_ctx}"
+    )
+    return Recipe(
+        command=("codex", *(part for setting in settings for part in ("-c", setting))),
+        path="~/.codex/config.toml",
+        block=block,
+        comment="#",
+        key="[model_providers.localai]",
+    )
 
 
 def _aider(url: str, model: str, _: int) -> Recipe:
     variables = {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": "localai"}
-    return Recipe(variables, ("aider", "--model", f"openai/{model}"))
+    block = f"model: openai/{model}\nopenai-api-base: {url}/v1\nopenai-api-key: localai"
+    return Recipe(
+        variables,
+        ("aider", "--model", f"openai/{model}"),
+        path="~/.aider.conf.yml",
+        block=block,
+        comment="#",
+        key="model:",
+    )
 
 
 def _opencode(url: str, model: str, n_ctx: int) -> Recipe:
     served = {model: {"name": model, "limit": {"context": n_ctx, "output": n_ctx // 4}}}
     provider = {"npm": "@ai-sdk/openai-compatible", "options": {"baseURL": f"{url}/v1"}, "models": served}
     settings = {"provider": {"localai": provider}, "model": f"localai/{model}"}
-    return Recipe({"OPENCODE_CONFIG_CONTENT": json.dumps(settings)}, ("opencode",))
+    variables = {"OPENCODE_CONFIG_CONTENT": json.dumps(settings)}
+    return Recipe(variables, ("opencode",), path="~/.config/opencode/opencode.json", merge=settings)
 
 
 def _open_webui(url: str, _: str, __: int) -> Recipe:
@@ -72,10 +102,23 @@ def _open_webui(url: str, _: str, __: int) -> Recipe:
     return Recipe(variables, ("open-webui", "serve"))
 
 
+def _llm_folder() -> str:
+    """Where the program keeps its settings, as it finds that itself."""
+    import click
+
+    return os.environ.get("LLM_USER_PATH") or click.get_app_dir("io.datasette.llm")
+
+
 def _llm(url: str, model: str, _: int) -> Recipe:
     lines = f"- model_id: localai\n  model_name: {model}\n  api_base: {url}/v1\n  api_key_name: localai"
     return Recipe(
-        command=("llm", "-m", "localai"), file="extra-openai-models.yaml in the folder of `llm logs path`", lines=lines
+        command=("llm", "-m", "localai"),
+        file="extra-openai-models.yaml in the folder of `llm logs path`",
+        lines=lines,
+        path=f"{_llm_folder()}/extra-openai-models.yaml",
+        block=lines,
+        comment="#",
+        key="- model_id: localai",
     )
 
 
@@ -86,7 +129,10 @@ def _continue(url: str, model: str, n_ctx: int) -> Recipe:
         "    roles: [chat, edit, autocomplete]\n"
         f"    defaultCompletionOptions:\n      contextLength: {n_ctx}"
     )
-    return Recipe(file="~/.continue/config.yaml", lines=lines)
+    # Another list of models cannot be told apart from this one, so it is written only where there is none.
+    block = f"name: localai\nversion: 1.0.0\nschema: v1\n{lines}"
+    path = "~/.continue/config.yaml"
+    return Recipe(file=path, lines=lines, path=path, block=block, comment="#", key="models:")
 
 
 def _cline(url: str, model: str, n_ctx: int) -> Recipe:
@@ -97,12 +143,13 @@ def _cline(url: str, model: str, n_ctx: int) -> Recipe:
 def _zed(url: str, model: str, n_ctx: int) -> Recipe:
     served: dict[str, Any] = {"name": model, "display_name": model, "max_tokens": n_ctx}
     settings = {"language_models": {"ollama": {"api_url": url, "available_models": [served]}}}
-    return Recipe(file="~/.config/zed/settings.json", lines=json.dumps(settings, indent=2))
+    path = "~/.config/zed/settings.json"
+    return Recipe(file=path, lines=json.dumps(settings, indent=2), path=path, merge=settings)
 
 
 def _llama_vim(url: str, model: str, _: int) -> Recipe:
     lines = f"let g:llama_config = {{ 'endpoint_fim': '{url}/infill', 'model_fim': '{model}' }}"
-    return Recipe(file="~/.vimrc", lines=lines)
+    return Recipe(file="~/.vimrc", lines=lines, path="~/.vimrc", block=lines, comment='"', key="let g:llama_config")
 
 
 def _codecompanion(url: str, model: str, _: int) -> Recipe:

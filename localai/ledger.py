@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlite_utils import Database
@@ -151,6 +152,8 @@ class Ledger:
         self._metrics = metrics
         self._tell = tell
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._lock = Lock()
+        self._pending: list[tuple[str, dict[str, Any]]] = []
 
     @contextmanager
     def entry(self, request: TurnRequest) -> Iterator[Entry]:
@@ -180,18 +183,29 @@ class Ledger:
         self._write("loads", {"started": time.time(), **row})
 
     def _write(self, table: str, row: dict[str, Any]) -> None:
+        with self._lock:
+            waiting = bool(self._pending)
+            self._pending.append((table, row))
+        if waiting:
+            return
         try:
-            self._writer.submit(self._insert, table, row)
+            self._writer.submit(self._insert)
         except RuntimeError:
+            self._pending.clear()
             _log.error("a row came after the %s file was closed: %s", _NAME, row)
 
-    def _insert(self, table: str, row: dict[str, Any]) -> None:
-        # Nobody waits for this row: an answer must not fail because the disk is full, but the log must tell.
-        try:
-            with translated(_NAME):
-                self._db[table].insert(row)
-        except LocalaiError as error:
-            _log.error("a row of %s is lost: %s", table, error.message)
+    def _insert(self) -> None:
+        """Write all rows that wait: a disk that is slow to commit takes more of them at a time."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+        for table in sorted({table for table, _ in pending}):
+            rows = _even([row for name, row in pending if name == table])
+            # Nobody waits for these rows: an answer must not fail because the disk is full, but the log must tell.
+            try:
+                with translated(_NAME):
+                    self._db[table].insert_all(rows)
+            except LocalaiError as error:
+                _log.error("%d rows of %s are lost: %s", len(rows), table, error.message)
 
     def totals(self, since: float) -> dict[str, Any]:
         """Counts and tokens of the queries since a Unix time, and the last loads."""
@@ -237,3 +251,9 @@ class Ledger:
         """Write what is pending and close the file."""
         self._writer.shutdown(wait=True)
         self._db.close()
+
+
+def _even(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the same columns in all: of a batch, only the first row's are looked at."""
+    columns = sorted({name for row in rows for name in row})
+    return [{name: row.get(name) for name in columns} for row in rows]

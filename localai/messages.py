@@ -283,4 +283,32 @@ class Summary:
     counted: bool = True
 
 
-TurnEvent = Waiting | Started | Recalled | Delta | PromptScored | ChoiceDone | Embedded | Summary
+@dataclass(frozen=True, slots=True)
+class ToolAsked:
+    """The user must say whether the daemon may make this call; `request` is the one in which the model made it."""
+
+    call: str
+    tool: str
+    server: str
+    arguments: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUsed:
+    """A call that the daemon made for the model, or why not. `shown` is what the model is told, and untrusted.
+
+    `joules` is this call's share of the `request` in which the model made it, None where unknown.
+    """
+
+    call: str
+    tool: str
+    server: str
+    arguments: str
+    shown: str
+    ok: bool
+    request: str
+    joules: float | None
+
+
+TurnEvent = Waiting | Started | Recalled | Delta | PromptScored | ChoiceDone | Embedded | ToolAsked | ToolUsed | Summary

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 from filelock import FileLock, Timeout
 
+from localai.atomic import replace_file
 from localai.errors import BadRequest, Conflict, LocalaiError, NotFound, OutOfResources
 from localai.foreign_stores import Found
 from localai.presets import Preset
@@ -83,10 +84,7 @@ class ModelStore:
 
     def publish(self, manifest: Manifest) -> None:
         """Make the folder a model, in one rename. The files are in place already."""
-        path = self.folder(manifest.id) / MANIFEST
-        staged = path.with_suffix(".new")
-        staged.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        staged.replace(path)
+        replace_file(self.folder(manifest.id) / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
     def withdraw(self, model_id: str) -> None:
         """Make the folder no model for now; its files stay."""

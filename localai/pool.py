@@ -18,6 +18,7 @@ from localai.breaker import Breaker
 from localai.budget import gigabytes
 from localai.choice import Choice
 from localai.errors import EngineFailed, LocalaiError, OutOfResources
+from localai.fairness import Line
 from localai.orders import Plan
 from localai.residence import Ahead, Residence
 from localai.slot import FOREVER, Lease, Loaded, Slot, SlotKey, stopping
@@ -47,6 +48,7 @@ class Pool:
         budget: Budget,
         keep_alive: float | Residence,
         on_step: Callable[[StepRecord], None],
+        queue: int = 256,
     ) -> None:
         """`keep_alive` is fixed, or what learns it."""
         self._plan = plan
@@ -54,6 +56,7 @@ class Pool:
         self._budget = budget
         self._keep_alive = keep_alive
         self._on_step = on_step
+        self._queue = queue
         self._slots: dict[SlotKey, Slot] = {}
         self._breakers: dict[SlotKey, Breaker] = {}
         self._freed = asyncio.Condition()
@@ -78,26 +81,32 @@ class Pool:
         return self._budget(), sum(slot.charged for slot in self._slots.values())
 
     @asynccontextmanager
-    async def lease(self, choice: Choice, keep_alive: float | None = None) -> AsyncIterator[Lease]:
-        """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same."""
+    async def lease(
+        self, choice: Choice, keep_alive: float | None = None, program: str = "", share: float = 0.0
+    ) -> AsyncIterator[Lease]:
+        """Hold the engine for `choice`; loading starts at once and is shared with whoever wants the same.
+
+        `program` is who asks, `share` what this is of one request. Raises TooBusy where too much is under way.
+        """
         if self._closing:
             raise stopping()
         key = choice.key
         self._breakers.setdefault(key, Breaker()).check(time.monotonic())
         slot = await self._slot_for(key, choice)
-        if keep_alive is not None:
-            slot.keep_alive, slot.kept, slot.learns = keep_alive, "a request asked for it", False
-        if isinstance(self._keep_alive, Residence) and not slot.users:
-            self._keep_alive.begun(choice.model.id)
-        slot.users += 1
-        try:
-            await self._fit_adapters(slot, choice)
-            yield Lease(slot, choice)
-        finally:
-            slot.users -= 1
-            slot.last_used = time.monotonic()
-            self._settle(slot)
-            await self._note_idle()
+        with slot.line.attending(program, share):
+            if keep_alive is not None:
+                slot.keep_alive, slot.kept, slot.learns = keep_alive, "a request asked for it", False
+            if isinstance(self._keep_alive, Residence) and not slot.users:
+                self._keep_alive.begun(choice.model.id)
+            slot.users += 1
+            try:
+                await self._fit_adapters(slot, choice)
+                yield Lease(slot, choice, program)
+            finally:
+                slot.users -= 1
+                slot.last_used = time.monotonic()
+                self._settle(slot)
+                await self._note_idle()
 
     def _settle(self, slot: Slot) -> None:
         """Decide how long an engine stays that nobody uses any more, and when it is loaded again unasked."""
@@ -124,7 +133,7 @@ class Pool:
         if slot is None:
             learns = isinstance(self._keep_alive, Residence)
             seconds = _USUAL_S if isinstance(self._keep_alive, Residence) else self._keep_alive
-            slot = self._begin(Slot(choice, seconds, "" if learns else "as set", learns))
+            slot = self._begin(Slot(choice, seconds, Line(self._queue), "" if learns else "as set", learns))
         return slot
 
     def _begin(self, slot: Slot) -> Slot:
@@ -305,7 +314,7 @@ class Pool:
         left = ahead.end - time.time()
         if choice.key in self._slots or left <= 0 or self._closing or not isinstance(self._keep_alive, Residence):
             return
-        slot = Slot(choice, left, f"auto: loaded ahead, {ahead.why}", learns=True)
+        slot = Slot(choice, left, Line(self._queue), f"auto: loaded ahead, {ahead.why}", learns=True)
         refusal = self._keep_alive.forbids() or ("it died lately" if self.resting(choice) else "")
         try:
             best = await self._planned(slot, self._budget())

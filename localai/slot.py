@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from backends.contract import Job
 from backends.errors import EngineDied
 from backends.handle import EngineHandle
 from localai.adapter_memory import AdapterMemory
 from localai.choice import Choice
 from localai.errors import Unavailable
+from localai.fairness import Line, wish
 from localai.messages import Waiting
 from localai.orders import Plan
 
@@ -42,6 +45,7 @@ class Slot:
 
     choice: Choice
     keep_alive: float
+    line: Line
     kept: str = ""
     learns: bool = False
     plan: Plan | None = None
@@ -86,9 +90,10 @@ class Slot:
 class Lease:
     """The right to use one engine until the lease is given back; while it is held the engine is not evicted."""
 
-    def __init__(self, slot: Slot, choice: Choice) -> None:
+    def __init__(self, slot: Slot, choice: Choice, program: str) -> None:
         self._slot = slot
         self._choice = choice
+        self._program = program
         self.load_s = 0.0
 
     @property
@@ -100,6 +105,10 @@ class Lease:
     def reason(self) -> str:
         """Why this engine serves, and with what turned off."""
         return "; ".join((self._choice.reason, *self._slot.notes))
+
+    def place(self, job: Job) -> AbstractAsyncContextManager[float]:
+        """The right to run `job`, given to programs in turn; the seconds that it was waited for."""
+        return self._slot.line.place(self._program, wish(job), self.engine.info.n_seq)
 
     async def load(self) -> AsyncGenerator[Waiting, None]:
         """Yield what is being waited for until the engine is ready. Raises LocalaiError where it cannot be."""

@@ -56,12 +56,12 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
         request = away.instead
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
         entry.routed(choice.id, choice.backend, choice.reason)
-        page = await asyncio.to_thread(parts.answers.open, request, choice)
+        page = await parts.answers.open(request, choice)
         for event in page.replay(clock, entry.saw):
             yield event
         if page.found:
             return
-        async with parts.pool.lease(choice, request.keep_alive) as lease:
+        async with parts.pool.lease(choice, request.keep_alive, request.app, 1 / request.together) as lease:
             async with aclosing(lease.load()) as stages:
                 async for waiting in stages:
                     yield waiting
@@ -70,12 +70,14 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
             prompt = await render(request, lease.engine, choice)
-            with parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took, choice.rates) as spent:
-                events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
-                async with aclosing(page.keep(events, used)) as answered:
-                    async for event in answered:
-                        entry.saw(event)
-                        yield event
+            metered = parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took, choice.rates)
+            async with lease.place(prompt.job) as clock.queue_s:
+                with metered as spent:
+                    events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
+                    async with aclosing(page.keep(events, used)) as answered:
+                        async for event in answered:
+                            entry.saw(event)
+                            yield event
 
 
 def _started(request: TurnRequest, choice: Choice, lease: Lease) -> Started:

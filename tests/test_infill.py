@@ -13,6 +13,7 @@ from localai.infill import Markers, Neighbour, laid_out, markers
 
 THREE = {"prefix": 1, "suffix": 2, "middle": 3}
 BEFORE, AFTER = [50, 51], [60]
+NEAR = [Neighbour([20], [21] * 10), Neighbour([22], [23] * 3)]
 
 
 @pytest.mark.parametrize(
@@ -30,11 +31,19 @@ def test_each_family_has_its_own_order(fim: Any, control: Any, bos: list[int], e
     assert laid_out(known, BEFORE, AFTER, [], bos=bos, here=[], room=100) == expected
 
 
+@pytest.mark.parametrize(
+    ("fim", "control"), [(THREE, {}), ({}, {"[PREFIX]": 6, "[SUFFIX]": 7})], ids=["three markers", "two markers"]
+)
+def test_a_keystroke_changes_the_end_of_the_prompt_alone(fim: Any, control: Any) -> None:
+    known = markers(fim, control)
+    assert known is not None
+    first = laid_out(known, BEFORE, AFTER, NEAR, bos=[], here=[30], room=100, typed=[70])
+    second = laid_out(known, BEFORE, AFTER, NEAR, bos=[], here=[30], room=100, typed=[70, 71])
+    assert second == [*first, 71]
+
+
 def test_a_vocabulary_without_markers_cannot_do_it() -> None:
     assert markers({"prefix": 1, "suffix": 2}, {"[PREFIX]": 3}) is None
-
-
-NEAR = [Neighbour([20], [21] * 10), Neighbour([22], [23] * 3)]
 
 
 @pytest.mark.parametrize(("room", "inside"), [(100, [20, 22]), (10, [22]), (5, [])], ids=["all", "the nearest", "none"])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from localai.launch import TOOLS, recipe
+from localai.errors import Conflict, NotFound
+from localai.launch import TOOLS, Recipe, recipe
+from localai.launch_files import LaunchFiles
 from tests.daemon_fixture import Daemon
 
 URL = "http://127.0.0.1:8642"
@@ -42,3 +47,102 @@ def test_the_command_asks_the_daemon(daemon: Daemon, arguments: list[str], code:
     done = daemon.cli("launch", *arguments)
     assert done.returncode == code
     assert said in done.stdout + done.stderr
+
+
+WRITABLE = {
+    "claude-code": ('{"theme": "dark", "env": {"A": "1"}}', '{\n  // mine\n  "theme": "dark"\n}'),
+    "opencode": ('{"model": "other/x", "provider": {"other": {}}}', "[]"),
+    "zed": ('{"language_models": {"openai": {}}}', '{"a": 1,}'),
+    "codex": ('model = "gpt"\n[profiles.mine]\nmodel = "x"\n', "[model_providers.localai]\n"),
+    "aider": ("dark-mode: true\n", "model: gpt\n"),
+    "llm": ("- model_id: other\n  model_name: x", "- model_id: localai\n"),
+    "continue": ("name: mine\nversion: 1.0.0", "models:\n  - name: x\n"),
+    "llama.vim": ("set number\r\nset ruler\r\n", "let g:llama_config = {}\n"),
+}
+"""Settings that somebody has, and settings that cannot be added to."""
+
+
+def placed(tool: str, folder: Path) -> tuple[Recipe, Path]:
+    """The recipe with its file below `folder`, in a folder that is not there yet."""
+    made = recipe(tool, URL, "some-model", 4096)
+    path = folder / "settings" / Path(made.path).name
+    return replace(made, path=str(path)), path
+
+
+def test_every_tool_with_a_path_is_tried() -> None:
+    assert {tool for tool in TOOLS if recipe(tool, URL, "m", 1).path} == set(WRITABLE)
+
+
+@pytest.mark.parametrize("tool", WRITABLE)
+def test_what_is_written_is_undone_byte_for_byte(tool: str, tmp_path: Path) -> None:
+    made, path = placed(tool, tmp_path)
+    files = LaunchFiles(tmp_path)
+    files.write(tool, made)
+    assert "127.0.0.1:8642" in path.read_text()
+    files.undo(tool)
+    assert not path.exists()
+    path.write_bytes(WRITABLE[tool][0].encode())
+    path.chmod(0o640)
+    files.write(tool, made)
+    once = path.read_bytes()
+    files.write(tool, made)
+    assert path.read_bytes() == once
+    assert path.stat().st_mode & 0o777 == 0o640
+    files.undo(tool)
+    assert path.read_bytes() == WRITABLE[tool][0].encode()
+    with pytest.raises(NotFound):
+        files.undo(tool)
+
+
+@pytest.mark.parametrize("tool", WRITABLE)
+def test_what_cannot_be_added_to_is_left_alone(tool: str, tmp_path: Path) -> None:
+    made, path = placed(tool, tmp_path)
+    path.parent.mkdir()
+    path.write_text(WRITABLE[tool][1])
+    with pytest.raises(Conflict):
+        LaunchFiles(tmp_path).write(tool, made)
+    assert path.read_text() == WRITABLE[tool][1]
+
+
+def test_what_somebody_added_since_stays(tmp_path: Path) -> None:
+    files = LaunchFiles(tmp_path)
+    made, path = placed("codex", tmp_path)
+    files.write("codex", made)
+    assert tomllib.loads(path.read_text())["profiles"]["localai"]["model"] == "some-model"
+    path.write_text(f"a = 1\n{path.read_text()}[mine]\nb = 2\n")
+    files.undo("codex")
+    assert tomllib.loads(path.read_text()) == {"a": 1, "mine": {"b": 2}}
+    made, path = placed("zed", tmp_path)
+    files.write("zed", made)
+    path.write_text(path.read_text().replace("{", '{"mine": 1,', 1))
+    with pytest.raises(Conflict):
+        files.undo("zed")
+    assert json.loads(path.read_text())["mine"] == 1
+
+
+def test_a_link_to_the_settings_stays_a_link(tmp_path: Path) -> None:
+    made, path = placed("aider", tmp_path)
+    kept = tmp_path / "dotfiles.yml"
+    kept.write_text("dark-mode: true\n")
+    path.parent.mkdir()
+    path.symlink_to(kept)
+    files = LaunchFiles(tmp_path)
+    files.write("aider", made)
+    assert path.is_symlink()
+    assert "openai-api-base" in kept.read_text()
+    files.undo("aider")
+    assert kept.read_text() == "dark-mode: true\n"
+
+
+def test_the_command_writes_and_undoes(daemon: Daemon) -> None:
+    settings = Path(daemon.home) / "person" / ".codex" / "config.toml"
+    kept, daemon.env["HOME"] = daemon.env.get("HOME", ""), str(Path(daemon.home) / "person")
+    try:
+        assert daemon.cli("launch", "codex", "--write").returncode == 0
+        assert "smollm2-135m-instruct" in settings.read_text()
+        assert daemon.cli("launch", "codex", "--undo").returncode == 0
+        assert not settings.exists()
+        assert daemon.cli("launch", "gptel", "--write").returncode == 1
+        assert daemon.cli("launch", "codex", "--write", "--undo").returncode == 2
+    finally:
+        daemon.env["HOME"] = kept

@@ -12,17 +12,31 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from localai.api.openai_in import SamplingBody
 from localai.api.openai_out import ChatStream, memories, timings, usage
+from localai.api.tools import asked_json, used_json
 from localai.api.wire import JsonRoute, data, json_response, stream
 from localai.auto.answering import answer
 from localai.conversation_search import ConversationSearch
 from localai.conversations import Conversation, Conversations, StoredMessage
 from localai.errors import BadRequest, LocalaiError
-from localai.messages import ChoiceDone, Delta, Message, Recalled, Started, Summary, TurnEvent, TurnRequest
+from localai.messages import (
+    ChoiceDone,
+    Delta,
+    Message,
+    Recalled,
+    Started,
+    Summary,
+    ToolAsked,
+    ToolUsed,
+    TurnEvent,
+    TurnRequest,
+)
+from localai.tools.toolbox import Toolbox
+from localai.tools.using import using_tools
 from localai.turn import Parts
 
 _FLUSH_S = 0.25
@@ -46,9 +60,10 @@ class ChangeBody(BaseModel):
 class ReplyBody(SamplingBody):
     content: str | None = None
     parent: str | None = None
+    tools: bool | list[str] = Field(False, description="Tools of the daemon's MCP servers: all, or these")
 
 
-def routes(parts: Parts, kept: Conversations) -> APIRouter:
+def routes(parts: Parts, kept: Conversations, toolbox: Toolbox) -> APIRouter:
     """The routes under /localai/conversations."""
     router = APIRouter(prefix="/localai/conversations", tags=["conversations"], route_class=JsonRoute)
     finder = ConversationSearch(kept)
@@ -92,7 +107,11 @@ def routes(parts: Parts, kept: Conversations) -> APIRouter:
         """Append a message and stream its answer, or answer `parent` again; what was received is kept."""
         opening = await asyncio.to_thread(_open, kept, conversation, body, parts.config.memory)
         out = _ReplyStream(opening)
-        return await stream(_kept(answer(opening.turn, parts), kept, opening.assistant), out)
+        events = answer(opening.turn, parts)
+        if body.tools:
+            names = None if body.tools is True else body.tools
+            events = using_tools(opening.turn, toolbox, names, lambda turn: answer(turn, parts))
+        return await stream(_kept(events, kept, opening.assistant), out)
 
     return router
 
@@ -151,6 +170,8 @@ async def _kept(
                     figures["memories"] = memories(event)
                 elif isinstance(event, Delta):
                     await notes.take(event)
+                elif isinstance(event, ToolUsed):
+                    figures["tools"] = [*figures.get("tools", ()), used_json(event)]
                 elif isinstance(event, ChoiceDone):
                     reason = event.reason
                 elif isinstance(event, Summary):
@@ -202,7 +223,9 @@ class _ReplyStream(ChatStream):
 
     def __call__(self, event: TurnEvent) -> bytes:
         first, self._first = self._first, b""
-        return first + super().__call__(event)
+        if isinstance(event, ToolAsked):
+            return first + data(asked_json(event))
+        return first + (data(used_json(event)) if isinstance(event, ToolUsed) else super().__call__(event))
 
 
 def _shown(conversation: Conversation, path: tuple[StoredMessage, ...]) -> dict[str, Any]:

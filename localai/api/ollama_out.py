@@ -133,8 +133,8 @@ def embeddings(answers: Sequence[Sequence[TurnEvent]], model: str, width: int | 
     return {
         "model": model,
         "embeddings": [shortened(e.vector, width) for events in answers for e in events if isinstance(e, Embedded)],
-        "total_duration": _ns(max(s.timings.total_ms for s in summaries)),
-        "load_duration": _ns(max(s.timings.load_ms for s in summaries)),
+        "total_duration": _ns(max((s.timings.total_ms for s in summaries), default=0.0)),
+        "load_duration": _ns(max((s.timings.load_ms for s in summaries), default=0.0)),
         "prompt_eval_count": sum(s.prompt_tokens for s in summaries),
         "energy": spent.as_json() if spent else None,
     }

@@ -344,7 +344,8 @@ def tool_choice_of(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) 
         return ToolChoice("none")
     if value in ("required", "any") and tools:
         return ToolChoice("required")
-    name = value.get("function", value).get("name") if isinstance(value, dict) else None
+    named = value.get("function", value) if isinstance(value, dict) else None
+    name = named.get("name") if isinstance(named, dict) else None
     if isinstance(name, str) and any(tool.name == name for tool in tools):
         return ToolChoice("required", name)
     offered = ", ".join(tool.name for tool in tools) or "none were sent"

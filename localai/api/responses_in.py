@@ -91,7 +91,7 @@ def messages_of(given: str | Sequence[Item], before: int = 0) -> tuple[Message, 
 
 def _message(item: Item, where: str) -> Message:
     role = item.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise BadRequest(f"{where} has the role {role!r}", f"use one of: {', '.join(_ROLES)}", param="input")
     return Message(_ROLES[role], _text(item.get("content"), where))
 

@@ -6,6 +6,7 @@ pages. What a visitor may do is for the gate to say.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localai.api.gate import Gate, from_unix_socket
 from localai.api.visitor import attach
 from localai.api.wire import error_response
-from localai.errors import Forbidden, LocalaiError, TooLarge
+from localai.errors import Forbidden, LocalaiError, TooLarge, TooSlow
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _OWN_SITES = ("none", "same-origin")
@@ -25,16 +26,27 @@ _HEADERS = b"authorization, content-type, x-api-key"
 
 
 class Door:
-    """ASGI middleware. `hosts` and `origins` are accepted beside the loopback ones; `max_body` is bytes."""
+    """ASGI middleware. `hosts` and `origins` are accepted beside the loopback ones; `max_body` is bytes.
+
+    A body must be there `body_s` seconds after it was first asked for.
+    """
 
     def __init__(
-        self, app: ASGIApp, gate: Gate, *, hosts: Iterable[str], origins: Iterable[str], max_body: int
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        *,
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        max_body: int,
+        body_s: float,
     ) -> None:
         self._app = app
         self._gate = gate
         self._hosts = LOOPBACK_HOSTS | {host.lower() for host in hosts}
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
         self._max_body = max_body
+        self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,7 +75,7 @@ class Door:
             # What GET answers, HEAD answers too; the server leaves the body out.
             asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
             await self._app(asked, self._limited(receive), send)
-        except TooLarge as error:
+        except (TooLarge, TooSlow) as error:
             await error_response(error, scope["path"])(scope, receive, send)
 
     def _check(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
@@ -113,12 +125,19 @@ class Door:
         }
 
     def _limited(self, receive: Receive) -> Receive:
-        """Count the body as it arrives: a chunked body has no length to check beforehand."""
-        seen = 0
+        """Count the body as it arrives, and its time: a chunked body has no length to check beforehand."""
+        seen, until, whole = 0, None, False
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, until, whole
+            until = until or asyncio.get_running_loop().time() + self._body_s
+            try:
+                # After the body, what is waited for is that the client goes.
+                async with asyncio.timeout_at(None if whole else until):
+                    message = await receive()
+            except TimeoutError as error:
+                raise TooSlow(f"the body took longer than {self._body_s:g} s", "send it without pauses") from error
+            whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self._max_body:
                 raise self._too_large()

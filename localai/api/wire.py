@@ -27,6 +27,8 @@ KEEP_ALIVE_S = 10.0
 """Seconds of silence after which a comment is sent: clients and proxies drop lines that stay silent longer."""
 GRACE_S = 2.0
 """Seconds to wait for the first words before the status is sent."""
+STALL_S = 60.0
+"""Seconds that a client may take nothing of what was sent; then it counts as gone, and its work ends."""
 
 _DEEPEST = 128
 
@@ -109,16 +111,21 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        try:
-            value = msgspec.json.decode(await self.body())
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadRequest(f"the body is no JSON: {error}", "send JSON in UTF-8") from error
-        level = [value]
-        for _ in range(_DEEPEST):
-            level = [child for parent in level for child in _children(parent)]
-            if not level:
-                return value
-        raise BadRequest(f"the body is nested more than {_DEEPEST} levels deep", "make it flatter")
+        return read_json(await self.body())
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a body. Raises BadRequest."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON: {error}", "send JSON in UTF-8") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return value
+    raise BadRequest(f"the body is nested more than {_DEEPEST} levels deep", "make it flatter")
 
 
 def _children(value: Any) -> list[Any]:
@@ -199,7 +206,9 @@ class EventStream(Response):
         events: AsyncGenerator[TurnEvent, None],
         translate: Translate,
         frames: Frames,
+        stall_s: float = STALL_S,
     ) -> None:
+        self._stall_s = stall_s
         self.media_type = frames.media_type
         self.status_code = 200
         self.background = None
@@ -218,7 +227,7 @@ class EventStream(Response):
         silence = asyncio.ensure_future(self._fill_silence(send))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
+            if work.done() and not _stalled(work):
                 work.result()
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -226,7 +235,11 @@ class EventStream(Response):
 
     async def _send(self, send: Send, body: bytes) -> None:
         self._last = time.monotonic()
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError as error:
+            raise ClientGone from error
 
     async def _pump(self, send: Send) -> None:
         try:
@@ -266,6 +279,10 @@ class EventStream(Response):
                 await self._send(send, self._frames.alive("working"))
             else:
                 await asyncio.sleep(wait)
+
+
+def _stalled(work: asyncio.Future[None]) -> bool:
+    return not work.cancelled() and isinstance(work.exception(), ClientGone)
 
 
 async def _disconnected(receive: Receive) -> None:
