@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_store.embed import Vectors
+from memory_store.shelf import HEAP
 
 # Of the rows' squared length, how much the kept directions hold at least.
 KEPT = 0.9
@@ -41,9 +42,9 @@ class NibbleSketch:
             done += len(rows)
         self._session = _session(codes, scales, width)
 
-    def scores(self, query: Vectors) -> Vectors:
-        found: Vectors = self._session.run(None, {"query": (query @ self._basis)[None]})[0][0]
-        return found
+    def compare(self, query: Vectors) -> tuple[Vectors, Vectors]:
+        products, tops = self._session.run(None, {"query": (query @ self._basis)[None]})
+        return products[0], tops
 
 
 def _basis(sample: Vectors) -> Vectors:
@@ -90,12 +91,22 @@ def _session(codes: npt.NDArray[np.uint8], scales: Vectors, width: int) -> Any:
         block_size=block,
         accuracy_level=4,
     )
+    heaps = [
+        helper.make_node("Reshape", ["products", "heaps"], ["heaped"]),
+        helper.make_node("ReduceMax", ["heaped"], ["tops"], axes=[1], keepdims=0),
+    ]
     graph = helper.make_graph(
-        [node],
+        [node, *heaps],
         "sketch",
         [helper.make_tensor_value_info("query", TensorProto.FLOAT, [1, width])],
-        [helper.make_tensor_value_info("products", TensorProto.FLOAT, [1, count])],
-        [_elsewhere(TensorProto(name=name), table) for name, table in tables.items()],
+        [
+            helper.make_tensor_value_info("products", TensorProto.FLOAT, [1, count]),
+            helper.make_tensor_value_info("tops", TensorProto.FLOAT, [count // HEAP]),
+        ],
+        [
+            helper.make_tensor("heaps", TensorProto.INT64, [2], [-1, HEAP]),
+            *(_elsewhere(TensorProto(name=name), table) for name, table in tables.items()),
+        ],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)

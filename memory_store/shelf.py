@@ -5,6 +5,7 @@ Positions of rows enter, their numbers leave. Frozen: a change makes a new shelf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,13 +18,15 @@ from memory_store.pages import PAGE_ROWS, Maps, Numbers
 Positions = npt.NDArray[np.intp]
 # (first page, page behind the last one)
 Span = tuple[int, int]
+# Rows of which the highest is told with the scores; pages are whole numbers of these.
+HEAP = 64
 
 
 class Sketch(Protocol):
     """Few bits of each of many rows, in memory."""
 
-    def scores(self, query: Vectors) -> Vectors:
-        """About the cosine of each row with the unit query (width,), in the order of the rows; a fresh array."""
+    def compare(self, query: Vectors) -> tuple[Vectors, Vectors]:
+        """About the cosine of each row with the unit query (width,), and the highest of each `HEAP` rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,14 @@ class Segment:
     blank: Positions
     gone: Positions
 
-    def scores(self, query: Vectors) -> Vectors:
-        found = self.sketch.scores(query)
-        found[self.gone] = -np.inf
-        return found
+    def compare(self, query: Vectors) -> tuple[Vectors, Vectors]:
+        """As its sketch does, but for the rows that are gone."""
+        scores, tops = self.sketch.compare(query)
+        if len(self.gone):
+            scores[self.gone] = -np.inf
+            changed = np.unique(self.gone // HEAP)
+            tops[changed] = scores.reshape(-1, HEAP)[changed].max(axis=1)
+        return scores, tops
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +66,13 @@ class Shelf:
         """What the segments cover."""
         return tuple(segment.span for segment in self.segments)
 
-    def counts(self) -> Numbers:
-        """Rows in use of each page."""
-        return np.minimum(PAGE_ROWS, self.rows - PAGE_ROWS * np.arange(len(self.pages)))
+    def at(self, places: Sequence[int]) -> list[tuple[int, int]]:
+        """(page, rows in use) of these places in `pages`."""
+        return [(int(self.pages[at]), min(PAGE_ROWS, self.rows - PAGE_ROWS * at)) for at in places]
 
     def everything(self) -> list[tuple[int, int]]:
-        """(page, rows) of all pages."""
-        return [*zip(self.pages.tolist(), self.counts().tolist(), strict=True)]
+        """(page, rows in use) of all pages."""
+        return self.at(range(len(self.pages)))
 
     def unsketched(self) -> list[int]:
         """The places in `pages` of those that no segment covers."""
@@ -95,3 +102,26 @@ def spans(full: int, unit: int, most: int) -> list[Span]:
         found.append((start, start + size * unit))
         start, left = start + size * unit, left - size
     return found
+
+
+def highest(scores: Vectors, most: int) -> Positions:
+    """Where the `most` highest are, all of them and none else."""
+    if len(scores) <= most:
+        return np.arange(len(scores))
+    return np.argpartition(scores, len(scores) - most)[len(scores) - most :]
+
+
+def likeliest(shelf: Shelf, query: Vectors, most: int) -> Positions:
+    """The `most` rows of all segments that seem nearest to the query."""
+    compared = [segment.compare(query) for segment in shelf.segments]
+    every = np.concatenate([tops for _, tops in compared])
+    # As many heaps have a row at least so high: no other row can be among the best, and none else is looked at.
+    least = np.partition(every, len(every) - most)[len(every) - most] if len(every) > most else -np.inf
+    found, values = [], []
+    for segment, (scores, tops) in zip(shelf.segments, compared, strict=True):
+        heaps = np.flatnonzero(tops >= least)
+        inside = scores.reshape(-1, HEAP)[heaps].ravel()
+        high = np.flatnonzero(inside >= least)
+        found.append(heaps[high // HEAP] * HEAP + high % HEAP + segment.span[0] * PAGE_ROWS)
+        values.append(inside[high])
+    return np.concatenate(found)[highest(np.concatenate(values), most)]

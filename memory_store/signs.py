@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_store.embed import Vectors
+from memory_store.shelf import HEAP
 
 ROTATION_SEED = 20_260_201
 AT_ONCE = 32_768
@@ -40,7 +41,11 @@ class SignSketch:
             self._set[here] = np.bitwise_count(packed).sum(axis=1)
             done += len(rows)
 
-    def scores(self, query: Vectors) -> Vectors:
+    def compare(self, query: Vectors) -> tuple[Vectors, Vectors]:
+        scores = self._scores(query)
+        return scores, scores.reshape(-1, HEAP).max(axis=1)
+
+    def _scores(self, query: Vectors) -> Vectors:
         turned = query @ self._rotation
         low = turned.min()
         step = max((turned.max() - low) / (2**PLANES - 1), np.float32(1e-9))

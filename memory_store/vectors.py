@@ -24,7 +24,7 @@ from memory_store.embed import Vectors
 from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.nibbles import NibbleSketch
 from memory_store.pages import PAGE_ROWS, Numbers, PagePool
-from memory_store.shelf import Positions, Shelf, Span, spans
+from memory_store.shelf import Positions, Shelf, Span, highest, likeliest, spans
 from memory_store.signs import SignSketch
 from memory_store.store import Store
 
@@ -40,8 +40,8 @@ FOLLOWED_AT_ONCE = 2048
 FOLLOWED_BY_SEARCH = 128
 LOOKASIDE = 64
 # So many more than asked for are compared by their true vectors, and so many a hit, and beyond, by int8 before that.
-COMPARED = 20
-_SKETCHED = {"int8": (3, 270), "binary": (6, 1140)}
+COMPARED = 10
+_SKETCHED = {"int8": (3, 210), "binary": (6, 1140)}
 _SKETCHES: dict[Tier, shelving.Make] = {"int8": NibbleSketch, "binary": SignSketch}
 
 
@@ -185,7 +185,7 @@ class VectorIndex:
         """Those that are to be compared by their true vectors: the best by int8 of the best by their sketches."""
         positions, scores = self._scan(shelf, shelf.unsketched(), query)
         if shelf.segments:
-            near = _sketched(shelf, query, self._sketched[0] * k + self._sketched[1])
+            near = likeliest(shelf, query, self._sketched[0] * k + self._sketched[1])
             codes, factors = self._pool.rows(*shelf.places(near))
             positions = np.concatenate([positions, near])
             scores = np.concatenate([scores, self._codec.decode(codes, factors) @ query])
@@ -213,14 +213,12 @@ class VectorIndex:
         """Every row of the pages in these places of the shelf, compared by int8."""
         if not ats:
             return np.zeros(0, np.intp), np.zeros(0, np.float32)
-        maps, everything = self._pool.maps, shelf.everything()
-        places = [everything[at] for at in ats]
+        maps, places = self._pool.maps, shelf.at(ats)
         factors = np.concatenate([maps.factors[page, :count] for page, count in places])
         scores = self._codec.scorer(query)([maps.codes[page, :count] for page, count in places], factors)
-        positions = [
-            np.arange(at * PAGE_ROWS, at * PAGE_ROWS + count) for at, (_, count) in zip(ats, places, strict=True)
-        ]
-        return np.concatenate(positions), scores
+        # All but the last are full.
+        starts = np.repeat(np.array(ats) * PAGE_ROWS, [count for _, count in places])
+        return starts + np.arange(len(scores)) % PAGE_ROWS, scores
 
     def _space(self, connection: Connection, namespace: str) -> int:
         if namespace not in self._spaces:
@@ -317,31 +315,6 @@ class VectorIndex:
             self._pool.flush()
             index_file.save(self._folder, self._stamp, self._seq, self._shelves)
             self._unsaved = 0
-
-
-def _sketched(shelf: Shelf, query: Vectors, most: int) -> Positions:
-    """The best rows of all segments by their sketches."""
-    found, values = [], []
-    for segment in shelf.segments:
-        scores = segment.scores(query)
-        best = highest(scores, most)
-        found.append(best + segment.span[0] * PAGE_ROWS)
-        values.append(scores[best])
-    every = np.concatenate(values)
-    return np.concatenate(found)[highest(every, most)]
-
-
-def highest(scores: Scores, most: int) -> Positions:
-    """Where the `most` highest are, all of them and none else."""
-    depth = len(scores) // (8 * most)
-    high: Positions = np.arange(len(scores))
-    if depth >= 4:
-        # The highest of so many heaps: a search of all would cost more than the products.
-        heaps = scores[: depth * 8 * most].reshape(depth, 8 * most).max(axis=0)
-        high = np.flatnonzero(scores >= np.partition(heaps, len(heaps) - most)[len(heaps) - most])
-    if len(high) <= most:
-        return high
-    return high[np.argpartition(scores[high], len(high) - most)[len(high) - most :]]
 
 
 def _words(codes: Codes) -> npt.NDArray[np.uint64]:
