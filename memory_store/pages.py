@@ -26,6 +26,7 @@ Numbers = npt.NDArray[np.int64]
 
 PAGE_ROWS = 640
 GROW_PAGES = 64
+MAPPED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,9 @@ class PagePool:
             self.wipe(page)
 
     def rows(self, pages: Numbers, places: npt.NDArray[np.intp]) -> tuple[Codes, Vectors]:
-        """Codes and factors of rows here and there; read from the file, so that it does not gather in memory."""
+        """Codes and factors of rows here and there; of a large file read, so that it does not gather in memory."""
         factors = self.maps.factors[pages, places]
-        if self._descriptor is None:
+        if self._descriptor is None or self.maps.codes.nbytes <= MAPPED_BYTES:
             return self.maps.codes[pages, places], factors
         size = self._row_size("codes")
         starts = ((pages * PAGE_ROWS + places) * size).tolist()

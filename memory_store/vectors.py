@@ -41,7 +41,7 @@ FOLLOWED_BY_SEARCH = 128
 LOOKASIDE = 64
 # So many more than asked for are compared by their true vectors, and so many a hit, and beyond, by int8 before that.
 COMPARED = 10
-_SKETCHED = {"int8": (3, 210), "binary": (6, 1140)}
+_SKETCHED = {"int8": (2, 220), "binary": (6, 1140)}
 _SKETCHES: dict[Tier, shelving.Make] = {"int8": NibbleSketch, "binary": SignSketch}
 
 
