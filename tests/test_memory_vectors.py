@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
@@ -14,6 +15,7 @@ from memory_store.embed import Vectors
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
 from memory_store.records import NewMemory
+from memory_store.shelf import spans
 from memory_store.store import Store
 from memory_store.vectors import Tier, VectorIndex
 
@@ -146,6 +148,57 @@ def test_what_a_killed_build_leaves_is_no_harm(tmp_path: Path) -> None:
     (tmp_path / "index" / "directory.npz").write_bytes(b"PK torn")
     opened = VectorIndex(store, tmp_path / "index")
     assert opened.search("default", QUERIES[0], 10, exact=True)[0].tolist() == truth(range(1600), QUERIES[0], 10)
+
+
+def test_an_index_of_another_format_is_made_anew(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(300))
+    index = VectorIndex(store, tmp_path / "index")
+    index.close()
+    saved = tmp_path / "index" / "directory.npz"
+    with np.load(saved) as arrays:
+        kept = dict(arrays)
+    meta = json.loads(str(kept["meta"]))
+    # Clusters, as they were before sketches: their pages must not be taken for rows in order.
+    kept["meta"] = np.array(json.dumps(meta | {"format": 2}))
+    kept["1.pages"] = kept["1.pages"][::-1] + 1
+    np.savez(saved, **kept)
+    opened = VectorIndex(store, tmp_path / "index")
+    assert opened.search("default", QUERIES[0], 10, exact=True)[0].tolist() == truth(range(300), QUERIES[0], 10)
+    opened.close()
+    with np.load(saved) as arrays:
+        assert json.loads(str(arrays["meta"]))["format"] == 3
+
+
+@pytest.mark.parametrize("tier", ["int8", "binary"])
+def test_sketched_rows_that_are_forgotten_are_not_found(tmp_path: Path, tier: Tier) -> None:
+    store = filled(tmp_path / "m.db", range(3000))
+    index = VectorIndex(store, tmp_path / "index", tier=tier, flat_rows=FLAT)
+    index.wait()
+    near = index.search("default", QUERIES[0], 300)[0].tolist()
+    forget(store, ids=[memory.id for memory in store.get_many(near)], derived=[index])
+    for _ in range(2):
+        left = index.search("default", QUERIES[0], 300)[0].tolist()
+        assert len(left) == 300
+        assert not set(left) & set(near)
+        # Once with the rows only wiped, once with their sketch made anew.
+        index.wait()
+        index._seen.clear()
+    assert not any(len(segment.gone) for segment in index._shelves[1].segments)
+
+
+@pytest.mark.parametrize(
+    ("full", "expected"),
+    [
+        (0, []),
+        (2, []),
+        (3, [(0, 3)]),
+        (11, [(0, 6), (6, 9)]),
+        (40, [(0, 12), (12, 24), (24, 36), (36, 39)]),
+    ],
+    ids=str,
+)
+def test_segments_depend_on_the_count_of_pages_alone(full: int, expected: list[tuple[int, int]]) -> None:
+    assert spans(full, 3, 4) == expected
 
 
 @pytest.mark.parametrize("tier", ["int8", "binary"])
