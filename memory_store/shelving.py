@@ -16,7 +16,7 @@ from memory_store.embed import Vectors
 from memory_store.pages import PAGE_ROWS, Numbers, PagePool
 from memory_store.shelf import Positions, Segment, Shelf, Sketch, Span
 
-SAMPLE_ROWS = 16_384
+SAMPLE_ROWS = 6_144
 
 # A sample of the rows, all of them piece by piece, and their count.
 Make = Callable[[Vectors, Iterable[Vectors], int], Sketch]

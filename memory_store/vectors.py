@@ -33,7 +33,7 @@ Tier = Literal["int8", "binary"]
 
 FLAT_ROWS = 13 * PAGE_ROWS
 # Times `flat_rows` in one segment: a longer one would be long in the making.
-MOST_UNITS = 32
+MOST_UNITS = 64
 SAVE_ROWS = 65_536
 FOLLOWED_AT_ONCE = 2048
 # What other programs wrote is taken in by searches: little at a time, so that none waits long.
@@ -41,7 +41,7 @@ FOLLOWED_BY_SEARCH = 128
 LOOKASIDE = 64
 # So many more than asked for are compared by their true vectors, and so many a hit, and beyond, by int8 before that.
 COMPARED = 10
-_SKETCHED = {"int8": (2, 220), "binary": (6, 1140)}
+_SKETCHED = {"int8": (2, 160), "binary": (6, 1140)}
 _SKETCHES: dict[Tier, shelving.Make] = {"int8": NibbleSketch, "binary": SignSketch}
 
 
