@@ -225,11 +225,6 @@ class VectorIndex:
             self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
         return self._spaces.get(namespace, -1)
 
-    def _fetch(self, nums: Sequence[int]) -> tuple[Numbers, Vectors]:
-        with self._store.reading() as connection:
-            found, halves = vector_rows.get(connection, self._embedder, nums)
-        return np.array(found, np.int64), halves.astype(np.float32)
-
     def _follow(self, connection: Connection, most: int = FOLLOWED_AT_ONCE) -> bool:
         """One piece of the log; False where there is none. The lock is held."""
         changes = log.changes(connection, self._seq, most)
