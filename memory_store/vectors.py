@@ -293,6 +293,11 @@ class VectorIndex:
         if saved is not None and saved[0] <= last:
             self._seq, self._shelves = saved
         self._pool.begin(page for shelf in self._shelves.values() for page, _ in shelf.everything())
+        living = sum(int((self._pool.maps.nums[shelf.pages] >= 0).sum()) for shelf in self._shelves.values())
+        if 2 * living < sum(shelf.rows for shelf in self._shelves.values()):
+            # More holes than rows: it is made anew without them.
+            self._seq, self._shelves = 0, {}
+            self._pool.begin(())
         for space in self._shelves:
             self._sketch_soon(space)
         self.wait()

@@ -186,6 +186,17 @@ def test_sketched_rows_that_are_forgotten_are_not_found(tmp_path: Path, tier: Ti
     assert not any(len(segment.gone) for segment in index._shelves[1].segments)
 
 
+def test_an_index_of_more_holes_than_rows_is_made_anew(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(300))
+    index = VectorIndex(store, tmp_path / "index")
+    forget(store, ids=[memory.id for memory in store.get_many(range(1, 201))], derived=[index])
+    assert index._shelves[1].rows == 300
+    index.close()
+    opened = VectorIndex(store, tmp_path / "index")
+    assert opened._shelves[1].rows == 100
+    assert set(opened.search("default", QUERIES[0], 300)[0].tolist()) == set(range(201, 301))
+
+
 @pytest.mark.parametrize(
     ("full", "expected"),
     [
