@@ -17,7 +17,7 @@ import numpy as np
 from memory_store.shelf import Shelf
 
 NAME = "directory.npz"
-FORMAT = 2
+FORMAT = 3
 
 
 def lock(folder: Path) -> int | None:
@@ -36,10 +36,7 @@ def save(folder: Path, stamp: str, seq: int, shelves: Mapping[int, Shelf]) -> No
     """Durable at return; a crash leaves the file before."""
     arrays = {"meta": np.array(json.dumps({"format": FORMAT, "stamp": stamp, "seq": seq, "spaces": list(shelves)}))}
     for space, shelf in shelves.items():
-        arrays[f"{space}.pages"], arrays[f"{space}.counts"] = shelf.pages, shelf.counts
-        arrays[f"{space}.centres"], arrays[f"{space}.lengths"] = shelf.centres, shelf.lengths
-        arrays[f"{space}.tail"] = np.array(shelf.tail, np.int64).reshape(-1, 2)
-        arrays[f"{space}.more"] = np.array([shelf.width, shelf.share, shelf.trained, shelf.arrived], np.float64)
+        arrays[f"{space}.pages"], arrays[f"{space}.rows"] = shelf.pages, np.array(shelf.rows)
     fresh = folder / (NAME + ".new")
     with fresh.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -55,22 +52,9 @@ def load(folder: Path, stamp: str) -> tuple[int, dict[int, Shelf]] | None:
             meta = json.loads(str(arrays["meta"]))
             if (meta["format"], meta["stamp"]) != (FORMAT, stamp):
                 return None
-            return meta["seq"], {space: _shelf(arrays, space) for space in meta["spaces"]}
+            return meta["seq"], {
+                space: Shelf(arrays[f"{space}.pages"], int(arrays[f"{space}.rows"])) for space in meta["spaces"]
+            }
     except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
         # Derived: whatever cannot be read is made again from the store.
         return None
-
-
-def _shelf(arrays: Mapping[str, np.ndarray], space: int) -> Shelf:
-    width, share, trained, arrived = arrays[f"{space}.more"].tolist()
-    return Shelf(
-        int(width),
-        pages=arrays[f"{space}.pages"],
-        counts=arrays[f"{space}.counts"],
-        centres=arrays[f"{space}.centres"],
-        lengths=arrays[f"{space}.lengths"],
-        tail=tuple((page, count) for page, count in arrays[f"{space}.tail"].tolist()),
-        share=share,
-        trained=int(trained),
-        arrived=int(arrived),
-    )

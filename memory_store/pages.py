@@ -6,7 +6,9 @@ a page means; whoever keeps the list of pages in use decides what counts.
 
 from __future__ import annotations
 
+import mmap
 import os
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ Numbers = npt.NDArray[np.int64]
 
 PAGE_ROWS = 640
 GROW_PAGES = 64
+MAPPED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class PagePool:
         self._free: list[int] = []
         self._lock = RLock()
         self._mapped: dict[str, np.memmap[Any, Any]] = {}
+        self._descriptor: int | None = None
         self.maps = self._map(0, None)
 
     def files(self) -> tuple[Path, ...]:
@@ -102,6 +106,30 @@ class PagePool:
         for page in self._free:
             self.wipe(page)
 
+    def rows(self, pages: Numbers, places: npt.NDArray[np.intp]) -> tuple[Codes, Vectors]:
+        """Codes and factors of rows here and there; of a large file read, so that it does not gather in memory."""
+        factors = self.maps.factors[pages, places]
+        if self._descriptor is None or self.maps.codes.nbytes <= MAPPED_BYTES:
+            return self.maps.codes[pages, places], factors
+        size = self._row_size("codes")
+        starts = ((pages * PAGE_ROWS + places) * size).tolist()
+        read = b"".join([os.pread(self._descriptor, size, start) for start in starts])
+        return np.frombuffer(read, np.uint8).reshape(-1, size), factors
+
+    def whole(self, page: int) -> tuple[Codes, Vectors]:
+        """Codes and factors of all rows of a page, read as `rows` does."""
+        if self._descriptor is None:
+            return self.maps.codes[page], self.maps.factors[page]
+        size = self._row_size("codes")
+        read = os.pread(self._descriptor, PAGE_ROWS * size, page * PAGE_ROWS * size)
+        return np.frombuffer(read, np.uint8).reshape(-1, size), self.maps.factors[page]
+
+    def release(self) -> None:
+        """What was read of the codes need not stay in memory."""
+        if self._descriptor is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped: Any = self._mapped["codes"].base
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def flush(self) -> None:
         """On disk at return."""
         for mapped in self._mapped.values():
@@ -134,6 +162,9 @@ class PagePool:
                 # Growing leaves a hole, not blocks: a page costs disk and memory from its first row on.
                 file.truncate(max(size, path.stat().st_size))
             self._mapped[name] = np.memmap(path, kind, "r+", shape=shape)
+            if name == "codes" and self._descriptor is None:
+                self._descriptor = os.open(path, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._descriptor)
             # A plain view: slices of a memmap cost three times as much, and a search takes hundreds.
             return self._mapped[name].view(np.ndarray)
         except OSError as error:

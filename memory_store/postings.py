@@ -26,8 +26,10 @@ MOST_TIMES = 255
 TOGETHER = 8192
 WORTH_PRUNING = 32_768
 CHEAPER = 5
-# The hundredth best of long lists has mostly more than this share of what the best has.
-HIGH = 0.25
+# A pass over all documents costs what so many times fewer postings do.
+PASSES = 16
+# Heaps of documents for each hit, by whose highest one tells how high the hits are.
+HEAPS = 8
 # What is left may give a little more than its sum: float32 rounds.
 SLACK = 1.0001
 
@@ -149,9 +151,9 @@ def _best(part: Segment, weights: list[tuple[str, float]], mean: float, k: int) 
     runs = [(run, weight) for term, weight in weights if (run := part.run(term)).stop > run.start]
     scores = np.zeros(len(part.nums), np.float32)
     left, rest = sum(run.stop - run.start for run, _ in runs), sum(weight for _, weight in runs) * (K1 + 1)
-    done, hopeful = 0, None
+    gained, hopeful = 0.0, None
     for group in _groups(runs):
-        if hopeful is None and left > max(WORTH_PRUNING, done):
+        if hopeful is None and gained > rest and left > max(WORTH_PRUNING, len(scores) // PASSES):
             hopeful = _hopeful(scores, rest, k)
         for step in [group] if hopeful is None else [[one] for one in group]:
             size, most = sum(run.stop - run.start for run, _ in step), sum(weight for _, weight in step) * (K1 + 1)
@@ -160,7 +162,7 @@ def _best(part: Segment, weights: list[tuple[str, float]], mean: float, k: int) 
             else:
                 hopeful = _fewer(scores, hopeful, rest, k)
                 _add_to(part, scores, hopeful, step[0], mean)
-            done, left, rest = done + size, left - size, rest - most
+            gained, left, rest = gained + most, left - size, rest - most
     found = _upper(scores, k) if hopeful is None else hopeful
     found = found[scores[found] >= _least(scores[found], k)]
     return part.nums[found], scores[found]
@@ -184,7 +186,13 @@ def _groups(runs: Sequence[_Run]) -> Iterator[list[_Run]]:
 
 
 def _add(part: Segment, scores: Scores, runs: list[_Run], mean: float) -> None:
-    docs = np.concatenate([part.docs[run] for run, _ in runs])
+    if len(runs) == 1:
+        run, weight = runs[0]
+        docs = part.docs[run].astype(np.intp)
+        # A term has a document once.
+        scores[docs] += np.float32(weight) * _tf(part.times[run], part.lengths[docs], mean)
+        return
+    docs = np.concatenate([part.docs[run] for run, _ in runs]).astype(np.intp)
     times = np.concatenate([part.times[run] for run, _ in runs])
     weights = np.repeat(np.array([weight for _, weight in runs], np.float32), [run.stop - run.start for run, _ in runs])
     weights *= _tf(times, part.lengths[docs], mean)
@@ -213,7 +221,7 @@ def _tf(times: Counts, lengths: Scores, mean: float) -> Scores:
 
 def _hopeful(scores: Scores, rest: float, k: int) -> Places | None:
     """The documents that may still be among the best `k` if the terms left give `rest` at most; None: any may be."""
-    least = _least(scores[_upper(scores, k)], k)
+    least = _at_least(scores, k)
     return np.flatnonzero(scores >= least - rest * SLACK) if least > rest * SLACK else None
 
 
@@ -226,8 +234,17 @@ def _fewer(scores: Scores, before: Places, rest: float, k: int) -> Places:
 
 def _upper(scores: Scores, k: int) -> Places:
     """All that are above 0, or as few of the higher ones as are quickly told and hold the best `k`."""
-    found = np.flatnonzero(scores > scores.max(initial=0.0) * HIGH)
-    return found if len(found) >= k else np.flatnonzero(scores > 0)
+    least = _at_least(scores, k)
+    return np.flatnonzero(scores >= least) if least > 0 else np.flatnonzero(scores > 0)
+
+
+def _at_least(scores: Scores, k: int) -> float:
+    """Not above the `k`th highest, and mostly near it: as many heaps have a member at least so high."""
+    heaps = HEAPS * k
+    depth = len(scores) // heaps
+    if depth < 2:
+        return _least(scores, k)
+    return _least(scores[: depth * heaps].reshape(depth, heaps).max(axis=0), k)
 
 
 def _least(values: Scores, k: int) -> float:

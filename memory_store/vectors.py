@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Literal
@@ -17,35 +18,39 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_store import index_file, log, shelving, vector_rows
-from memory_store.clustering import cluster
-from memory_store.codecs import Codes, codec
+from memory_store.codecs import Codes, Int8Codec
 from memory_store.dbfile import Connection
 from memory_store.embed import Vectors
 from memory_store.errors import InvalidMemory, MemoryStoreError
-from memory_store.pages import Numbers, PagePool
-from memory_store.shelf import Seen, Shelf, probe
-from memory_store.shelving import FOLD_ROWS, Bench
+from memory_store.nibbles import NibbleSketch
+from memory_store.pages import PAGE_ROWS, Numbers, PagePool
+from memory_store.shelf import Positions, Shelf, Span, highest, likeliest, spans
+from memory_store.signs import SignSketch
 from memory_store.store import Store
 
 Scores = npt.NDArray[np.float32]
 Tier = Literal["int8", "binary"]
 
-FLAT_ROWS = 49 * FOLD_ROWS
-SAVE_ROWS = 64 * FOLD_ROWS
+FLAT_ROWS = 13 * PAGE_ROWS
+# Times `flat_rows` in one segment: a longer one would be long in the making.
+MOST_UNITS = 64
+SAVE_ROWS = 65_536
 FOLLOWED_AT_ONCE = 2048
 # What other programs wrote is taken in by searches: little at a time, so that none waits long.
 FOLLOWED_BY_SEARCH = 128
 LOOKASIDE = 64
-FIRST_ROWS = 4096
-_FACTOR = {"int8": (1, 20), "binary": (8, 120)}
+# So many more than asked for are compared by their true vectors, and so many a hit, and beyond, by int8 before that.
+COMPARED = 10
+_SKETCHED = {"int8": (2, 160), "binary": (6, 1140)}
+_SKETCHES: dict[Tier, shelving.Make] = {"int8": NibbleSketch, "binary": SignSketch}
 
 
 class VectorIndex:
     """Search by cosine. Any thread may search; searches never wait for writes.
 
     `folder` holds its files (None: memory only, as an encrypted store needs). Where another program uses the folder,
-    this one works in memory. `tier` "binary" takes a sixth of the memory of "int8", and more time. `flat_rows`: a
-    namespace up to that size is read whole, a larger one is clustered in the background.
+    this one works in memory. Of a namespace above `flat_rows` rows sketches are made in the background, and held in
+    memory; `tier` "binary" takes half of that memory, and more time.
     """
 
     def __init__(
@@ -53,23 +58,22 @@ class VectorIndex:
     ) -> None:
         self._store = store
         self._embedder = store.own_embedder()
-        self._codec = codec(tier, self._embedder.width)
-        self._factor = _FACTOR[tier]
-        self._flat = max(FOLD_ROWS, flat_rows - flat_rows % FOLD_ROWS)
+        self._codec = Int8Codec(self._embedder.width)
+        self._sketched, self._made = _SKETCHED[tier], _SKETCHES[tier]
+        self._unit = max(1, flat_rows // PAGE_ROWS)
         self._lock, self._descriptor = Lock(), None if folder is None else index_file.lock(folder)
         self._folder = None if self._descriptor is None else folder
         self._pool = PagePool(self._folder, self._codec.row_bytes)
-        self._bench = Bench(self._pool, self._codec, self._fetch)
         self._shelves: dict[int, Shelf] = {}
         self._spaces: dict[str, int] = {}
         self._seq = self._unsaved = 0
-        self._retired: list[int] = []
-        self._building: dict[int, tuple[Thread, list[int]]] = {}
+        self._building: set[int] = set()
+        self._threads: dict[int, Thread] = {}
         self._seen: OrderedDict[tuple[object, ...], tuple[Numbers, Scores]] = OrderedDict()
         with store.reading() as connection:
             salt = connection.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
             last = log.last_seq(connection)
-        self._stamp = f"{salt.hex()}:{self._embedder.digest}:{self._codec.name}:{self._flat}"
+        self._stamp = f"{salt.hex()}:{self._embedder.digest}:{self._codec.row_bytes}"
         self._load(last)
         store.follow(self._told)
         self.catch_up()
@@ -92,7 +96,7 @@ class VectorIndex:
             shelf = self._shelves.get(space)
             if shelf is None:
                 return np.zeros(0, np.int64), np.zeros(0, np.float32)
-            key = (space, shelf.trained, shelf.rows, k, exact, self._seq, query.tobytes())
+            key = (space, shelf.sketched, shelf.rows, k, exact, self._seq, query.tobytes())
             known = self._seen.get(key)
             if known is None:
                 known = self._search(connection, shelf, query, k, exact)
@@ -111,8 +115,8 @@ class VectorIndex:
                         break
 
     def wait(self) -> None:
-        """Until no clustering is under way."""
-        while threads := [thread for thread, _ in list(self._building.values())]:
+        """Until no sketch is being made."""
+        while threads := [thread for thread in list(self._threads.values()) if thread.is_alive()]:
             for thread in threads:
                 thread.join()
 
@@ -149,9 +153,12 @@ class VectorIndex:
         self.catch_up()
         with self._lock:
             self._seen.clear()
+            for space, shelf in self._shelves.items():
+                # Made anew without them: until then their few bits stay in memory, though no search finds them.
+                whole = tuple(segment for segment in shelf.segments if not len(segment.gone))
+                self._shelves[space] = replace(shelf, segments=whole)
+                self._sketch_soon(space)
             self._save()
-            self._pool.give(self._retired)
-            self._retired = []
             self._pool.wipe_free()
             self._pool.flush()
 
@@ -166,8 +173,7 @@ class VectorIndex:
     def _search(
         self, connection: Connection, shelf: Shelf, query: Vectors, k: int, exact: bool
     ) -> tuple[Numbers, Scores]:
-        seen = probe(shelf, self._pool.maps, self._codec, query, everything=exact)
-        nums = self._likely(seen, query, k, exact)
+        nums = self._certain(shelf, query, k) if exact else self._likely(shelf, query, k)
         found, halves = vector_rows.get(connection, self._embedder, nums.tolist())
         # In double precision, so that a score does not depend on what else is compared with it.
         products = (halves.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
@@ -175,34 +181,49 @@ class VectorIndex:
         order = np.lexsort((numbers, -products))[:k]
         return numbers[order], products[order]
 
-    def _likely(self, seen: Seen, query: Vectors, k: int, exact: bool) -> Numbers:
-        """Those that are to be compared by their true vectors: with `exact`, all that may be among the best."""
-        if not seen.places:
-            return np.zeros(0, np.int64)
-        maps, scores, every = self._pool.maps, seen.scores, np.arange(len(seen.scores))
-        if exact:
-            margins = self._codec.margins(seen.factors, query)
-            alive = seen.nums(maps, every) >= 0
-            low = (scores - margins)[alive]
-            least = np.partition(low, max(0, len(low) - k))[max(0, len(low) - k)] if len(low) else 0
-            return seen.nums(maps, np.flatnonzero(alive & (scores + margins >= least)))
-        times, more = self._factor
-        nums = seen.nums(maps, _best(scores, times * k + more))
+    def _likely(self, shelf: Shelf, query: Vectors, k: int) -> Numbers:
+        """Those that are to be compared by their true vectors: the best by int8 of the best by their sketches."""
+        positions, scores = self._scan(shelf, shelf.unsketched(), query)
+        if shelf.segments:
+            near = likeliest(shelf, query, self._sketched[0] * k + self._sketched[1])
+            codes, factors = self._pool.rows(*shelf.places(near))
+            positions = np.concatenate([positions, near])
+            scores = np.concatenate([scores, self._codec.decode(codes, factors) @ query])
+        # Wiped rows are among them, all of which have 0.
+        nums = shelf.nums(self._pool.maps, positions[highest(scores, k + COMPARED)])
         if (nums < 0).any():
-            # Wiped rows have taken places of others.
-            living = np.flatnonzero(seen.nums(maps, every) >= 0)
-            nums = seen.nums(maps, living[_best(scores[living], times * k + more)])
+            nums = shelf.nums(self._pool.maps, positions)
+            living = nums >= 0
+            nums = nums[living][highest(scores[living], k + COMPARED)]
         return nums
+
+    def _certain(self, shelf: Shelf, query: Vectors, k: int) -> Numbers:
+        """All that may be among the best."""
+        positions, scores = self._scan(shelf, list(range(len(shelf.pages))), query)
+        maps = self._pool.maps
+        nums = shelf.nums(maps, positions)
+        margins = self._codec.margins(maps.factors[shelf.places(positions)], query)
+        self._pool.release()
+        alive = nums >= 0
+        low = (scores - margins)[alive]
+        least = np.partition(low, max(0, len(low) - k))[max(0, len(low) - k)] if len(low) else 0
+        return nums[alive & (scores + margins >= least)]
+
+    def _scan(self, shelf: Shelf, ats: list[int], query: Vectors) -> tuple[Positions, Scores]:
+        """Every row of the pages in these places of the shelf, compared by int8."""
+        if not ats:
+            return np.zeros(0, np.intp), np.zeros(0, np.float32)
+        maps, places = self._pool.maps, shelf.at(ats)
+        factors = np.concatenate([maps.factors[page, :count] for page, count in places])
+        scores = self._codec.scorer(query)([maps.codes[page, :count] for page, count in places], factors)
+        # All but the last are full.
+        starts = np.repeat(np.array(ats) * PAGE_ROWS, [count for _, count in places])
+        return starts + np.arange(len(scores)) % PAGE_ROWS, scores
 
     def _space(self, connection: Connection, namespace: str) -> int:
         if namespace not in self._spaces:
             self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
         return self._spaces.get(namespace, -1)
-
-    def _fetch(self, nums: Sequence[int]) -> tuple[Numbers, Vectors]:
-        with self._store.reading() as connection:
-            found, halves = vector_rows.get(connection, self._embedder, nums)
-        return np.array(found, np.int64), halves.astype(np.float32)
 
     def _follow(self, connection: Connection, most: int = FOLLOWED_AT_ONCE) -> bool:
         """One piece of the log; False where there is none. The lock is held."""
@@ -220,12 +241,10 @@ class VectorIndex:
         if len(gone):
             self._spaces = {}
             for space, shelf in list(self._shelves.items()):
-                self._shelves[space] = shelving.wipe(self._bench, shelf, gone)
-            for _, pending in self._building.values():
-                pending += gone.tolist()
+                self._shelves[space] = shelving.wipe(self._pool, shelf, gone)
         self._seq = changes[-1].seq
         self._unsaved += len(changes)
-        if self._unsaved >= SAVE_ROWS and not self._building:
+        if self._unsaved >= SAVE_ROWS:
             self._save()
         return True
 
@@ -241,82 +260,61 @@ class VectorIndex:
             self._append(space, np.array(numbers, np.int64)[mine], halves[mine].astype(np.float32))
 
     def _append(self, space: int, nums: Numbers, rows: Vectors) -> None:
-        shelf = self._shelves.get(space) or Shelf(self._embedder.width)
-        while len(nums):
-            # In measures: where a clustering begins depends on the order of rows alone.
-            room = FOLD_ROWS - shelf.arrived % FOLD_ROWS
-            shelf = shelving.append(self._bench, shelf, nums[:room], rows[:room], fold=space not in self._building)
-            self._shelves[space] = shelf
-            nums, rows = nums[room:], rows[room:]
-            due = shelf.trained * 2 or self._flat
-            if shelf.arrived >= due and space not in self._building:
-                self._begin(space, shelf)
+        self._shelves[space] = shelving.append(self._pool, self._codec, self._shelves.get(space) or Shelf(), nums, rows)
+        self._sketch_soon(space)
 
-    def _begin(self, space: int, shelf: Shelf) -> None:
-        pending: list[int] = []
-        thread = Thread(target=self._cluster, args=(space, shelf, pending), name="memory-clustering", daemon=True)
-        self._building[space] = (thread, pending)
-        thread.start()
+    def _missing(self, shelf: Shelf) -> list[Span]:
+        have = {segment.span for segment in shelf.segments}
+        return [span for span in spans(shelf.full, self._unit, MOST_UNITS) if span not in have]
 
-    def _cluster(self, space: int, before: Shelf, pending: list[int]) -> None:
-        bench = Bench(self._pool, self._codec, self._fetch)
-        known = np.sort(before.numbers(self._pool.maps))
-        try:
-            made = cluster(bench, known, before.arrived)
-        except MemoryStoreError:
-            # Flat search goes on; the next doubling tries again.
+    def _sketch_soon(self, space: int) -> None:
+        if space not in self._building and self._missing(self._shelves[space]):
+            thread = Thread(target=self._sketch, args=(space,), name="memory-sketching", daemon=True)
+            self._building.add(space)
+            thread.start()
+            self._threads[space] = thread
+
+    def _sketch(self, space: int) -> None:
+        while True:
             with self._lock:
-                del self._building[space]
-            return
-        self._install(space, made, bench, known, pending)
+                shelf = self._shelves[space]
+                missing = self._missing(shelf)
+                if not missing:
+                    self._building.remove(space)
+                    break
+            made = shelving.sketch(self._pool, self._codec, shelf, missing[0], self._made)
+            with self._lock:
+                self._shelves[space] = shelving.installed(self._pool, self._shelves[space], made)
+                self._pool.release()
         self._told()
-
-    def _install(self, space: int, made: Shelf, bench: Bench, known: Numbers, pending: list[int]) -> None:
-        with self._lock:
-            now = self._shelves[space]
-            since = np.setdiff1d(now.numbers(self._pool.maps), known)
-            self._bench.retired += [*bench.retired, *(page for page, _ in now.everything())]
-            if pending:
-                made = shelving.wipe(self._bench, made, np.array(pending, np.int64))
-            del self._building[space]
-            self._shelves[space] = made
-            self._append(space, *self._fetch(since.tolist()))
 
     def _load(self, last: int) -> None:
         saved = None if self._folder is None else index_file.load(self._folder, self._stamp)
         if saved is not None and saved[0] <= last:
             self._seq, self._shelves = saved
         self._pool.begin(page for shelf in self._shelves.values() for page, _ in shelf.everything())
+        living = sum(int((self._pool.maps.nums[shelf.pages] >= 0).sum()) for shelf in self._shelves.values())
+        if 2 * living < sum(shelf.rows for shelf in self._shelves.values()):
+            # More holes than rows: it is made anew without them.
+            self._seq, self._shelves = 0, {}
+            self._pool.begin(())
+        for space in self._shelves:
+            self._sketch_soon(space)
+        self.wait()
 
     def _rebuild(self, connection: Connection) -> bool:
         """Everything of this embedder, in the order of the numbers."""
         self._pool.restart()
-        self._retired, self._bench.retired = [], []
         self._seq = log.last_seq(connection)
         for nums, _ in vector_rows.scan(connection, self._embedder, batch=FOLLOWED_AT_ONCE):
             self._add(connection, nums)
         return False
 
     def _save(self) -> None:
-        if self._folder is None or self._building:
-            return
-        self._pool.flush()
-        index_file.save(self._folder, self._stamp, self._seq, self._shelves)
-        # Readers of the pages that the save before last retired have long gone.
-        self._pool.give(self._retired)
-        self._retired, self._bench.retired = self._bench.retired, []
-        self._unsaved = 0
-
-
-def _best(scores: Scores, most: int) -> npt.NDArray[np.intp]:
-    """Where the `most` highest are, all of them and none else."""
-    if len(scores) <= most:
-        return np.arange(len(scores))
-    # The first rows are those of the tail and of the nearest pages: what is below their best need not be sorted.
-    first = scores[: max(FIRST_ROWS, 4 * most)]
-    least = np.partition(first, len(first) - most)[len(first) - most]
-    high = np.flatnonzero(scores >= least)
-    return high[np.argpartition(scores[high], len(high) - most)[len(high) - most :]]
+        if self._folder is not None:
+            self._pool.flush()
+            index_file.save(self._folder, self._stamp, self._seq, self._shelves)
+            self._unsaved = 0
 
 
 def _words(codes: Codes) -> npt.NDArray[np.uint64]:

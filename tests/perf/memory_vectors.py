@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memory_store import vector_rows
 from memory_store.embed import StaticEmbedder, Vectors
 from memory_store.records import NewMemory
 from memory_store.store import Store
@@ -77,6 +78,12 @@ def resident() -> float:
     """Megabytes of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 1e6
+
+
+def mapped() -> float:
+    """Megabytes of that which lie in files, and which the system can drop."""
+    held = re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
+    return int(held[1]) * 1024 / 1e6 if held else 0.0
 
 
 def measure(name: str, ask: Callable[[Vectors], Sequence[int]], questions: Vectors, truth: list[set[int]]) -> None:
@@ -139,8 +146,14 @@ def main() -> None:
         print(f"indexed in {time.perf_counter() - start:.1f} s")
         index.close()
         index = VectorIndex(store, Path(folder) / "index", tier=given.tier)
-        rows = index._fetch(range(1, len(texts) + 1))[1]
-        numbers = index._fetch(range(1, len(texts) + 1))[0]
+        for question in questions:
+            index.search("default", question, K)
+        print(f"process: {before:.0f} MB before, {resident():.0f} MB with the index, {mapped():.0f} of it mapped files")
+        print(f"index on disk: {sum(f.stat().st_blocks * 512 for f in index.files()) / 1e6:.0f} MB")
+        index._seen.clear()
+        with store.reading() as connection:
+            found, halves = vector_rows.get(connection, store.own_embedder(), range(1, len(texts) + 1))
+        numbers, rows = np.array(found), halves.astype(np.float32)
         best = np.argsort(-(questions @ rows.T), axis=1, kind="stable")[:, :K]
         truth = [set(numbers[near].tolist()) for near in best]
         if not given.peers:
@@ -148,10 +161,6 @@ def main() -> None:
         measure(f"index {given.tier}", lambda q: index.search("default", q, K)[0].tolist(), questions, truth)
         exact = questions[:40]
         measure("index exact", lambda q: index.search("default", q, K, True)[0].tolist(), exact, truth[:40])
-        print(
-            f"index bytes resident: codes {sum(f.stat().st_blocks * 512 for f in index.files()) / 1e6:.0f} MB on disk"
-        )
-        print(f"process: {before:.0f} MB before, {resident():.0f} MB after")
         if given.peers:
             peers(rows, questions, truth)
 
