@@ -56,7 +56,7 @@ class ChatApp(App[None]):
             self.theme = settings.theme
         self.set_keymap(dict(settings.keys))
         self._client = client
-        self.chat = ChatScreen(client, conversation, model, folder or Path.cwd())
+        self.chat = ChatScreen(client, conversation, model, folder or Path.cwd(), settings)
 
     def get_default_screen(self) -> Screen[None]:
         return self.chat

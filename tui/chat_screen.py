@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from textual.binding import Binding, BindingType
 
+from localai.client import Client
+from localai.errors import LocalaiError
 from tui.bench_screen import BenchScreen
 from tui.branches import Branches
 from tui.chooser import Chooser
+from tui.compacting import Compacting
 from tui.conversation import ROOT
 from tui.dashboard import Dashboard
 from tui.files import chats_of, written
-from tui.help import Help
+from tui.help import Help, keys_text
 from tui.memory_panel import MemoryPanel
 from tui.models import Choice, Models
 from tui.options import option_of
 from tui.prompt import Prompt
+from tui.remembering import MODES, Mode, proposed
 from tui.sanitize import clean, one_line
+from tui.settings import Settings
 from tui.tree import Tree, tree_of
 from tui.turns import Turn
 from tui.welcome import welcome
@@ -52,14 +60,26 @@ class ChatScreen(WritingScreen):
         Binding("alt+c", "copy", "Copy the chosen code, else the answer", show=False, id="copy"),
         Binding("alt+s", "save_code('')", "Save the chosen code", show=False, id="save_code"),
         Binding("ctrl+g", "editor", "Write in $EDITOR", show=False, id="editor"),
+        Binding("alt+y", "keep_proposed", "Remember what is asked about", show=False, id="keep"),
+        Binding("alt+n", "drop_proposed", "Do not remember it", show=False, id="drop"),
         Binding("alt+backspace", "detach", "Take the last attachment away", show=False, id="detach", priority=True),
     ]
+
+    def __init__(
+        self, client: Client, conversation: str | None, model: str | None, folder: Path, settings: Settings
+    ) -> None:
+        super().__init__(client, conversation, model, folder)
+        self.memories: Mode = settings.memories
+        self.keys = settings.keys
+        self.compacting: Compacting | None = None
 
     def on_mount(self) -> None:
         self.begin_with(self.conversation)
         if self.conversation is None:
             self.refresh_today()
             self.fetch(lambda: welcome(self.client), self._welcome)
+        else:
+            self.fetch(lambda: str(self.client.get("/health")["version"]), self.compare)
 
     def _welcome(self, text: str) -> None:
         """What the first run tells; what is being typed meanwhile is not touched."""
@@ -69,7 +89,8 @@ class ChatScreen(WritingScreen):
     # Other screens.
 
     def action_help(self) -> None:
-        self.app.push_screen(Help([b for b in (*Prompt.BINDINGS, *ChatScreen.BINDINGS) if isinstance(b, Binding)]))
+        bindings = [b for b in (*Prompt.BINDINGS, *ChatScreen.BINDINGS) if isinstance(b, Binding)]
+        self.app.push_screen(Help([replace(b, key=self.keys.get(b.id or "", b.key)) for b in bindings]))
 
     def action_dashboard(self) -> None:
         self.app.push_screen(Dashboard(self.client))
@@ -122,6 +143,51 @@ class ChatScreen(WritingScreen):
         self.app.push_screen(Branches(tree, cut), chosen)
 
     # Whole conversations.
+
+    @property
+    def working(self) -> bool:
+        return self.compacting is not None or super().working
+
+    def busy(self) -> bool:
+        if self.compacting is not None:
+            self.notify("A summary is being written. Esc stops it.")
+        return self.compacting is not None or super().busy()
+
+    def stop(self) -> None:
+        super().stop()
+        if self.compacting is not None:
+            self.compacting.stop()
+
+    async def leave(self) -> None:
+        self.stop()
+        await super().leave()
+
+    def action_compact(self) -> None:
+        if self.conversation is None or self.busy():
+            return
+        figures = self.figures
+        self.compacting = Compacting(self.client, self.conversation, self.model or figures.model, figures.n_ctx)
+        self.refresh_bindings()
+        self.fetch(partial(self.compacting.run, self._tell), self._compacted, self.action_compact)
+
+    def _tell(self, text: str) -> None:
+        self.app.call_from_thread(self.gauges.set_activity, text)
+
+    def _compacted(self, conversation: str | None) -> None:
+        self._end_compacting()
+        if conversation is not None:
+            self.begin_with(conversation)
+            self.notify("This goes on from a summary. The whole conversation is kept beside it: F2.")
+
+    def _end_compacting(self) -> None:
+        self.compacting = None
+        self.gauges.set_activity("")
+        self.refresh_bindings()
+
+    async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
+        if again == self.action_compact:
+            self._end_compacting()
+        await super().fetch_failed(error, again)
 
     async def action_new(self) -> None:
         await self.leave()
@@ -214,11 +280,42 @@ class ChatScreen(WritingScreen):
 
         self.fetch(bring_in, brought)
 
-    def action_remember(self, text: str) -> None:
-        def kept(body: dict[str, Any]) -> None:
-            self.notify("Remembered.")
+    # What is remembered.
 
-        self.fetch(lambda: self.client.post("/localai/memory", {"text": text}), kept)
+    def action_remember(self, text: str) -> None:
+        self._remember(text, "Remembered.")
+
+    def action_memories(self, mode: str) -> None:
+        if mode in MODES:
+            self.memories = mode
+            self.notify(f"What you say about yourself: {mode}")
+        else:
+            self.notify(f"Choose one of {', '.join(MODES)}.")
+
+    def key_of(self, name: str) -> str:
+        usual = {each.id: each.key for each in ChatScreen.BINDINGS if isinstance(each, Binding)}
+        return keys_text(self.keys.get(name, usual[name]))
+
+    def said(self, text: str) -> None:
+        found = proposed(text) if self.memories != "off" else ()
+        if self.memories == "ask":
+            self.proposals.offer(found, self.key_of("keep"), self.key_of("drop"))
+        else:
+            for each in found:
+                self._remember(each, f"Remembered: {each}")
+
+    def action_keep_proposed(self) -> None:
+        text = self.proposals.take()
+        if text is not None:
+            self.action_remember(text)
+
+    def action_drop_proposed(self) -> None:
+        self.proposals.take()
+
+    def _remember(self, text: str, said: str) -> None:
+        self.fetch(
+            lambda: self.client.post("/localai/memory", {"text": text}), lambda _: self.notify(said, markup=False)
+        )
 
     def action_pull(self, model: str) -> None:
         """Progress shows in the gauges; leaving the chat stops it, and what has arrived is kept."""

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from textual.message import Message
 from textual.widgets import Static
 
+from localai import __version__
 from localai.client import Client
 from localai.errors import LocalaiError
 from tui.fetching import FetchingScreen
@@ -36,6 +37,7 @@ from tui.wire import (
     Text,
     ToolCall,
     chat_of,
+    version_text,
 )
 
 SHORTEST_DRAW_S = 0.05
@@ -95,6 +97,10 @@ class ConversationScreen(FetchingScreen[None]):
     def shown(self, chat: Chat) -> None:
         """A conversation has been loaded."""
 
+    def key_of(self, name: str) -> str:
+        """The key of a binding, as people write it."""
+        return name
+
     # Which conversation.
 
     def begin_with(self, conversation: str | None) -> None:
@@ -105,9 +111,19 @@ class ConversationScreen(FetchingScreen[None]):
         self.set_title("")
         self.transcript.show(())
         if conversation is None:
-            self.fetch(lambda: self.client.get("/health"), lambda _: self._clear_notices())
+            self.fetch(lambda: str(self.client.get("/health")["version"]), self._greeted)
         else:
             self.load(conversation)
+
+    def _greeted(self, version: str) -> None:
+        self._clear_notices()
+        self.compare(version)
+
+    def compare(self, version: str) -> None:
+        """Say so where the daemon is not of this chat's version."""
+        other = version_text(version, __version__)
+        if other:
+            self.notify(other, severity="warning", timeout=30, markup=False)
 
     def load(self, conversation: str) -> None:
         def both() -> tuple[Chat, Tree]:
@@ -130,6 +146,11 @@ class ConversationScreen(FetchingScreen[None]):
 
         path = f"{ROOT}/{quote(conversation)}"
         self.fetch(lambda: self.client.patch(path, {"head": head or ""}), changed)
+
+    @property
+    def working(self) -> bool:
+        """True while there is something that Esc stops."""
+        return self.reply is not None
 
     def busy(self) -> bool:
         """True, and said, while an answer is being written."""
@@ -287,7 +308,7 @@ class ConversationScreen(FetchingScreen[None]):
             answer.finish()
             failed = reply.error is not None
             ending = ending_text("cancelled" if reply.stopped else self._reason or "stop")
-            answer.note = error_text(reply.error) if reply.error is not None else ending
+            answer.note = error_text(reply.error, self.key_of("again")) if reply.error is not None else ending
             answer.failed = failed
             self.transcript.changed(answer)
         else:
@@ -326,7 +347,7 @@ class ConversationScreen(FetchingScreen[None]):
 
     def _fail(self, error: LocalaiError) -> None:
         self._clear_notices()
-        self.transcript.add(notice(error))
+        self.transcript.add(notice(error, self.key_of("again")))
         self.transcript.follow()
 
     def _clear_notices(self) -> None:

@@ -11,6 +11,7 @@ from textual.screen import Screen
 from textual.worker import get_current_worker
 
 from localai.errors import LocalaiError
+from tui.wire import understood
 
 ResultT = TypeVar("ResultT")
 Value = TypeVar("Value")
@@ -45,7 +46,8 @@ class FetchingScreen(Screen[ResultT]):
         def work() -> None:
             worker = get_current_worker()
             try:
-                value = call()
+                with understood():
+                    value = call()
             except LocalaiError as error:
                 if not worker.is_cancelled:
                     self.post_message(Failed(error, again or (lambda: self.fetch(call, then))))

@@ -142,15 +142,15 @@ def turn_of(message: ShownMessage) -> Turn:
     )
 
 
-def notice(error: LocalaiError) -> Turn:
+def notice(error: LocalaiError, key: str) -> Turn:
     """An error that belongs to no answer."""
-    return Turn(role="notice", content=error_text(error))
+    return Turn(role="notice", content=error_text(error, key))
 
 
-def error_text(error: LocalaiError) -> str:
+def error_text(error: LocalaiError, key: str) -> str:
     """The error, what to do about it, and the key that tries again."""
     hint = f"\n{clean(error.hint)}." if error.hint else ""
-    return f"{clean(error.message)}.{hint}\nCtrl+R tries again."
+    return f"{clean(error.message)}.{hint}\n{key} tries again."
 
 
 def ending_text(reason: str | None) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from localai.client import ServerEvent
+from localai.errors import LocalaiError
 from tui.sanitize import clean, one_line
 
 
@@ -135,6 +137,27 @@ class Finished:
 
 
 ReplyEvent = Created | Opened | Progress | Text | Called | Finished | Figures
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raises LocalaiError where JSON of the daemon is not as this module knows it: it may be of another version."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise LocalaiError(
+            "the daemon's answer is not understood: it may be of another version", "`localai stop`, then try again"
+        ) from error
+
+
+def version_text(daemon: str, chat: str) -> str:
+    """What to say about a daemon of another version; "" where it is the same."""
+    if daemon == chat:
+        return ""
+    return (
+        f"The daemon is version {one_line(daemon)}, this chat {chat}. What both know works; "
+        "`localai stop` and a new start make them one."
+    )
 
 
 def chat_of(body: dict[str, Any]) -> Chat:

@@ -16,6 +16,7 @@ from tui.conversation import ConversationScreen
 from tui.editor import edited
 from tui.files import ending_of, written
 from tui.prompt import Prompt
+from tui.remembering import Proposals
 from tui.sanitize import one_line
 from tui.transcript import Transcript
 from tui.turns import Turn
@@ -28,6 +29,8 @@ class WritingScreen(ConversationScreen):
     #title { height: 1; padding: 0 1; background: $panel; text-wrap: nowrap; text-overflow: ellipsis; }
     #attached { height: auto; max-height: 3; padding: 0 1; color: $text-muted; display: none; }
     #attached.-some { display: block; }
+    .-tiny #title, .-tiny Gauges, .-tiny Footer { display: none; }
+    .-tiny Prompt { min-height: 1; max-height: 3; border: none; &:focus { border: none; } }
     """
 
     def __init__(self, client: Client, conversation: str | None, model: str | None, folder: Path) -> None:
@@ -38,19 +41,25 @@ class WritingScreen(ConversationScreen):
         self.completion = Completion(folder)
         self.prompt = Prompt(self.completion)
         self.attached = Static(id="attached", markup=False)
+        self.proposals = Proposals()
 
     def compose(self) -> ComposeResult:
         yield self.heading
         yield self.transcript
         yield self.gauges
+        yield self.proposals
         yield self.attached
         yield self.completion
         yield self.prompt
         yield Footer(show_command_palette=False)
 
+    def on_resize(self) -> None:
+        """In a very small terminal only the talk and the prompt are left."""
+        self.set_class(self.app.size.height < 12, "-tiny")
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "stop":
-            return self.reply is not None or self.editing is not None or self.transcript.selected is not None
+            return self.working or self.editing is not None or self.transcript.selected is not None
         return True
 
     # Hooks of the conversation.
@@ -86,6 +95,10 @@ class WritingScreen(ConversationScreen):
             self.editing = None
             self.transcript.take_away(*(turn for turn in self.transcript.turns if turn.id is None))
             self.ask(text, parent)
+            self.said(event.text)
+
+    def said(self, text: str) -> None:
+        """What was typed is on its way; the attachments are not part of it."""
 
     def _command(self, text: str) -> None:
         found = commands.parsed(text)
@@ -149,7 +162,7 @@ class WritingScreen(ConversationScreen):
     # The messages.
 
     def action_stop(self) -> None:
-        if self.reply is not None:
+        if self.working:
             self.stop()
         elif self.editing is not None:
             self.editing = None
