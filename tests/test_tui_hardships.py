@@ -101,6 +101,14 @@ async def test_a_terminal_too_small_still_takes_a_question(host: Daemon, size: t
         await shows(pilot, "tiny", "f1 Help")
 
 
+async def test_a_question_before_all_is_loaded_waits_for_it(host: Daemon, tmp_path: Path) -> None:
+    kept = planted(host, ("user", "one"), ("assistant", "two"))
+    async with opened(chat(host, tmp_path, kept, host.echo("fast.txt", 0))) as pilot:
+        await say(pilot, "three")
+        await wait_until(pilot, lambda: idle(pilot) and len(answers(pilot)) == 2)
+    assert [m["content"] for m in stored(host, kept)["messages"][:3]] == ["one", "two", "three"]
+
+
 def test_without_colours_all_is_grey(host: Daemon) -> None:
     kept = planted(host, ("user", "x"), ("assistant", "# Head\n\n```python\nprint(1)\n```\n\nlast words"))
     with terminal(command("-c", kept), {**host.env, "NO_COLOR": "1"}) as screen:
@@ -113,9 +121,9 @@ def test_without_colours_all_is_grey(host: Daemon) -> None:
 def test_a_terminal_killed_in_mid_answer_loses_no_token(host: Daemon) -> None:
     words = " ".join(f"w{number}" for number in range(200))
     # What is said again has left the screen before it is.
-    kept = planted(host, ("user", words), ("assistant", "pad\n\n" * 40 + "end"))
+    kept = planted(host, ("user", words), ("assistant", "pad\n\n" * 40 + "fin"))
     with terminal(command("-c", kept, "-m", host.echo("slow.txt", 10)), host.env) as screen:
-        screen.wait(b"end")
+        screen.wait(b"fin")
         screen.type(b"go\r")
         screen.wait(b"w20 ")
         os.kill(screen.pid, signal.SIGKILL)

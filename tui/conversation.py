@@ -74,6 +74,7 @@ class ConversationScreen(FetchingScreen[None]):
         self.options: dict[str, Any] = {}
         self.branching = Tree()
         self.leaf: str | None = None
+        self.loaded = True
         self.reply: Reply | None = None
         self.figures = Figures()
         self.earlier: list[Earlier] = []
@@ -106,6 +107,7 @@ class ConversationScreen(FetchingScreen[None]):
     def begin_with(self, conversation: str | None) -> None:
         """Show `conversation`, or an empty one that the daemon will hear of with its first message."""
         self.conversation, self.leaf, self._repeat = conversation, None, None
+        self.loaded = conversation is None
         self.branching, self.earlier = Tree(), []
         self._set_figures(Figures(model=self.model or "default"))
         self.set_title("")
@@ -137,7 +139,7 @@ class ConversationScreen(FetchingScreen[None]):
         conversation = self.conversation
         if conversation is None or self.busy():
             return
-        before = Earlier(self.leaf, typed)
+        before, self.loaded = Earlier(self.leaf, typed), False
 
         def changed(_: object) -> None:
             if undoable:
@@ -171,7 +173,7 @@ class ConversationScreen(FetchingScreen[None]):
     def _loaded(self, chat: Chat, tree: Tree) -> None:
         if chat.id != self.conversation or self.reply is not None:
             return
-        self.branching, self.system = tree, chat.system
+        self.branching, self.system, self.loaded = tree, chat.system, True
         self.leaf = chat.messages[-1].id if chat.messages else None
         self.set_title(chat.title)
         turns = [turn_of(message) for message in chat.messages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from textual.app import ComposeResult
@@ -38,6 +39,7 @@ class WritingScreen(ConversationScreen):
         self.folder = folder
         self.attachments: tuple[Attachment, ...] = ()
         self.editing: Turn | None = None
+        self._held: str | None = None
         self.completion = Completion(folder)
         self.prompt = Prompt(self.completion)
         self.attached = Static(id="attached", markup=False)
@@ -77,6 +79,15 @@ class WritingScreen(ConversationScreen):
         self.prompt.earlier = [m.content for m in chat.messages if m.role == "user"][-200:]
         if self.prompt.earlier:
             self.prompt.remember(self.prompt.earlier.pop())
+        held, self._held = self._held, None
+        if held is not None:
+            self.on_prompt_submitted(Prompt.Submitted(held))
+
+    async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self.prompt.put_back(held)
+        await super().fetch_failed(error, again)
 
     # Sending.
 
@@ -88,6 +99,10 @@ class WritingScreen(ConversationScreen):
             self.notify(f"There is no command {one_line(event.text.split()[0])}. /help lists all.", markup=False)
         elif self.busy():
             self.prompt.put_back(event.text)
+        elif not self.loaded and self.conversation is not None:
+            # What it is an answer to is not known yet.
+            self._held = "\n".join(filter(None, (self._held, event.text)))
+            self.load(self.conversation)
         else:
             parent = self.editing.parent if self.editing else self.leaf
             text = attachments.message_of(event.text, self.attachments)
