@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from localai.client import Client
 from localai.conversation_files import FORMAT, VERSION
@@ -107,6 +108,18 @@ async def test_a_question_before_all_is_loaded_waits_for_it(host: Daemon, tmp_pa
         await say(pilot, "three")
         await wait_until(pilot, lambda: idle(pilot) and len(answers(pilot)) == 2)
     assert [m["content"] for m in stored(host, kept)["messages"][:3]] == ["one", "two", "three"]
+
+
+async def test_a_window_that_gets_the_focus_late_takes_keys(host: Daemon, tmp_path: Path) -> None:
+    app = chat(host, tmp_path)
+    async with opened(app) as pilot:
+        app.post_message(events.AppBlur())
+        await wait_until(pilot, lambda: not app.app_focus)
+        app.chat.set_focus(None)
+        app.post_message(events.AppFocus())
+        await wait_until(pilot, lambda: app.chat.focused is app.chat.prompt)
+        await pilot.press(*"typed")
+        assert app.chat.prompt.text == "typed"
 
 
 def test_without_colours_all_is_grey(host: Daemon) -> None:
