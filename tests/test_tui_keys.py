@@ -38,20 +38,10 @@ from tui.models import Models
 from tui.prompt import Prompt
 from tui.remembering import proposed
 from tui.settings import Settings
+from tui.tools import Tools
 
-SCREENS = (
-    ChatApp,
-    ChatScreen,
-    Prompt,
-    ListScreen,
-    Chooser,
-    Branches,
-    Models,
-    MemoryPanel,
-    Dashboard,
-    BenchScreen,
-    Help,
-)
+PANELS = (ListScreen, Chooser, Branches, Models, Tools, MemoryPanel, Dashboard, BenchScreen, Help)
+SCREENS = (ChatApp, ChatScreen, Prompt, *PANELS)
 _FROM_A_FILE = {"text": "The lighthouse stands on the northern cape.", "source": {"kind": "file", "name": "coast.md"}}
 TALK = (("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four"))
 
@@ -199,15 +189,15 @@ async def test_a_summary_is_stopped_and_costs_nothing(host: Daemon, tmp_path: Pa
 
 
 async def test_other_keys_work_and_are_listed(host: Daemon, fast: str, tmp_path: Path) -> None:
-    settings = Settings(keys={"again": "f9", "keep": "f10"})
+    settings = Settings(keys={"again": "f12", "yes": "f10"})
     app = ChatApp(host.client, planted(host, *TALK), fast, folder=tmp_path, settings=settings)
     async with opened(app, size=(100, 70)) as pilot:
         await wait_until(pilot, lambda: len(answers(pilot)) == 2)
-        await pilot.press("f9")
+        await pilot.press("f12")
         await shows(pilot, "branch 2 of 2")
         await wait_until(pilot, lambda: idle(pilot))
         await pilot.press("f1")
-        await shows(pilot, "F9 ", "F10 ")
+        await shows(pilot, "F12 ", "F10 ")
         assert "Ctrl+R" not in seen(pilot)
 
 

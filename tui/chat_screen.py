@@ -28,10 +28,11 @@ from tui.prompt import Prompt
 from tui.remembering import MODES, Mode, proposed
 from tui.sanitize import clean, one_line
 from tui.settings import Settings
+from tui.tools import Tools
 from tui.tree import Tree, tree_of
 from tui.turns import Turn
 from tui.welcome import welcome
-from tui.wire import Figures
+from tui.wire import Figures, ToolAsked
 from tui.writing import WritingScreen
 
 
@@ -60,8 +61,10 @@ class ChatScreen(WritingScreen):
         Binding("alt+c", "copy", "Copy the chosen code, else the answer", show=False, id="copy"),
         Binding("alt+s", "save_code('')", "Save the chosen code", show=False, id="save_code"),
         Binding("ctrl+g", "editor", "Write in $EDITOR", show=False, id="editor"),
-        Binding("alt+y", "keep_proposed", "Remember what is asked about", show=False, id="keep"),
-        Binding("alt+n", "drop_proposed", "Do not remember it", show=False, id="drop"),
+        Binding("f9", "tools", "Tools of this chat", show=False, id="tools"),
+        Binding("alt+y", "answer('once')", "Yes: run the tool, or remember it", show=False, id="yes"),
+        Binding("alt+a", "answer('always')", "Run this tool always", show=False, id="always"),
+        Binding("alt+n", "answer('no')", "No: do not run it, do not remember it", show=False, id="no"),
         Binding("alt+backspace", "detach", "Take the last attachment away", show=False, id="detach", priority=True),
     ]
 
@@ -200,6 +203,7 @@ class ChatScreen(WritingScreen):
     async def _chosen(self, conversation: str | None) -> None:
         if conversation is not None:
             await self.leave()
+            self.options.clear()
             self.begin_with(conversation)
         elif self.conversation is not None and self.reply is None:
             # It may have been renamed, or deleted.
@@ -299,18 +303,36 @@ class ChatScreen(WritingScreen):
     def said(self, text: str) -> None:
         found = proposed(text) if self.memories != "off" else ()
         if self.memories == "ask":
-            self.proposals.offer(found, self.key_of("keep"), self.key_of("drop"))
+            self.proposals.offer(found, self.key_of("yes"), self.key_of("no"))
         else:
             for each in found:
                 self._remember(each, f"Remembered: {each}")
 
-    def action_keep_proposed(self) -> None:
-        text = self.proposals.take()
-        if text is not None:
-            self.action_remember(text)
+    def action_answer(self, decision: str) -> None:
+        """About the tool that wants to run; where none does, about what might be remembered."""
+        asked = self.question.asked
+        if asked is not None:
+            self.question.ask(None)
+            path = f"/localai/tools/calls/{quote(asked.call)}"
+            self.fetch(lambda: self.client.post(path, {"decision": decision}), lambda _: None)
+        elif decision != "always":
+            text = self.proposals.take()
+            if text is not None and decision == "once":
+                self.action_remember(text)
 
-    def action_drop_proposed(self) -> None:
-        self.proposals.take()
+    # Tools.
+
+    def action_tools(self) -> None:
+        self.app.push_screen(Tools(self.client, tuple(self.options.get("tools", ()))), self._take_tools)
+
+    def _take_tools(self, used: tuple[str, ...] | None) -> None:
+        self.options.pop("tools", None)
+        if used:
+            self.options["tools"] = list(used)
+
+    def tool_asked(self, asked: ToolAsked | None) -> None:
+        keys = [self.key_of(name) for name in ("yes", "always", "no")]
+        self.question.ask(asked, "{} yes, {} always, {} no".format(*keys))
 
     def _remember(self, text: str, said: str) -> None:
         self.fetch(

@@ -21,6 +21,7 @@ COMMANDS = (
     Command("pull", "get a model of the catalogue or the hub", "pull", "MODEL"),
     Command("system", "set the system prompt of this chat", "system", "TEXT"),
     Command("set", "set temperature, top_p, max_tokens, policy, backend, memory, max_joules", "set", "NAME VALUE"),
+    Command("tools", "which tools this chat may use, and whether each asks first", "tools"),
     Command("memory", "what was recalled for the answer", "memory"),
     Command("remember", "keep a text in the memory", "remember", "TEXT"),
     Command("memories", "what you say about yourself: ask, auto (kept at once) or off", "memories", "MODE"),

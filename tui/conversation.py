@@ -35,12 +35,17 @@ from tui.wire import (
     Progress,
     ReplyEvent,
     Text,
+    ToolAsked,
     ToolCall,
+    ToolUsed,
     chat_of,
     version_text,
 )
 
 SHORTEST_DRAW_S = 0.05
+_TYPING_S = 0.1
+"""An answer waits for so long after a key, so that what is typed shows first, but not longer than _LONGEST_DRAW_S."""
+_LONGEST_DRAW_S = 0.25
 _SHARE = 8.0
 """Drawing takes at most about 1/8 of a core: the next one waits so many times what the last one took."""
 ROOT = "/localai/conversations"
@@ -78,6 +83,7 @@ class ConversationScreen(FetchingScreen[None]):
         self.reply: Reply | None = None
         self.figures = Figures()
         self.earlier: list[Earlier] = []
+        self.typed_at = self._drawn_at = 0.0
         # Kept by name: a query would have to be made before each use.
         self.heading = Static(id="title", markup=False)
         self.transcript = Transcript()
@@ -97,6 +103,9 @@ class ConversationScreen(FetchingScreen[None]):
 
     def shown(self, chat: Chat) -> None:
         """A conversation has been loaded."""
+
+    def tool_asked(self, asked: ToolAsked | None) -> None:
+        """A tool wants to run; None: not any more."""
 
     def key_of(self, name: str) -> str:
         """The key of a binding, as people write it."""
@@ -247,7 +256,11 @@ class ConversationScreen(FetchingScreen[None]):
         reply = self.reply
         if reply is None:
             return
-        begun = time.thread_time()
+        now = time.monotonic()
+        if now - self.typed_at < _TYPING_S and now - self._drawn_at < _LONGEST_DRAW_S:
+            self._draw_later(0.0)
+            return
+        begun, self._drawn_at = time.thread_time(), now
         # Asked before the inbox is emptied, so that nothing can come in between.
         over = reply.over
         for event in reply.take():
@@ -273,6 +286,11 @@ class ConversationScreen(FetchingScreen[None]):
                 answer.write(event.content, event.reasoning)
             case Called() if answer is not None:
                 answer.calls = _called(answer.calls, event)
+            case ToolAsked():
+                self.tool_asked(event)
+            case ToolUsed() if answer is not None:
+                self.tool_asked(None)
+                answer.calls = (*answer.calls, event.call)
             case Finished():
                 self._reason = event.reason
             case Figures():
@@ -303,6 +321,7 @@ class ConversationScreen(FetchingScreen[None]):
 
     async def _end(self, reply: Reply) -> None:
         self.reply = None
+        self.tool_asked(None)
         self._say("", noted="")
         self.refresh_bindings()
         answer = self._answer

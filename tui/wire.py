@@ -47,6 +47,19 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants to be called, with its arguments as JSON, perhaps unfinished.
+
+    `result` is what came of it where the daemon called it, `ok` whether that went well.
+    """
+
+    name: str
+    arguments: str
+    result: str = ""
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ShownMessage:
     """One message of an open conversation. `finish_reason` is None where an answer never ended."""
 
@@ -57,6 +70,7 @@ class ShownMessage:
     reasoning: str
     finish_reason: str | None
     figures: Figures
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +93,6 @@ class ChatLine:
     updated: float
     pinned: bool
     found: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A tool that the model wants to be called, with its arguments as JSON, perhaps unfinished."""
-
-    name: str
-    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +136,30 @@ class Called:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolAsked:
+    """The daemon waits for leave to make a call, and goes on when it has an answer."""
+
+    call: str
+    tool: str
+    server: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUsed:
+    """A call that the daemon made for the model, or was not let."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The model's side has ended: `stop`, `length`, `cancelled`, ..."""
 
     reason: str
 
 
-ReplyEvent = Created | Opened | Progress | Text | Called | Finished | Figures
+ReplyEvent = Created | Opened | Progress | Text | Called | ToolAsked | ToolUsed | Finished | Figures
 
 
 @contextmanager
@@ -208,8 +231,13 @@ def _message_of(message: dict[str, Any]) -> ShownMessage:
         content=clean(message["content"]),
         reasoning=clean(message.get("reasoning") or ""),
         finish_reason=message.get("finish_reason"),
+        calls=tuple(map(_used_of, (message.get("figures") or {}).get("tools") or ())),
         figures=figures_of({**(message.get("figures") or {}), **{n: message.get(n) for n in ("model", "usage")}}),
     )
+
+
+def _used_of(frame: dict[str, Any]) -> ToolCall:
+    return ToolCall(one_line(frame["tool"]), clean(frame["arguments"]), clean(frame["shown"]), bool(frame["ok"]))
 
 
 def _frame_events(frame: dict[str, Any]) -> Iterator[ReplyEvent]:
@@ -217,6 +245,11 @@ def _frame_events(frame: dict[str, Any]) -> Iterator[ReplyEvent]:
         user = frame.get("user")
         yield Opened(user["id"] if user else None, frame["assistant"]["id"])
         return
+    if frame.get("type") == "tool_asked":
+        tool, server = one_line(frame["tool"]), one_line(frame["server"])
+        yield ToolAsked(frame["call"], tool, server, clean(frame["arguments"]))
+    elif frame.get("type") == "tool_used":
+        yield ToolUsed(_used_of(frame))
     for choice in frame.get("choices") or ():
         delta = choice.get("delta") or {}
         content, reasoning = delta.get("content") or "", delta.get("reasoning_content") or ""

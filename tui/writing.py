@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tui.files import ending_of, written
 from tui.prompt import Prompt
 from tui.remembering import Proposals
 from tui.sanitize import one_line
+from tui.tools import Question
 from tui.transcript import Transcript
 from tui.turns import Turn
 from tui.wire import Chat
@@ -44,11 +46,13 @@ class WritingScreen(ConversationScreen):
         self.prompt = Prompt(self.completion)
         self.attached = Static(id="attached", markup=False)
         self.proposals = Proposals()
+        self.question = Question()
 
     def compose(self) -> ComposeResult:
         yield self.heading
         yield self.transcript
         yield self.gauges
+        yield self.question
         yield self.proposals
         yield self.attached
         yield self.completion
@@ -90,6 +94,9 @@ class WritingScreen(ConversationScreen):
         await super().fetch_failed(error, again)
 
     # Sending.
+
+    def on_text_area_changed(self) -> None:
+        self.typed_at = time.monotonic()
 
     def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
         if event.text.lstrip().startswith("/") and commands.parsed(event.text):
