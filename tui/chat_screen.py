@@ -80,7 +80,7 @@ class ChatScreen(WritingScreen):
         self.begin_with(self.conversation)
         if self.conversation is None:
             self.refresh_today()
-            self.fetch(lambda: welcome(self.client), self._welcome)
+            self.fetch(lambda: welcome(self.client, self.memories), self._welcome)
         else:
             self.fetch(lambda: str(self.client.get("/health")["version"]), self.compare)
 

@@ -34,15 +34,23 @@ class Tools(ListScreen[tuple[str, ...]]):
     HEADING = "Tools: Enter lets this chat use one or not, C changes ask, always, never for all chats; Esc keeps it so"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("c", "consent", "Ask, always, never")]
 
-    def __init__(self, client: Client, used: tuple[str, ...]) -> None:
+    def __init__(self, client: Client, used: tuple[str, ...], *, live: bool = True) -> None:
+        """Not `live`, it shows only the tools that it is given."""
         super().__init__()
+        self._live = live
         self._client = client
         self._used = dict.fromkeys(used)
         self._tools: dict[str, ToolLine] = {}
         self._problems: tuple[str, ...] = ()
 
     def on_mount(self) -> None:
-        self._look()
+        if self._live:
+            self._look()
+
+    def show(self, tools: tuple[ToolLine, ...], problems: tuple[str, ...]) -> None:
+        """List these, and what is wrong with servers."""
+        self._tools, self._problems = {tool.name: tool for tool in tools}, problems
+        self._show()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         name = event.option_id or ""
@@ -62,11 +70,7 @@ class Tools(ListScreen[tuple[str, ...]]):
         self.dismiss(tuple(self._used))
 
     def _look(self) -> None:
-        def found(answer: tuple[tuple[ToolLine, ...], tuple[str, ...]]) -> None:
-            self._tools, self._problems = {tool.name: tool for tool in answer[0]}, answer[1]
-            self._show()
-
-        self.fetch(lambda: tools_of(self._client.get(_ROOT, timeout=120)), found)
+        self.fetch(lambda: tools_of(self._client.get(_ROOT, timeout=120)), lambda found: self.show(*found))
 
     def _show(self) -> None:
         rows = [(tool.name, tool_text(tool, tool.name in self._used)) for tool in self._tools.values()]
