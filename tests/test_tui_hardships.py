@@ -122,6 +122,18 @@ async def test_a_window_that_gets_the_focus_late_takes_keys(host: Daemon, tmp_pa
         assert app.chat.prompt.text == "typed"
 
 
+def test_alt_and_a_letter_is_a_key_in_an_old_terminal(host: Daemon) -> None:
+    """It comes as Escape and the letter there."""
+    text = "My parrot is called Rio."
+    with terminal(command("-m", host.echo("fast.txt", 0)), host.env) as screen:
+        screen.wait(b"sk anything")
+        screen.type(f"{text}\r".encode())
+        screen.wait(b"Alt+Y")
+        screen.type(b"\x1by")
+        screen.wait(b"Remembered")
+    assert text in [memory["text"] for memory in host.client.get("/localai/memory")["memories"]]
+
+
 def test_without_colours_all_is_grey(host: Daemon) -> None:
     kept = planted(host, ("user", "x"), ("assistant", "# Head\n\n```python\nprint(1)\n```\n\nlast words"))
     with terminal(command("-c", kept), {**host.env, "NO_COLOR": "1"}) as screen:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.binding import Binding
 
 from tests.daemon_fixture import Daemon, running
@@ -81,11 +82,20 @@ async def test_messages_are_chosen_and_scrolled(host: Daemon, tmp_path: Path) ->
         await pilot.press("alt+up", "alt+up", "alt+down")
         assert transcript.selected is turns(pilot)[-1]
         await pilot.press("alt+down")
-        assert transcript.selected is None
+        assert not transcript.selected
         await pilot.press("pageup", "pageup")
         assert "message 19" not in seen(pilot)
         await pilot.press("pagedown", "pagedown", "pagedown")
         await shows(pilot, "message 19")
+
+
+async def test_letters_with_alt_are_not_typed(host: Daemon, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path)) as pilot:
+        for letter in "abcdefknosyz":
+            pilot.app.post_message(events.Key(f"alt+{letter}", letter))
+        pilot.app.post_message(events.Key("x", "x"))
+        await wait_until(pilot, lambda: app_of(pilot).chat.prompt.text)
+        assert app_of(pilot).chat.prompt.text == "x"
 
 
 async def test_the_editor_opens_by_its_key(host: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_no_screen_is_left_out(pictured: set[type]) -> None:
     last: set[type] = set()
     while waiting:
         found = waiting.pop()
-        below = found.__subclasses__()
+        below: list[type] = found.__subclasses__()
         waiting += below
         if not below and found.__module__.startswith("tui."):
             last.add(found)

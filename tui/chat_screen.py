@@ -37,6 +37,7 @@ from tui.writing import WritingScreen
 
 
 class ChatScreen(WritingScreen):
+    # Many terminals send Alt+B, Alt+F and Alt+Backspace as other keys; these have a second one.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="help"),
         Binding("escape", "stop", "Stop", id="stop"),
@@ -55,9 +56,9 @@ class ChatScreen(WritingScreen):
         Binding("alt+left", "sibling(-1)", "The branch before", show=False, id="branch_before"),
         Binding("alt+right", "sibling(1)", "The branch after", show=False, id="branch_after"),
         Binding("alt+e", "edit", "Edit the chosen question and send it again", show=False, id="edit"),
-        Binding("alt+f", "fork", "Go on from here in a new conversation", show=False, id="fork"),
+        Binding("alt+f,alt+o", "fork", "Go on from here in a new conversation", show=False, id="fork"),
         Binding("alt+z", "undo", "Back to what was shown before", show=False, id="undo"),
-        Binding("alt+b", "next_code", "Choose the next code", show=False, id="next_code"),
+        Binding("alt+b,alt+k", "next_code", "Choose the next code", show=False, id="next_code"),
         Binding("alt+c", "copy", "Copy the chosen code, else the answer", show=False, id="copy"),
         Binding("alt+s", "save_code('')", "Save the chosen code", show=False, id="save_code"),
         Binding("ctrl+g", "editor", "Write in $EDITOR", show=False, id="editor"),
@@ -65,7 +66,9 @@ class ChatScreen(WritingScreen):
         Binding("alt+y", "answer('once')", "Yes: run the tool, or remember it", show=False, id="yes"),
         Binding("alt+a", "answer('always')", "Run this tool always", show=False, id="always"),
         Binding("alt+n", "answer('no')", "No: do not run it, do not remember it", show=False, id="no"),
-        Binding("alt+backspace", "detach", "Take the last attachment away", show=False, id="detach", priority=True),
+        Binding(
+            "alt+backspace,alt+d", "detach", "Take the last attachment away", show=False, id="detach", priority=True
+        ),
     ]
 
     def __init__(
