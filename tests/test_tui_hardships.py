@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from tests.daemon_fixture import Daemon, running, wait_for
 from tests.terminal import terminal
 from tests.tui_driver import answers, app_of, chat, idle, opened, planted, say, shows, stored, turns, wait_until
 from tui.app import ChatApp
+from tui.bench_screen import BenchScreen
+from tui.chooser import Chooser
+from tui.dashboard import Dashboard
+from tui.models import Models
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +76,16 @@ async def test_a_daemon_of_another_version_is_named(stranger: Client, tmp_path: 
         await wait_until(pilot, lambda: idle(pilot) and turns(pilot, "notice"))
         assert "not understood" in turns(pilot, "notice")[0].content
         assert app_of(pilot).chat.prompt.text == "my question"
-        for key, screen in (("f2", "Chooser"), ("f4", "Models"), ("f5", "Dashboard"), ("f7", "BenchScreen")):
+        for key, screen in {"f2": Chooser, "f4": Models, "f5": Dashboard, "f7": BenchScreen}.items():
             await pilot.press(key)
-            await wait_until(pilot, lambda screen=screen: type(pilot.app.screen).__name__ == screen)
+            await wait_until(pilot, partial(_shown, app_of(pilot), screen))
             await shows(pilot, "not understood")
             await pilot.press("escape")
             await wait_until(pilot, lambda: pilot.app.screen is app_of(pilot).chat)
+
+
+def _shown(app: ChatApp, screen: type) -> bool:
+    return isinstance(app.screen, screen)
 
 
 async def test_a_file_of_a_newer_kind_is_refused_and_kept(host: Daemon, tmp_path: Path) -> None:

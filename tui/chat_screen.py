@@ -95,7 +95,8 @@ class ChatScreen(WritingScreen):
     # Other screens.
 
     def action_help(self) -> None:
-        bindings = [b for b in (*Prompt.BINDINGS, *ChatScreen.BINDINGS) if isinstance(b, Binding)]
+        every = (*Prompt.BINDINGS, *ChatScreen.BINDINGS, *self.app.BINDINGS)
+        bindings = [b for b in every if isinstance(b, Binding)]
         self.app.push_screen(Help([replace(b, key=self.keys.get(b.id or "", b.key)) for b in bindings]))
 
     def action_dashboard(self) -> None:
