@@ -201,7 +201,7 @@ async def test_a_summary_is_stopped_and_costs_nothing(host: Daemon, tmp_path: Pa
 async def test_other_keys_work_and_are_listed(host: Daemon, fast: str, tmp_path: Path) -> None:
     settings = Settings(keys={"again": "f12", "yes": "f10"})
     app = ChatApp(host.client, planted(host, *TALK), fast, folder=tmp_path, settings=settings)
-    async with opened(app, size=(100, 70)) as pilot:
+    async with opened(app, size=(100, 90)) as pilot:
         await wait_until(pilot, lambda: len(answers(pilot)) == 2)
         await pilot.press("f12")
         await shows(pilot, "branch 2 of 2")
