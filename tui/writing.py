@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SuspendNotSupported
 from textual.widgets import Footer, Static
 
 from localai.client import Client
@@ -176,8 +176,12 @@ class WritingScreen(ConversationScreen):
         self.attached.set_class(bool(found), "-some")
 
     def action_editor(self) -> None:
-        with self.app.suspend():
-            text = edited(self.prompt.text)
+        try:
+            with self.app.suspend():
+                text = edited(self.prompt.text)
+        except SuspendNotSupported:
+            self.notify("This terminal cannot be handed to an editor.")
+            return
         self.refresh()
         self.prompt.load(text)
 
