@@ -292,10 +292,10 @@ async def test_keys_that_come_in_one_burst_keep_their_order(host: Daemon, fast: 
 
 
 async def test_help_lists_the_keys_that_work(host: Daemon, tmp_path: Path) -> None:
-    async with opened(chat(host, tmp_path), size=(100, 70)) as pilot:
+    async with opened(chat(host, tmp_path), size=(100, 90)) as pilot:
         await pilot.press("f1")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, Help))
-        await shows(pilot, "Ctrl+R", "F2, Ctrl+O", "Alt+E", "Shift+Enter, Ctrl+J", "/export")
+        await shows(pilot, "Ctrl+R", "F2, Ctrl+O", "Alt+E", "Shift+Enter, Ctrl+J", "Ctrl+Q", "/export")
         await pilot.press("escape")
         await wait_until(pilot, lambda: not isinstance(pilot.app.screen, Help))
 

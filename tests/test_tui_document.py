@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from tui.document import Document
+from tui.formulas import readable
 from tui.painting import Painter
 from tui.palette import Palette, palette_of
 from tui.sanitize import clean
@@ -23,6 +24,8 @@ SOURCES = {
     "setext": "Title\n=====\n\nbody\n---\n",
     "reference": "See [it][1] and\n\nmore\n\nstill more\n\n[1]: https://example.org\n",
     "quote": "> a\nlazy\n\n> b\n\n* * *\n",
+    "formula": "The $x^2$ of\n\n$$\n\\frac{a}{b}\n$$\n\nso \\(y\\) and\n\\[\nz\n= 1\n\\]\nend $5 or $6\n",
+    "broad table": f"| one | two |\n|---|---|\n| {'a' * 30} | {'b' * 30} |\n",
     "wide": "# 日本語の見出し\n\n🙂 emoji — עברית\n\n- 中文\n",
 }
 
@@ -61,6 +64,35 @@ def test_no_line_is_wider_than_the_window(width: int) -> None:
     for name, source in SOURCES.items():
         lines = Turn(role="assistant", content=source).lines(Painter(width, palette()))
         assert max(sum(cell_len(s.text) for s in line) for line in lines) <= width + 2, name
+
+
+@pytest.mark.parametrize(
+    ("latex", "shown"),
+    [
+        (r"\frac{-b \pm \sqrt{b^2-4ac}}{2a}", ["(-b ± √(b²-4ac))/2a"]),
+        (r"\sum_{i=0}^{n} x_{ij} \leq \mathbb{R}^\infty", ["∑ᵢ₌₀ⁿ xᵢⱼ ≤ ℝ^∞"]),
+        (r"\begin{aligned} a &= \sin x \\ &= \det(A) \end{aligned}", ["a = sin x", "= det (A)"]),
+        (r"\unknown{y}", ["\\unknown y"]),
+        (r"x^{", ["x^"]),
+        ("{" * 999, ["{" * 999]),
+        (r"\input{/etc/hostname}", [r"\input{/etc/hostname}"]),
+    ],
+    ids=["root", "sum", "lines", "unknown", "open", "deep", "file"],
+)
+def test_formulas_are_spelled_in_unicode(latex: str, shown: list[str]) -> None:
+    assert list(readable(latex)) == shown
+
+
+def test_formulas_are_told_from_money_and_code() -> None:
+    text = r"US$5 to $10, `$a$`, $x^2$ and \[y^3\]"
+    shown = painted(Turn(role="assistant", content=text), 80)
+    assert [line for line in shown if line] == ["  US$5 to $10, $a$, x² and", "      y³"]
+
+
+def test_a_table_too_broad_becomes_entries() -> None:
+    turn = Turn(role="assistant", content=SOURCES["broad table"])
+    assert "─" in "".join(painted(turn, 80))
+    assert [line.strip() for line in painted(turn, 40) if line.strip()] == [f"one: {'a' * 30}", f"two: {'b' * 30}"]
 
 
 def test_all_fences_are_found_in_order() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from textual.screen import Screen
 
 from tests.daemon_fixture import Daemon
-from tests.tui_driver import chat, opened, seen
+from tests.tui_driver import Driver, chat, opened, seen
 from tests.tui_scenes import SCENES, still_daemon
 from tui.app import ChatApp
 from tui.settings import Settings
@@ -35,10 +36,40 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
 @pytest.mark.parametrize("scene", SCENES)
 def test_the_screen_looks_as_it_did(
-    still: tuple[Daemon, str], scene: str, size: tuple[int, int], tmp_path: Path, snap_compare: Compare
+    still: tuple[Daemon, str],
+    pictured: set[type],
+    scene: str,
+    size: tuple[int, int],
+    tmp_path: Path,
+    snap_compare: Compare,
 ) -> None:
     app = chat(still[0], tmp_path, still[1])
-    assert snap_compare(app, terminal_size=size, run_before=SCENES[scene])
+
+    async def play(pilot: Driver) -> None:
+        await SCENES[scene](pilot)
+        pictured.add(type(pilot.app.screen))
+
+    assert snap_compare(app, terminal_size=size, run_before=play)
+
+
+@pytest.fixture(scope="module")
+def pictured() -> set[type]:
+    """Filled by the scenes as they are shown."""
+    return set()
+
+
+def test_no_screen_is_left_out(pictured: set[type]) -> None:
+    """Runs after the scenes; every screen of the chat that others do not build on has one."""
+    waiting: list[type] = [Screen]
+    last: set[type] = set()
+    while waiting:
+        found = waiting.pop()
+        below: list[type] = found.__subclasses__()
+        waiting += below
+        if not below and found.__module__.startswith("tui."):
+            last.add(found)
+    assert len(last) > 7
+    assert not pictured or pictured == last
 
 
 @pytest.mark.parametrize("theme", ["textual-light", "contrast"])

@@ -249,7 +249,7 @@ async def test_the_palette_runs_what_the_keys_do(host: Daemon, tmp_path: Path) -
 async def test_the_first_run_explains_and_leaves_the_typed_alone(fresh: Daemon, tmp_path: Path) -> None:
     async with opened(chat(fresh, tmp_path)) as pilot:
         await pilot.press(*"hello")
-        await shows(pilot, "Welcome", "smollm2-135m-instruct")
+        await shows(pilot, "Welcome", "This machine", "GiB of memory", "smollm2-135m-instruct", "only when you say yes")
         assert app_of(pilot).chat.prompt.text == "hello"
 
 

@@ -16,6 +16,7 @@ from tests.daemon_fixture import Daemon, running
 from tests.tui_driver import Driver, app_of, shows, wait_until
 from tui.dashboard import Dashboard, Engine, Reading
 from tui.models import Cost, ModelLine, Models
+from tui.tools import ToolLine, Tools
 
 NOON = 1_700_049_600.0
 _ANSWER = """Blocks of 256 tokens are kept in **three tiers**:
@@ -133,6 +134,19 @@ async def models(pilot: Driver) -> None:
     await shows(pilot, "0.071 J/token")
 
 
+async def tools(pilot: Driver) -> None:
+    await chat(pilot)
+    screen = Tools(app_of(pilot).chat.client, ("notes__search",), live=False)
+    await app_of(pilot).push_screen(screen)
+    lines = (
+        ToolLine("notes__search", "notes", "Search the notes of this folder.", "always"),
+        ToolLine("notes__write", "notes", "Write a note.", "ask"),
+        ToolLine("shop__buy", "shop", "Order something.", "never"),
+    )
+    screen.show(lines, ("tracker: it does not answer",))
+    await shows(pilot, "[x] notes__search")
+
+
 async def dashboard(pilot: Driver) -> None:
     await chat(pilot)
     screen = Dashboard(app_of(pilot).chat.client, live=False)
@@ -167,6 +181,7 @@ async def _over(pilot: Driver, key: str, text: str) -> None:
 
 
 SCENES: dict[str, Callable[[Driver], Awaitable[None]]] = {
-    scene.__name__: scene for scene in (chat, commands, conversations, branches, models, memory, dashboard, bench, keys)
+    scene.__name__: scene
+    for scene in (chat, commands, conversations, branches, models, tools, memory, dashboard, bench, keys)
 }
 PICTURES = Path(__file__).parent / "pictures"

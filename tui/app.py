@@ -56,10 +56,15 @@ class ChatApp(App[None]):
             self.theme = settings.theme
         self.set_keymap(dict(settings.keys))
         self._client = client
-        self.chat = ChatScreen(client, conversation, model, folder or Path.cwd())
+        self.chat = ChatScreen(client, conversation, model, folder or Path.cwd(), settings)
 
     def get_default_screen(self) -> Screen[None]:
         return self.chat
+
+    def on_app_focus(self) -> None:
+        """A browser's terminal begins without the focus, and so without a place for what is typed."""
+        if self.screen is self.chat and self.chat.focused is None:
+            self.chat.prompt.focus()
 
     def on_unmount(self) -> None:
         # Threads that wait for the daemon would keep the process alive.

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from textual.binding import Binding, BindingType
 
+from localai.client import Client
+from localai.errors import LocalaiError
 from tui.bench_screen import BenchScreen
 from tui.branches import Branches
 from tui.chooser import Chooser
+from tui.compacting import Compacting
 from tui.conversation import ROOT
 from tui.dashboard import Dashboard
 from tui.files import chats_of, written
-from tui.help import Help
+from tui.help import Help, keys_text
 from tui.memory_panel import MemoryPanel
 from tui.models import Choice, Models
 from tui.options import option_of
 from tui.prompt import Prompt
+from tui.remembering import MODES, Mode, proposed
 from tui.sanitize import clean, one_line
+from tui.settings import Settings
+from tui.tools import Tools
 from tui.tree import Tree, tree_of
 from tui.turns import Turn
 from tui.welcome import welcome
-from tui.wire import Figures
+from tui.wire import Figures, ToolAsked
 from tui.writing import WritingScreen
 
 
 class ChatScreen(WritingScreen):
+    # Many terminals send Alt+B, Alt+F and Alt+Backspace as other keys; these have a second one.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="help"),
         Binding("escape", "stop", "Stop", id="stop"),
@@ -46,20 +56,36 @@ class ChatScreen(WritingScreen):
         Binding("alt+left", "sibling(-1)", "The branch before", show=False, id="branch_before"),
         Binding("alt+right", "sibling(1)", "The branch after", show=False, id="branch_after"),
         Binding("alt+e", "edit", "Edit the chosen question and send it again", show=False, id="edit"),
-        Binding("alt+f", "fork", "Go on from here in a new conversation", show=False, id="fork"),
+        Binding("alt+f,alt+o", "fork", "Go on from here in a new conversation", show=False, id="fork"),
         Binding("alt+z", "undo", "Back to what was shown before", show=False, id="undo"),
-        Binding("alt+b", "next_code", "Choose the next code", show=False, id="next_code"),
+        Binding("alt+b,alt+k", "next_code", "Choose the next code", show=False, id="next_code"),
         Binding("alt+c", "copy", "Copy the chosen code, else the answer", show=False, id="copy"),
         Binding("alt+s", "save_code('')", "Save the chosen code", show=False, id="save_code"),
         Binding("ctrl+g", "editor", "Write in $EDITOR", show=False, id="editor"),
-        Binding("alt+backspace", "detach", "Take the last attachment away", show=False, id="detach", priority=True),
+        Binding("f9", "tools", "Tools of this chat", show=False, id="tools"),
+        Binding("alt+y", "answer('once')", "Yes: run the tool, or remember it", show=False, id="yes"),
+        Binding("alt+a", "answer('always')", "Run this tool always", show=False, id="always"),
+        Binding("alt+n", "answer('no')", "No: do not run it, do not remember it", show=False, id="no"),
+        Binding(
+            "alt+backspace,alt+d", "detach", "Take the last attachment away", show=False, id="detach", priority=True
+        ),
     ]
+
+    def __init__(
+        self, client: Client, conversation: str | None, model: str | None, folder: Path, settings: Settings
+    ) -> None:
+        super().__init__(client, conversation, model, folder)
+        self.memories: Mode = settings.memories
+        self.keys = settings.keys
+        self.compacting: Compacting | None = None
 
     def on_mount(self) -> None:
         self.begin_with(self.conversation)
         if self.conversation is None:
             self.refresh_today()
-            self.fetch(lambda: welcome(self.client), self._welcome)
+            self.fetch(lambda: welcome(self.client, self.memories), self._welcome)
+        else:
+            self.fetch(lambda: str(self.client.get("/health")["version"]), self.compare)
 
     def _welcome(self, text: str) -> None:
         """What the first run tells; what is being typed meanwhile is not touched."""
@@ -69,7 +95,9 @@ class ChatScreen(WritingScreen):
     # Other screens.
 
     def action_help(self) -> None:
-        self.app.push_screen(Help([b for b in (*Prompt.BINDINGS, *ChatScreen.BINDINGS) if isinstance(b, Binding)]))
+        every = (*Prompt.BINDINGS, *ChatScreen.BINDINGS, *self.app.BINDINGS)
+        bindings = [b for b in every if isinstance(b, Binding)]
+        self.app.push_screen(Help([replace(b, key=self.keys.get(b.id or "", b.key)) for b in bindings]))
 
     def action_dashboard(self) -> None:
         self.app.push_screen(Dashboard(self.client))
@@ -123,6 +151,51 @@ class ChatScreen(WritingScreen):
 
     # Whole conversations.
 
+    @property
+    def working(self) -> bool:
+        return self.compacting is not None or super().working
+
+    def busy(self) -> bool:
+        if self.compacting is not None:
+            self.notify("A summary is being written. Esc stops it.")
+        return self.compacting is not None or super().busy()
+
+    def stop(self) -> None:
+        super().stop()
+        if self.compacting is not None:
+            self.compacting.stop()
+
+    async def leave(self) -> None:
+        self.stop()
+        await super().leave()
+
+    def action_compact(self) -> None:
+        if self.conversation is None or self.busy():
+            return
+        figures = self.figures
+        self.compacting = Compacting(self.client, self.conversation, self.model or figures.model, figures.n_ctx)
+        self.refresh_bindings()
+        self.fetch(partial(self.compacting.run, self._tell), self._compacted, self.action_compact)
+
+    def _tell(self, text: str) -> None:
+        self.app.call_from_thread(self.gauges.set_activity, text)
+
+    def _compacted(self, conversation: str | None) -> None:
+        self._end_compacting()
+        if conversation is not None:
+            self.begin_with(conversation)
+            self.notify("This goes on from a summary. The whole conversation is kept beside it: F2.")
+
+    def _end_compacting(self) -> None:
+        self.compacting = None
+        self.gauges.set_activity("")
+        self.refresh_bindings()
+
+    async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
+        if again == self.action_compact:
+            self._end_compacting()
+        await super().fetch_failed(error, again)
+
     async def action_new(self) -> None:
         await self.leave()
         self.options.clear()
@@ -134,6 +207,7 @@ class ChatScreen(WritingScreen):
     async def _chosen(self, conversation: str | None) -> None:
         if conversation is not None:
             await self.leave()
+            self.options.clear()
             self.begin_with(conversation)
         elif self.conversation is not None and self.reply is None:
             # It may have been renamed, or deleted.
@@ -214,11 +288,60 @@ class ChatScreen(WritingScreen):
 
         self.fetch(bring_in, brought)
 
-    def action_remember(self, text: str) -> None:
-        def kept(body: dict[str, Any]) -> None:
-            self.notify("Remembered.")
+    # What is remembered.
 
-        self.fetch(lambda: self.client.post("/localai/memory", {"text": text}), kept)
+    def action_remember(self, text: str) -> None:
+        self._remember(text, "Remembered.")
+
+    def action_memories(self, mode: str) -> None:
+        if mode in MODES:
+            self.memories = mode
+            self.notify(f"What you say about yourself: {mode}")
+        else:
+            self.notify(f"Choose one of {', '.join(MODES)}.")
+
+    def key_of(self, name: str) -> str:
+        usual = {each.id: each.key for each in ChatScreen.BINDINGS if isinstance(each, Binding)}
+        return keys_text(self.keys.get(name, usual[name]))
+
+    def said(self, text: str) -> None:
+        found = proposed(text) if self.memories != "off" else ()
+        if self.memories == "ask":
+            self.proposals.offer(found, self.key_of("yes"), self.key_of("no"))
+        else:
+            for each in found:
+                self._remember(each, f"Remembered: {each}")
+
+    def action_answer(self, decision: str) -> None:
+        """About the tool that wants to run; where none does, about what might be remembered."""
+        asked = self.question.asked
+        if asked is not None:
+            self.question.ask(None)
+            path = f"/localai/tools/calls/{quote(asked.call)}"
+            self.fetch(lambda: self.client.post(path, {"decision": decision}), lambda _: None)
+        elif decision != "always":
+            text = self.proposals.take()
+            if text is not None and decision == "once":
+                self.action_remember(text)
+
+    # Tools.
+
+    def action_tools(self) -> None:
+        self.app.push_screen(Tools(self.client, tuple(self.options.get("tools", ()))), self._take_tools)
+
+    def _take_tools(self, used: tuple[str, ...] | None) -> None:
+        self.options.pop("tools", None)
+        if used:
+            self.options["tools"] = list(used)
+
+    def tool_asked(self, asked: ToolAsked | None) -> None:
+        keys = [self.key_of(name) for name in ("yes", "always", "no")]
+        self.question.ask(asked, "{} yes, {} always, {} no".format(*keys))
+
+    def _remember(self, text: str, said: str) -> None:
+        self.fetch(
+            lambda: self.client.post("/localai/memory", {"text": text}), lambda _: self.notify(said, markup=False)
+        )
 
     def action_pull(self, model: str) -> None:
         """Progress shows in the gauges; leaving the chat stops it, and what has arrived is kept."""

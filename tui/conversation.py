@@ -15,6 +15,7 @@ from urllib.parse import quote
 from textual.message import Message
 from textual.widgets import Static
 
+from localai import __version__
 from localai.client import Client
 from localai.errors import LocalaiError
 from tui.fetching import FetchingScreen
@@ -34,11 +35,17 @@ from tui.wire import (
     Progress,
     ReplyEvent,
     Text,
+    ToolAsked,
     ToolCall,
+    ToolUsed,
     chat_of,
+    version_text,
 )
 
 SHORTEST_DRAW_S = 0.05
+_TYPING_S = 0.1
+"""An answer waits for so long after a key, so that what is typed shows first, but not longer than _LONGEST_DRAW_S."""
+_LONGEST_DRAW_S = 0.25
 _SHARE = 8.0
 """Drawing takes at most about 1/8 of a core: the next one waits so many times what the last one took."""
 ROOT = "/localai/conversations"
@@ -72,9 +79,11 @@ class ConversationScreen(FetchingScreen[None]):
         self.options: dict[str, Any] = {}
         self.branching = Tree()
         self.leaf: str | None = None
+        self.loaded = True
         self.reply: Reply | None = None
         self.figures = Figures()
         self.earlier: list[Earlier] = []
+        self.typed_at = self._drawn_at = 0.0
         # Kept by name: a query would have to be made before each use.
         self.heading = Static(id="title", markup=False)
         self.transcript = Transcript()
@@ -95,19 +104,37 @@ class ConversationScreen(FetchingScreen[None]):
     def shown(self, chat: Chat) -> None:
         """A conversation has been loaded."""
 
+    def tool_asked(self, asked: ToolAsked | None) -> None:
+        """A tool wants to run; None: not any more."""
+
+    def key_of(self, name: str) -> str:
+        """The key of a binding, as people write it."""
+        return name
+
     # Which conversation.
 
     def begin_with(self, conversation: str | None) -> None:
         """Show `conversation`, or an empty one that the daemon will hear of with its first message."""
         self.conversation, self.leaf, self._repeat = conversation, None, None
+        self.loaded = conversation is None
         self.branching, self.earlier = Tree(), []
         self._set_figures(Figures(model=self.model or "default"))
         self.set_title("")
         self.transcript.show(())
         if conversation is None:
-            self.fetch(lambda: self.client.get("/health"), lambda _: self._clear_notices())
+            self.fetch(lambda: str(self.client.get("/health")["version"]), self._greeted)
         else:
             self.load(conversation)
+
+    def _greeted(self, version: str) -> None:
+        self._clear_notices()
+        self.compare(version)
+
+    def compare(self, version: str) -> None:
+        """Say so where the daemon is not of this chat's version."""
+        other = version_text(version, __version__)
+        if other:
+            self.notify(other, severity="warning", timeout=30, markup=False)
 
     def load(self, conversation: str) -> None:
         def both() -> tuple[Chat, Tree]:
@@ -121,7 +148,7 @@ class ConversationScreen(FetchingScreen[None]):
         conversation = self.conversation
         if conversation is None or self.busy():
             return
-        before = Earlier(self.leaf, typed)
+        before, self.loaded = Earlier(self.leaf, typed), False
 
         def changed(_: object) -> None:
             if undoable:
@@ -130,6 +157,11 @@ class ConversationScreen(FetchingScreen[None]):
 
         path = f"{ROOT}/{quote(conversation)}"
         self.fetch(lambda: self.client.patch(path, {"head": head or ""}), changed)
+
+    @property
+    def working(self) -> bool:
+        """True while there is something that Esc stops."""
+        return self.reply is not None
 
     def busy(self) -> bool:
         """True, and said, while an answer is being written."""
@@ -150,7 +182,7 @@ class ConversationScreen(FetchingScreen[None]):
     def _loaded(self, chat: Chat, tree: Tree) -> None:
         if chat.id != self.conversation or self.reply is not None:
             return
-        self.branching, self.system = tree, chat.system
+        self.branching, self.system, self.loaded = tree, chat.system, True
         self.leaf = chat.messages[-1].id if chat.messages else None
         self.set_title(chat.title)
         turns = [turn_of(message) for message in chat.messages]
@@ -224,7 +256,11 @@ class ConversationScreen(FetchingScreen[None]):
         reply = self.reply
         if reply is None:
             return
-        begun = time.thread_time()
+        now = time.monotonic()
+        if now - self.typed_at < _TYPING_S and now - self._drawn_at < _LONGEST_DRAW_S:
+            self._draw_later(0.0)
+            return
+        begun, self._drawn_at = time.thread_time(), now
         # Asked before the inbox is emptied, so that nothing can come in between.
         over = reply.over
         for event in reply.take():
@@ -250,6 +286,11 @@ class ConversationScreen(FetchingScreen[None]):
                 answer.write(event.content, event.reasoning)
             case Called() if answer is not None:
                 answer.calls = _called(answer.calls, event)
+            case ToolAsked():
+                self.tool_asked(event)
+            case ToolUsed() if answer is not None:
+                self.tool_asked(None)
+                answer.calls = (*answer.calls, event.call)
             case Finished():
                 self._reason = event.reason
             case Figures():
@@ -280,6 +321,7 @@ class ConversationScreen(FetchingScreen[None]):
 
     async def _end(self, reply: Reply) -> None:
         self.reply = None
+        self.tool_asked(None)
         self._say("", noted="")
         self.refresh_bindings()
         answer = self._answer
@@ -287,7 +329,7 @@ class ConversationScreen(FetchingScreen[None]):
             answer.finish()
             failed = reply.error is not None
             ending = ending_text("cancelled" if reply.stopped else self._reason or "stop")
-            answer.note = error_text(reply.error) if reply.error is not None else ending
+            answer.note = error_text(reply.error, self.key_of("again")) if reply.error is not None else ending
             answer.failed = failed
             self.transcript.changed(answer)
         else:
@@ -326,7 +368,7 @@ class ConversationScreen(FetchingScreen[None]):
 
     def _fail(self, error: LocalaiError) -> None:
         self._clear_notices()
-        self.transcript.add(notice(error))
+        self.transcript.add(notice(error, self.key_of("again")))
         self.transcript.follow()
 
     def _clear_notices(self) -> None:

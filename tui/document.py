@@ -12,6 +12,8 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from tui.formulas import with_formulas
+
 _AGAIN = 2
 """Blocks at the end that new text may still change: the last, and a list that a paragraph after it may join."""
 
@@ -33,7 +35,7 @@ class Document:
         self.text = ""
         self.blocks: list[Block] = []
         self._links: dict[str, Any] = {}
-        self._parser = MarkdownIt("gfm-like", {"html": False})
+        self._parser = with_formulas(MarkdownIt("gfm-like", {"html": False}))
         if text:
             self.append(text)
 

@@ -11,16 +11,18 @@ from textual.screen import Screen
 from textual.worker import get_current_worker
 
 from localai.errors import LocalaiError
+from tui.wire import understood
 
 ResultT = TypeVar("ResultT")
 Value = TypeVar("Value")
 
 
 class Fetched(Message, bubble=False):
-    """`value` has come; `then` takes it."""
+    """`value` has come; `then` takes it, `again` repeats the request."""
 
-    def __init__(self, then: Callable[[Any], object], value: object) -> None:
+    def __init__(self, then: Callable[[Any], object], value: object, again: Callable[[], object]) -> None:
         super().__init__()
+        self.again = again
         self.then = then
         self.value = value
 
@@ -42,21 +44,29 @@ class FetchingScreen(Screen[ResultT]):
     ) -> None:
         """Run `call` in a thread and `then` with its value here; `again` is what a retry does, by default the same."""
 
+        repeat = again or (lambda: self.fetch(call, then))
+
         def work() -> None:
             worker = get_current_worker()
             try:
-                value = call()
+                with understood():
+                    value = call()
             except LocalaiError as error:
                 if not worker.is_cancelled:
-                    self.post_message(Failed(error, again or (lambda: self.fetch(call, then))))
+                    self.post_message(Failed(error, repeat))
                 return
             if not worker.is_cancelled:
-                self.post_message(Fetched(then, value))
+                self.post_message(Fetched(then, value, repeat))
 
         self.run_worker(work, thread=True, exit_on_error=True)
 
     async def on_fetched(self, event: Fetched) -> None:
-        result = event.then(event.value)
+        try:
+            with understood():
+                result = event.then(event.value)
+        except LocalaiError as error:
+            await self.fetch_failed(error, event.again)
+            return
         if inspect.isawaitable(result):
             await result
 

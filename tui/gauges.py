@@ -46,7 +46,8 @@ class Gauges(Static):
         parts = [self._activity] if self._activity else []
         parts += figures_text(self._figures)
         parts += [self._today] if self._today else []
-        self.update(" · ".join(parts) + "\n" + (self._figures.reason or ""))
+        # Its height is fixed, so nothing else has to be laid out anew.
+        self.update(" · ".join(parts) + "\n" + (self._figures.reason or ""), layout=False)
 
 
 def figures_text(figures: Figures) -> list[str]:

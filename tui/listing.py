@@ -23,7 +23,7 @@ class ListScreen(FetchingScreen[ResultT | None], ModalScreen[ResultT | None]):
     DEFAULT_CSS = """
     ListScreen { align: center middle; }
     ListScreen > Vertical { width: 95%; max-width: 110; height: 90%; border: round $primary; padding: 0 1; }
-    ListScreen OptionList { height: 1fr; border: none; padding: 0; }
+    ListScreen OptionList { height: 1fr; border: none; padding: 0; &:focus { border: none; } }
     ListScreen #heading { width: 1fr; color: $text-muted; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from io import StringIO
 
+from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.markdown import Heading, Markdown
+from rich.markdown import Heading, Markdown, TableElement
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
 
 from tui.document import Block
+from tui.formulas import readable
 from tui.palette import Palette
 
 Line = list[Segment]
+_BREAK = Token("hardbreak", "br", 0)
+_ENDLESS = 10_000
 _TALLEST_COLOURED = 400
 """Lines of a fence above which its code is shown without colours: they would be worked out with each new token."""
 
@@ -24,14 +31,56 @@ class _LeftHeading(Heading):
         yield self.text
 
 
+class _FittingTable(TableElement):
+    """A table; where its longest words do not fit beside each other, one entry for each row."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        endless = options.update(width=_ENDLESS, max_width=_ENDLESS)
+        for table in super().__rich_console__(console, options):
+            assert isinstance(table, Table)
+            fits = Measurement.get(console, endless, table).minimum <= options.max_width
+            yield from [table] if fits else self._entries()
+
+    def _entries(self) -> Iterator[Text]:
+        header, body = self.header, self.body
+        names = [cell.content for cell in header.row.cells] if header is not None and header.row is not None else []
+        for row in body.rows if body is not None else ():
+            yield Text("")
+            for name, cell in zip(names, row.cells, strict=False):
+                yield Text.assemble((name.plain, "markdown.table.header"), ": ", cell.content, overflow="fold")
+
+
 class _Tokens(Markdown):
     """Markdown that is parsed already."""
 
-    elements = {**Markdown.elements, "heading_open": _LeftHeading}  # noqa: RUF012
+    elements = {**Markdown.elements, "heading_open": _LeftHeading, "table_open": _FittingTable}  # noqa: RUF012
 
     def __init__(self, block: Block, code_theme: str) -> None:
         super().__init__("", code_theme=code_theme or "bw", hyperlinks=False)
-        self.parsed = list(block.tokens)
+        self.parsed = [*_spelled(block.tokens)]
+
+
+def _spelled(tokens: Sequence[Token]) -> Iterator[Token]:
+    """With what formulas mean in place of formulas."""
+    for token in tokens:
+        if token.type == "math_block":
+            lines = Token("inline", "", 0, children=_in_lines(readable(token.content)))
+            yield from (Token("paragraph_open", "p", 1), lines, Token("paragraph_close", "p", -1))
+        elif token.type == "math_inline":
+            yield Token("text", "", 0, content=" ".join(readable(token.content)))
+        elif token.type == "math_inline_double":
+            yield from (_BREAK, *_in_lines(readable(token.content)), _BREAK)
+        elif any(child.type.startswith("math") for child in token.children or ()):
+            yield token.copy(children=[*_spelled(token.children or ())])
+        else:
+            yield token
+
+
+def _in_lines(lines: Sequence[str]) -> list[Token]:
+    found = []
+    for line in lines:
+        found += [_BREAK, Token("text", "", 0, content=f"    {line}")]
+    return found[1:]
 
 
 class Painter:

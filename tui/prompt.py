@@ -80,6 +80,9 @@ class Prompt(TextArea):
                 "down": self._completion.action_cursor_down,
                 "escape": self._completion.close,
             }
+        if event.key.startswith("alt+"):
+            # Most terminals send its letter along, which is not to be typed.
+            event.prevent_default()
         if event.key in action:
             event.stop()
             event.prevent_default()

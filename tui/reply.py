@@ -12,7 +12,7 @@ from typing import Any
 
 from localai.client import Client, EventStream
 from localai.errors import LocalaiError
-from tui.wire import Called, Created, Opened, ReplyEvent, Text, reply_events
+from tui.wire import Called, Created, Opened, ReplyEvent, Text, reply_events, understood
 
 
 class Reply:
@@ -43,8 +43,9 @@ class Reply:
     def run(self) -> None:
         """Fetch the whole answer. A failure ends up in `error`; `over` is set last of all."""
         try:
-            for event in self.events():
-                self._inbox.append(event)
+            with understood():
+                for event in self.events():
+                    self._inbox.append(event)
         except LocalaiError as error:
             self.error = None if self.stopped else error
         finally:

@@ -51,6 +51,7 @@ class Transcript(ScrollView, can_focus=False):
         self._heights: list[int] = []
         self._tops: list[int] = [0]
         self._strips: OrderedDict[Turn, list[Strip]] = OrderedDict()
+        self._drawn: list[Strip | None] = []
         self._following = True
         self._settling = False
 
@@ -92,6 +93,7 @@ class Transcript(ScrollView, can_focus=False):
         """Everything anew, for another width or palette."""
         self._painter = None
         self._strips.clear()
+        self._drawn = []
         self._settle()
 
     def select(self, turn: Turn | None) -> None:
@@ -169,7 +171,15 @@ class Transcript(ScrollView, can_focus=False):
                     break
         finally:
             self._settling = False
-        self.refresh()
+        self._draw_changes()
+
+    def _draw_changes(self) -> None:
+        """Only the rows that differ from those on the screen: over a slow line every other byte would be a delay."""
+        before = self._drawn
+        self._drawn = [self._strip_at(row + self.scroll_offset.y) for row in range(self.size.height)]
+        for row, strip in enumerate(self._drawn):
+            if row >= len(before) or strip != before[row]:
+                self.refresh_line(row + self.scroll_offset.y)
 
     def _anchor(self) -> tuple[int, int]:
         """The first turn in view, and how many of its lines are above the view."""
@@ -238,27 +248,31 @@ class Transcript(ScrollView, can_focus=False):
     def render_line(self, y: int) -> Strip:
         line = y + self.scroll_offset.y
         width = self.size.width
-        if line >= self._tops[-1] or not self.turns:
+        strip = self._strip_at(line)
+        if strip is None:
             return Strip.blank(width, self.rich_style)
-        number = self._at(line)
-        strips = self._lines_of(self.turns[number])
-        inside = line - self._tops[number]
-        strip = strips[inside] if inside < len(strips) else Strip.blank(width)
         strip = strip.apply_style(self.rich_style).adjust_cell_length(width, self.rich_style)
         chosen = self.text_selection
         if chosen is not None and (span := chosen.get_span(line)) is not None:
             strip = _highlighted(strip, span, self.screen.get_component_rich_style("screen--selection"))
         return strip.apply_offsets(0, line)
 
+    def _strip_at(self, line: int) -> Strip | None:
+        """As painted, without the background; None below the last turn."""
+        if line >= self._tops[-1] or not self.turns:
+            return None
+        number = self._at(line)
+        strips = self._lines_of(self.turns[number])
+        inside = line - self._tops[number]
+        return strips[inside] if inside < len(strips) else Strip.blank(self.size.width)
+
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         first = selection.start.y if selection.start else 0
         last = selection.end.y if selection.end else self._tops[-1] - 1
         taken = [""] * first
         for line in range(first, min(last, self._tops[-1] - 1) + 1):
-            number = self._at(line)
-            strips = self._lines_of(self.turns[number])
-            inside = line - self._tops[number]
-            taken.append(strips[inside].text.rstrip() if inside < len(strips) else "")
+            strip = self._strip_at(line)
+            taken.append("" if strip is None else strip.text.rstrip())
         return selection.extract("\n".join(taken)), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:

@@ -98,7 +98,9 @@ class Turn:
             words = len(self.reasoning.split())
             body += self._row(painter, f"Thinking ({words} words)", self.reasoning, 0)
         for call in self.calls:
-            body += self._row(painter, f"Tool call {call.name}", call.arguments, len(body))
+            title = f"Tool call {call.name}{'' if call.ok else ', which failed'}"
+            inside = "\n".join(filter(None, (call.arguments, call.result)))
+            body += self._row(painter, title, inside, len(body))
         fences = 0
         blocks = self.blocks_of().blocks
         for number, block in enumerate(blocks):
@@ -135,6 +137,7 @@ def turn_of(message: ShownMessage) -> Turn:
         role=message.role,
         content=message.content,
         reasoning=message.reasoning,
+        calls=message.calls,
         id=message.id,
         parent=message.parent,
         note=ending,
@@ -142,15 +145,15 @@ def turn_of(message: ShownMessage) -> Turn:
     )
 
 
-def notice(error: LocalaiError) -> Turn:
+def notice(error: LocalaiError, key: str) -> Turn:
     """An error that belongs to no answer."""
-    return Turn(role="notice", content=error_text(error))
+    return Turn(role="notice", content=error_text(error, key))
 
 
-def error_text(error: LocalaiError) -> str:
+def error_text(error: LocalaiError, key: str) -> str:
     """The error, what to do about it, and the key that tries again."""
     hint = f"\n{clean(error.hint)}." if error.hint else ""
-    return f"{clean(error.message)}.{hint}\nCtrl+R tries again."
+    return f"{clean(error.message)}.{hint}\n{key} tries again."
 
 
 def ending_text(reason: str | None) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from localai.client import ServerEvent
+from localai.errors import LocalaiError
 from tui.sanitize import clean, one_line
 
 
@@ -45,6 +47,19 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants to be called, with its arguments as JSON, perhaps unfinished.
+
+    `result` is what came of it where the daemon called it, `ok` whether that went well.
+    """
+
+    name: str
+    arguments: str
+    result: str = ""
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ShownMessage:
     """One message of an open conversation. `finish_reason` is None where an answer never ended."""
 
@@ -55,6 +70,7 @@ class ShownMessage:
     reasoning: str
     finish_reason: str | None
     figures: Figures
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +93,6 @@ class ChatLine:
     updated: float
     pinned: bool
     found: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A tool that the model wants to be called, with its arguments as JSON, perhaps unfinished."""
-
-    name: str
-    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +136,51 @@ class Called:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolAsked:
+    """The daemon waits for leave to make a call, and goes on when it has an answer."""
+
+    call: str
+    tool: str
+    server: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUsed:
+    """A call that the daemon made for the model, or was not let."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The model's side has ended: `stop`, `length`, `cancelled`, ..."""
 
     reason: str
 
 
-ReplyEvent = Created | Opened | Progress | Text | Called | Finished | Figures
+ReplyEvent = Created | Opened | Progress | Text | Called | ToolAsked | ToolUsed | Finished | Figures
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raises LocalaiError where JSON of the daemon is not as this module knows it: it may be of another version."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise LocalaiError(
+            "the daemon's answer is not understood: it may be of another version", "`localai stop`, then try again"
+        ) from error
+
+
+def version_text(daemon: str, chat: str) -> str:
+    """What to say about a daemon of another version; "" where it is the same."""
+    if daemon == chat:
+        return ""
+    return (
+        f"The daemon is version {one_line(daemon)}, this chat {chat}. What both know works; "
+        "`localai stop` and a new start make them one."
+    )
 
 
 def chat_of(body: dict[str, Any]) -> Chat:
@@ -185,8 +231,13 @@ def _message_of(message: dict[str, Any]) -> ShownMessage:
         content=clean(message["content"]),
         reasoning=clean(message.get("reasoning") or ""),
         finish_reason=message.get("finish_reason"),
+        calls=tuple(map(_used_of, (message.get("figures") or {}).get("tools") or ())),
         figures=figures_of({**(message.get("figures") or {}), **{n: message.get(n) for n in ("model", "usage")}}),
     )
+
+
+def _used_of(frame: dict[str, Any]) -> ToolCall:
+    return ToolCall(one_line(frame["tool"]), clean(frame["arguments"]), clean(frame["shown"]), bool(frame["ok"]))
 
 
 def _frame_events(frame: dict[str, Any]) -> Iterator[ReplyEvent]:
@@ -194,6 +245,11 @@ def _frame_events(frame: dict[str, Any]) -> Iterator[ReplyEvent]:
         user = frame.get("user")
         yield Opened(user["id"] if user else None, frame["assistant"]["id"])
         return
+    if frame.get("type") == "tool_asked":
+        tool, server = one_line(frame["tool"]), one_line(frame["server"])
+        yield ToolAsked(frame["call"], tool, server, clean(frame["arguments"]))
+    elif frame.get("type") == "tool_used":
+        yield ToolUsed(_used_of(frame))
     for choice in frame.get("choices") or ():
         delta = choice.get("delta") or {}
         content, reasoning = delta.get("content") or "", delta.get("reasoning_content") or ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SuspendNotSupported
 from textual.widgets import Footer, Static
 
 from localai.client import Client
@@ -16,7 +18,9 @@ from tui.conversation import ConversationScreen
 from tui.editor import edited
 from tui.files import ending_of, written
 from tui.prompt import Prompt
+from tui.remembering import Proposals
 from tui.sanitize import one_line
+from tui.tools import Question
 from tui.transcript import Transcript
 from tui.turns import Turn
 from tui.wire import Chat
@@ -28,6 +32,8 @@ class WritingScreen(ConversationScreen):
     #title { height: 1; padding: 0 1; background: $panel; text-wrap: nowrap; text-overflow: ellipsis; }
     #attached { height: auto; max-height: 3; padding: 0 1; color: $text-muted; display: none; }
     #attached.-some { display: block; }
+    .-tiny #title, .-tiny Gauges, .-tiny Footer { display: none; }
+    .-tiny Prompt { min-height: 1; max-height: 3; border: none; &:focus { border: none; } }
     """
 
     def __init__(self, client: Client, conversation: str | None, model: str | None, folder: Path) -> None:
@@ -35,22 +41,31 @@ class WritingScreen(ConversationScreen):
         self.folder = folder
         self.attachments: tuple[Attachment, ...] = ()
         self.editing: Turn | None = None
+        self._held: str | None = None
         self.completion = Completion(folder)
         self.prompt = Prompt(self.completion)
         self.attached = Static(id="attached", markup=False)
+        self.proposals = Proposals()
+        self.question = Question()
 
     def compose(self) -> ComposeResult:
         yield self.heading
         yield self.transcript
         yield self.gauges
+        yield self.question
+        yield self.proposals
         yield self.attached
         yield self.completion
         yield self.prompt
         yield Footer(show_command_palette=False)
 
+    def on_resize(self) -> None:
+        """In a very small terminal only the talk and the prompt are left."""
+        self.set_class(self.app.size.height < 12, "-tiny")
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "stop":
-            return self.reply is not None or self.editing is not None or self.transcript.selected is not None
+            return self.working or self.editing is not None or self.transcript.selected is not None
         return True
 
     # Hooks of the conversation.
@@ -68,8 +83,20 @@ class WritingScreen(ConversationScreen):
         self.prompt.earlier = [m.content for m in chat.messages if m.role == "user"][-200:]
         if self.prompt.earlier:
             self.prompt.remember(self.prompt.earlier.pop())
+        held, self._held = self._held, None
+        if held is not None:
+            self.on_prompt_submitted(Prompt.Submitted(held))
+
+    async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self.prompt.put_back(held)
+        await super().fetch_failed(error, again)
 
     # Sending.
+
+    def on_text_area_changed(self) -> None:
+        self.typed_at = time.monotonic()
 
     def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
         if event.text.lstrip().startswith("/") and commands.parsed(event.text):
@@ -79,6 +106,10 @@ class WritingScreen(ConversationScreen):
             self.notify(f"There is no command {one_line(event.text.split()[0])}. /help lists all.", markup=False)
         elif self.busy():
             self.prompt.put_back(event.text)
+        elif not self.loaded and self.conversation is not None:
+            # What it is an answer to is not known yet.
+            self._held = "\n".join(filter(None, (self._held, event.text)))
+            self.load(self.conversation)
         else:
             parent = self.editing.parent if self.editing else self.leaf
             text = attachments.message_of(event.text, self.attachments)
@@ -86,6 +117,10 @@ class WritingScreen(ConversationScreen):
             self.editing = None
             self.transcript.take_away(*(turn for turn in self.transcript.turns if turn.id is None))
             self.ask(text, parent)
+            self.said(event.text)
+
+    def said(self, text: str) -> None:
+        """What was typed is on its way; the attachments are not part of it."""
 
     def _command(self, text: str) -> None:
         found = commands.parsed(text)
@@ -141,15 +176,19 @@ class WritingScreen(ConversationScreen):
         self.attached.set_class(bool(found), "-some")
 
     def action_editor(self) -> None:
-        with self.app.suspend():
-            text = edited(self.prompt.text)
+        try:
+            with self.app.suspend():
+                text = edited(self.prompt.text)
+        except SuspendNotSupported:
+            self.notify("This terminal cannot be handed to an editor.")
+            return
         self.refresh()
         self.prompt.load(text)
 
     # The messages.
 
     def action_stop(self) -> None:
-        if self.reply is not None:
+        if self.working:
             self.stop()
         elif self.editing is not None:
             self.editing = None
