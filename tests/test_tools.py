@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,9 +31,9 @@ from localai.tools.servers import Output
 from localai.tools.spec import read_servers
 from localai.tools.toolbox import Toolbox
 from localai.tools.using import MOST_ROUNDS, fenced, using_tools
-from tests.daemon_fixture import Daemon, answers, events_of, free_port, wait_for
+from tests.daemon_fixture import Daemon, events_of, free_port
+from tests.tool_places import declare, serving
 
-SERVER = str(Path(__file__).with_name("tool_server.py"))
 TIMINGS = Timings(
     queue_ms=0,
     load_ms=0,
@@ -53,20 +50,8 @@ TIMINGS = Timings(
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
     """The address of one server for all tests that need no child of their own."""
-    port = free_port()
-    process = subprocess.Popen([sys.executable, SERVER, str(port)], stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: answers(port), 120)
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def declare(home: Path, more: str = "", *, url: str = "") -> None:
-    """One server, at `url` or as a child of the daemon's."""
-    where = f"url = {json.dumps(url)}" if url else f"command = {json.dumps([sys.executable, SERVER])}"
-    (home / "tools.toml").write_text(f"[little]\n{where}\ntimeout = 300\n{more}")
+    with serving() as address:
+        yield address
 
 
 @asynccontextmanager
@@ -270,6 +255,8 @@ def test_a_chat_uses_a_tool_by_the_users_leave(daemon: Daemon, web: str) -> None
         rows = [row for row in daemon.rows("queries") if row["parent"] == used[0]["request"]]
         assert rows
     finally:
+        # The daemon is shared with tests that are asked too.
+        daemon.client.post("/localai/tools/little__weather/consent", {"consent": "ask"})
         (daemon.home / "tools.toml").unlink()
 
 

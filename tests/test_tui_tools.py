@@ -1,4 +1,4 @@
-"""Tools in the chat: chosen, asked about, shown as rows that open. The daemon speaks its frames by a script."""
+"""Tools in the chat: chosen, asked about, shown as rows that open; by a script of frames, and by a daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 
 from localai import __version__
 from localai.client import Client
-from tests.tui_driver import answers, app_of, idle, opened, say, seen, shows, turns, wait_until
+from tests.daemon_fixture import Daemon
+from tests.tool_places import declare, serving
+from tests.tui_driver import answers, app_of, chat, idle, opened, say, seen, shows, turns, wait_until
 from tui.app import ChatApp
 from tui.tools import Tools
 
@@ -129,3 +131,24 @@ async def test_tools_are_chosen_for_a_chat_and_allowed_for_all(script: Script, a
         await pilot.press("escape")
         await wait_until(pilot, lambda: app_of(pilot).chat.options == {"tools": ["weather"]})
         assert script.bodies["/localai/tools/weather/consent"] == {"consent": "always"}
+
+
+async def test_a_call_of_a_real_daemon_runs_by_leave(daemon: Daemon, tmp_path: Path) -> None:
+    """The model repeats what it is told, which is a call; once allowed for always it is asked about no more."""
+    call = '<tool_call>\n{"name": "little__weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    with serving() as url:
+        declare(daemon.home, url=url)
+        try:
+            app = chat(daemon, tmp_path, model=daemon.echo("chat-tools.txt", 0))
+            async with opened(app, size=(120, 30)) as pilot:
+                app.chat.options["tools"] = ["little__weather"]
+                await say(pilot, call)
+                await shows(pilot, "little__weather of little? Alt+Y yes, Alt+A always, Alt+N no")
+                await pilot.press("alt+a")
+                await wait_until(pilot, lambda: idle(pilot) and bool(answers(pilot)), 120)
+                assert all(made.ok for made in turns(pilot)[0].calls)
+                assert "It rains in Oslo." in turns(pilot)[0].calls[0].result
+        finally:
+            # The daemon is shared with tests that are asked too.
+            daemon.client.post("/localai/tools/little__weather/consent", {"consent": "ask"})
+            (daemon.home / "tools.toml").unlink()
