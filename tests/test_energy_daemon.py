@@ -115,6 +115,23 @@ def test_a_limit_below_one_token_is_refused(warm: Daemon) -> None:
     assert (answer.status, answer.error["param"]) == (400, "max_joules")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "Hello"}),
+        ("/v1/responses", {"input": "Hello"}),
+        ("/v1/messages", {"max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "Hello"}], "stream": False}),
+        ("/api/generate", {"prompt": "Hello", "stream": False}),
+        ("/completion", {"prompt": "Hello"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_dialect_knows_the_limit(warm: Daemon, path: str, body: dict[str, Any]) -> None:
+    answer = warm.ask("POST", path, {"model": "starter", "max_joules": 1e-6, **body})
+    assert (answer.status, b"max_joules" in answer.content) == (400, True)
+
+
 def test_a_spent_day_refuses() -> None:
     with running(LOCALAI_MAX_JOULES_PER_DAY="0.001") as daemon:
         assert daemon.chat("Hello").status == 200

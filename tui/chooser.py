@@ -21,7 +21,9 @@ _ROOT = "/localai/conversations"
 class Chooser(ListScreen[str]):
     HEADING = "Conversations: type to search by words and meaning, Enter opens"
     AUTO_FOCUS = "Input"
-    DEFAULT_CSS = "Chooser Input { border: none; height: 1; padding: 0; background: $panel; }"
+    DEFAULT_CSS = """
+    Chooser Input, Chooser Input:focus { border: none; height: 1; padding: 0; background: $panel; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "Up", show=False, priority=True),
         Binding("down", "move(1)", "Down", show=False, priority=True),

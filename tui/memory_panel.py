@@ -32,7 +32,10 @@ class Recalled:
 
 class MemoryPanel(ListScreen[None]):
     HEADING = "Recalled for this answer: source, trust, text"
-    DEFAULT_CSS = "MemoryPanel Input { display: none; border: none; height: 1; padding: 0; background: $panel; }"
+    DEFAULT_CSS = """
+    MemoryPanel Input, MemoryPanel Input:focus { border: none; height: 1; padding: 0; background: $panel; }
+    MemoryPanel Input { display: none; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "judge('confirmed')", "Confirm"),
         Binding("r", "judge('refuted')", "Refute"),

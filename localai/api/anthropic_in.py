@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from localai.api.caller import Caller
-from localai.api.openai_in import Count, ModelName, Whole
+from localai.api.openai_in import Count, MaxJoules, ModelName, Whole
 from localai.errors import BadRequest
 from localai.messages import Message, Tool, ToolCall, ToolChoice, TurnRequest
 
@@ -69,6 +69,7 @@ class MessagesBody(CountBody):
     temperature: float | None = None
     top_p: float | None = None
     top_k: Whole | None = None
+    max_joules: MaxJoules = None
 
 
 def count_request(body: CountBody, caller: Caller) -> TurnRequest:
@@ -97,7 +98,13 @@ def messages_request(body: MessagesBody, caller: Caller) -> TurnRequest:
         raise BadRequest(f"{len(stops)} stop sequences", f"send at most {_MOST_STOPS}", param="stop_sequences")
     values = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
     sampling = {name: value for name, value in values.items() if value is not None}
-    return replace(count_request(body, caller), max_tokens=body.max_tokens, stop=stops, sampling=sampling)
+    return replace(
+        count_request(body, caller),
+        max_tokens=body.max_tokens,
+        stop=stops,
+        sampling=sampling,
+        max_joules=body.max_joules,
+    )
 
 
 def tools_of(bodies: Sequence[ToolBody] | None) -> tuple[Tool, ...]:

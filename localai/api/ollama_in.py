@@ -13,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from backends.contract import Grammar
 from localai.api.caller import Caller
 from localai.api.ollama_context import unpack
-from localai.api.openai_in import Count, ModelName, SamplingBody, ToolBody, tools_of
+from localai.api.openai_in import Count, MaxJoules, ModelName, SamplingBody, ToolBody, tools_of
 from localai.errors import BadRequest
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
 
@@ -54,6 +54,7 @@ class _Generating(_Body):
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    max_joules: MaxJoules = None
 
 
 class CalledBody(BaseModel):
@@ -165,6 +166,7 @@ def _common(body: _Generating, caller: Caller) -> dict[str, Any]:
         "think": think_of(body.think),
         "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         "keep_alive": seconds(body.keep_alive),
+        "max_joules": body.max_joules,
         "app": caller.app,
         "trusted": caller.trusted,
     }

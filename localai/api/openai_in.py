@@ -27,6 +27,7 @@ ModelName = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """What fits into a frame; the engine knows the sensible range of each parameter."""
+MaxJoules = Annotated[float | None, Field(gt=0, description="End the answer at so many joules")]
 
 
 class StreamOptions(BaseModel):
@@ -70,7 +71,7 @@ class SamplingBody(BaseModel):
     priority: Priority | None = None
     deadline: Annotated[float, Field(gt=0, le=86_400)] | None = Field(None, description="Seconds until it must end")
     keep_alive: float | None = Field(None, description="Seconds that the model stays loaded; negative is for ever")
-    max_joules: Annotated[float, Field(gt=0)] | None = Field(None, description="End the answer at so many joules")
+    max_joules: MaxJoules = None
     parent_id: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="Id of the answer for which this is asked, as a tool call or a sample"
     )

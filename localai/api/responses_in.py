@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backends.contract import Grammar
 from localai.api.caller import Caller
-from localai.api.openai_in import Count, ModelName, tool_choice_of
+from localai.api.openai_in import Count, MaxJoules, ModelName, tool_choice_of
 from localai.errors import BadRequest
 from localai.messages import Message, Role, Tool, ToolCall, TurnRequest
 
@@ -41,6 +41,7 @@ class ResponsesBody(BaseModel):
     text: dict[str, Any] | None = None
     reasoning: dict[str, Any] | None = None
     metadata: dict[str, str] | None = None
+    max_joules: MaxJoules = None
 
 
 def responses_request(body: ResponsesBody, earlier: Sequence[Message], caller: Caller) -> TurnRequest:
@@ -61,6 +62,7 @@ def responses_request(body: ResponsesBody, earlier: Sequence[Message], caller: C
         max_tokens=body.max_output_tokens,
         sampling={name: value for name, value in values.items() if value is not None},
         think=_think(body.reasoning),
+        max_joules=body.max_joules,
         app=caller.app,
         trusted=caller.trusted,
     )
