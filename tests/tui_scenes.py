@@ -85,7 +85,7 @@ def _said(name: str, parent: str | None, role: str, content: str, **more: object
 
 
 async def chat(pilot: Driver) -> None:
-    await shows(pilot, "How the cache works", "checksum matches", "1358/8192")
+    await shows(pilot, "How the cache works", "checksum matches", "164.2 tok/s")
     app_of(pilot).chat.prompt.cursor_blink = False
     await pilot.pause()
 

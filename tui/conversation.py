@@ -299,7 +299,9 @@ class ConversationScreen(FetchingScreen[None]):
                     answer.figures = event
 
     def _open(self, opened: Opened) -> None:
-        """The daemon has stored the question."""
+        """The daemon has stored the question; what the last answer took is not said of this one."""
+        before = self.figures
+        self._set_figures(Figures(model=before.model, backend=before.backend, used=before.used, n_ctx=before.n_ctx))
         self.leaf = opened.assistant
         question = self._question
         if question is not None and opened.user is not None:

@@ -12,7 +12,7 @@ _MARKS = {"measured": "measured", "measured_partial": "partly measured", "modell
 
 
 class Gauges(Static):
-    """Two lines; the second, why this model and engine served, is left out where there is little room."""
+    """Two lines; the second, who answered, why, and what today took, is left out where there is little room."""
 
     DEFAULT_CSS = """
     Gauges { height: 2; padding: 0 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -43,18 +43,22 @@ class Gauges(Static):
         self.set_class(self.app.size.height < 22, "-short")
 
     def show(self) -> None:
-        parts = [self._activity] if self._activity else []
-        parts += figures_text(self._figures)
-        parts += [self._today] if self._today else []
+        first = [self._activity] if self._activity else []
+        first += figures_text(self._figures)
+        second = [self._today, *names_text(self._figures), self._figures.reason or ""]
+        lines = (" · ".join(part for part in line if part) for line in (first, second))
         # Its height is fixed, so nothing else has to be laid out anew.
-        self.update(" · ".join(parts) + "\n" + (self._figures.reason or ""), layout=False)
+        self.update("\n".join(lines), layout=False)
+
+
+def names_text(figures: Figures) -> list[str]:
+    """Who answered."""
+    return [one_line(name) for name in (figures.model, figures.backend) if name]
 
 
 def figures_text(figures: Figures) -> list[str]:
-    """What is known, piece by piece; what is not known is left out."""
-    parts = [one_line(name) for name in (figures.model, figures.backend) if name]
-    if figures.used is not None:
-        parts.append(context_text(figures.used, figures.n_ctx))
+    """What is known, piece by piece, what changes most first; what is not known is left out."""
+    parts = []
     if figures.decode_tps is not None:
         parts.append(f"{figures.decode_tps:.1f} tok/s")
     if figures.ttft_ms is not None:
@@ -63,6 +67,8 @@ def figures_text(figures: Figures) -> list[str]:
         parts.append(f"{joules_text(figures.joules)} {_MARKS.get(figures.quality or '', '')}".strip())
     elif figures.quality is not None:
         parts.append("J unknown")
+    if figures.used is not None:
+        parts.append(context_text(figures.used, figures.n_ctx))
     cached = [f"{tier} {tokens}" for tier, tokens in figures.cached or () if tokens]
     if cached:
         parts.append(f"cached {', '.join(cached)}")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from localai.client import Client
 from localai.errors import LocalaiError
-from tui.gauges import figures_text, progress_text
+from tui.gauges import figures_text, names_text, progress_text
 from tui.reply import Reply
 from tui.turns import ending_text
 from tui.wire import Created, Figures, Finished, Progress, ReplyEvent, Text, chat_of
@@ -81,7 +81,7 @@ class _Talk:
                 ending = ending_text(event.reason)
                 self._say(f"\n({ending})" if ending else "")
             case Figures():
-                self._say(f"({', '.join(figures_text(event))})")
+                self._say(f"({', '.join((*names_text(event), *figures_text(event)))})")
 
     def _read_out(self, conversation: str) -> None:
         chat = chat_of(self._client.get(f"/localai/conversations/{quote(conversation)}"))
