@@ -18,7 +18,7 @@ from localai.energy.meter import Meter
 from localai.energy.modelled import ModelledSensor, ProcessTimes
 from localai.energy.sensor import CounterSensor, Sensor, Spec
 from localai.energy.sensors import Inventory
-from localai.energy.spending import Metering
+from localai.energy.spending import Metering, Spending
 from localai.errors import BadRequest, EnergyBudgetSpent
 from tests.daemon_fixture import wait_for
 
@@ -149,6 +149,30 @@ def test_what_a_broken_sensor_leaves_is_null_with_the_reason(trouble: Callable[[
         assert says in energy.reason
         if trouble is _sleep:
             assert ask(meter, machine, 2).joules is not None
+
+
+def test_a_limit_holds_after_the_sensor_is_lost() -> None:
+    """By the model, of processor time that this process really takes; without it the answer would never end."""
+    machine, times = Machine(), ProcessTimes()
+    times.add(os.getpid())
+    meter = Meter(Inventory((machine.sensor(),), ()), times=times, watts=100.0)
+    try:
+        tap = meter.tap(KEY)
+        meter.open(1, KEY)
+        spending = Spending(meter, 1, KEY, 20.0)
+        ends = time.monotonic() + 60
+        _vanish(machine)
+        while not spending.over() and time.monotonic() < ends:
+            begin, busy = time.monotonic(), time.process_time()
+            while time.process_time() - busy < 0.02:
+                pass
+            tap(StepRecord(begin, time.monotonic(), 0.02, 1, [Share(1, 0, 1, 8)]))
+        energy = spending.energy()
+    finally:
+        meter.close()
+    assert "max_joules 20 is reached" in energy.stopped
+    assert "modelled" in energy.stopped
+    assert (energy.joules, "is gone" in energy.reason) == (None, True)
 
 
 def test_without_a_sensor_figures_are_modelled_and_never_0() -> None:

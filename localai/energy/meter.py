@@ -159,14 +159,22 @@ class Meter:
                 book.open(job, now)
         self._sampler.begin()
 
-    def spent(self, job: int) -> float:
-        """Joules that an open job has taken so far, measured where that can be done, else modelled."""
+    def spent(self, job: int) -> tuple[float, Quality]:
+        """Joules that an open job has taken so far, and how they are known.
+
+        Where a sensor was lost meanwhile, the model tells what it may not have seen.
+        """
         with self._lock:
             self._take_steps()
         for taken in self._sampler.read_now():
             self._report(taken)
         with self._lock:
-            return sum(book.accounts[job].joules for book in self._measuring())
+            seen = [book.accounts[job] for book in self._measuring()]
+            joules = sum(account.joules for account in seen)
+            if not any(account.fault for account in seen):
+                return joules, self.basis
+            model = self._books[len(self.inventory.sensors)]
+            return max(joules, model.accounts[job].joules), "modelled"
 
     def end(self, job: int) -> Energy:
         """The figures of a job, which is over now."""

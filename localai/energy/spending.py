@@ -38,10 +38,10 @@ class Spending:
         if self._limit is None or self.stopped or now - self._checked < _CHECK_S:
             return False
         self._checked = now
-        spent = self._meter.spent(self._job)
+        spent, quality = self._meter.spent(self._job)
         if spent + self._ahead < self._limit:
             return False
-        self.stopped = f"max_joules {self._limit:g} is reached at {spent:.3g} J ({self._meter.basis})"
+        self.stopped = f"max_joules {self._limit:g} is reached at {spent:.3g} J ({quality})"
         return True
 
     def energy(self) -> Energy:
