@@ -21,7 +21,7 @@ from localai.bench.scoring import likeliest, right
 from localai.bench.share import shared
 from localai.bench.stats import Estimate, bootstrap, ratio, wilson
 from localai.bench.suites import NAMES, generated
-from localai.bench.summary import oracle, pairs, results
+from localai.bench.summary import ENOUGH, oracle, pairs, results
 from localai.bench.tasks import Instruction, Item
 from localai.errors import BadRequest, Conflict
 from tests.bench_reports import PLANTED, block, configuration, head, made, row
@@ -271,6 +271,27 @@ def test_a_pair_is_told_apart_by_its_own_questions(tmp_path: Path) -> None:
     assert found.results[0].joules_per_correct is not None
     assert found.results[0].ipj is not None
     assert found.results[0].joules_per_correct.value == pytest.approx(1 / found.results[0].ipj.value)
+
+
+@pytest.mark.parametrize(
+    ("questions", "threads", "names", "apart"),
+    [
+        (ENOUGH, (2, 2), ("a", "b"), True),
+        (ENOUGH - 1, (2, 2), ("a", "b"), False),
+        (ENOUGH, (1, 2), ("a", "b"), False),
+        (ENOUGH, (1, 2), ("a t1", "a t2"), True),
+    ],
+    ids=["enough", "too few", "threads were taken away", "threads were asked for"],
+)
+def test_what_a_neighbour_or_chance_decides_is_not_told_apart(
+    questions: int, threads: tuple[int, int], names: tuple[str, str], apart: bool
+) -> None:
+    rows, blocks = [], []
+    for name, joules, count in zip(names, (1.0, 3.0), threads, strict=True):
+        rows += [row(name, f"{n}", joules=joules, correct=n % 2 == 0) for n in range(questions)]
+        blocks.append(Block(config=name, round=0, seconds=1.0, warmup=3, steady=True, threads=count))
+    (pair,) = pairs(rows, results(rows, blocks))
+    assert pair.separate is apart
 
 
 def test_modelled_is_never_ranked_against_measured() -> None:

@@ -300,8 +300,7 @@ class ConversationScreen(FetchingScreen[None]):
 
     def _open(self, opened: Opened) -> None:
         """The daemon has stored the question; what the last answer took is not said of this one."""
-        before = self.figures
-        self._set_figures(Figures(model=before.model, backend=before.backend, used=before.used, n_ctx=before.n_ctx))
+        self._set_figures(self.figures.before_an_answer())
         self.leaf = opened.assistant
         question = self._question
         if question is not None and opened.user is not None:
@@ -329,10 +328,9 @@ class ConversationScreen(FetchingScreen[None]):
         answer = self._answer
         if answer is not None:
             answer.finish()
-            failed = reply.error is not None
             ending = ending_text("cancelled" if reply.stopped else self._reason or "stop")
             answer.note = error_text(reply.error, self.key_of("again")) if reply.error is not None else ending
-            answer.failed = failed
+            answer.failed = reply.error is not None
             self.transcript.changed(answer)
         else:
             self._take_back(reply)

@@ -45,6 +45,10 @@ class Figures:
         known = {f.name: v for f in fields(newer) if (v := getattr(newer, f.name)) is not None}
         return replace(self, **known)
 
+    def before_an_answer(self) -> Figures:
+        """What also holds for the next answer."""
+        return Figures(model=self.model, backend=self.backend, used=self.used, n_ctx=self.n_ctx)
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 
 from localai.bench.journal import Journal
 from localai.bench.rows import Idle, Row
-from localai.bench.summary import Oracle, Pair, Result, oracle, pairs, results
+from localai.bench.summary import ENOUGH, Oracle, Pair, Result, oracle, pairs, results, uneven
 from localai.errors import BadRequest
 
 FORMAT = 1
@@ -132,6 +133,12 @@ def _notes(journal: Journal, found: tuple[Result, ...]) -> tuple[str, ...]:
     partial = [result for result in found if 0 < result.coverage < 1]
     notes += [f"{r.config}: joules of {r.coverage:.0%} of its questions: {r.why_missing}" for r in partial]
     notes += [f"{r.config}: {r.failed} questions failed and count as wrong" for r in found if r.failed]
+    few = min((result.questions for result in found), default=ENOUGH)
+    if few < ENOUGH and len(found) > 1:
+        notes.append(f"{few} questions tell no configurations apart: {ENOUGH} are needed")
+    if any(uneven(a, b) for a, b in combinations(found, 2)):
+        counts = ", ".join(f"{result.config} on {result.threads}" for result in found)
+        notes.append(f"engines were left different numbers of threads, and are not told apart: {counts}")
     notes += [f"{r.config}: its rate had not settled when a block began" for r in found if not r.steady]
     busy = [r.foreign_cores for r in found if r.foreign_cores is not None]
     if busy and max(busy) > 0.1:

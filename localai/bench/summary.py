@@ -5,6 +5,7 @@ Correct answers per joule come first. Figures of different quality are never put
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from itertools import combinations
@@ -16,6 +17,9 @@ import numpy as np
 from localai.bench.rows import Block, Row
 from localai.bench.stats import Estimate, bootstrap, mean_difference, paired_ratio, ratio, wilson
 
+ENOUGH = 20
+"""Questions from which on an interval of resampled ones says something about others."""
+_THREADS = re.compile(r" t\d+$")
 _WORST = ("measured", "measured_partial", "modelled", "none")
 
 
@@ -73,7 +77,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """Two configurations on the questions that both answered: paired differences with 95 % intervals.
 
     `ipj_ratio` is None where their qualities differ, or a figure is missing. `separate` tells that the ratio's interval
-    leaves out 1.
+    leaves out 1, of enough questions, and that other programs did not give one of them fewer threads than the other.
     """
 
     a: str
@@ -205,7 +209,14 @@ def _pair(a: Result, b: Result, rows_a: dict[str, Row], rows_b: dict[str, Row]) 
         if len(known) and table.sum(axis=0).all():
             both = bootstrap(table, paired_ratio)
     apart = both is not None and both.low is not None and both.high is not None and not both.low <= 1.0 <= both.high
+    apart = apart and len(known) >= ENOUGH and not uneven(a, b)
     return Pair(a=a.config, b=b.config, questions=len(shared), accuracy_gain=gain, ipj_ratio=both, separate=apart)
+
+
+def uneven(a: Result, b: Result) -> bool:
+    """Whether engines that were to run on the same number of threads did not: the machine had not the same to give."""
+    asked_a, asked_b = (_THREADS.search(result.config) for result in (a, b))
+    return (asked_a and asked_a[0]) == (asked_b and asked_b[0]) and a.threads != b.threads
 
 
 def oracle(rows: Sequence[Row], found: Sequence[Result]) -> Oracle | None:
