@@ -98,15 +98,18 @@ def test_an_answer_ends_at_its_limit_and_says_so(warm: Daemon) -> None:
     # The least of a few: a neighbour makes an answer dearer, and the next one need not have that neighbour.
     limit = min(_energy(warm, max_tokens=96, ignore_eos=True)["joules"] for _ in range(3)) / 3
     took = []
-    # Where neighbours keep the daemon from looking in time, the engine makes some more tokens meanwhile.
-    while len(took) < 5 and min(took, default=2 * limit) > 1.25 * limit:
+    for _ in range(5):
         answer = warm.chat("Tell me about foxes.", max_tokens=96, ignore_eos=True, max_joules=limit).json
         energy = answer["usage"]["energy"]
         assert answer["choices"][0]["finish_reason"] == "length"
-        assert 0 < answer["usage"]["completion_tokens"] < 96
+        # Where neighbours keep the daemon from looking in time, the engine makes more tokens meanwhile, perhaps all.
+        if answer["usage"]["completion_tokens"] == 96:
+            continue
         assert f"max_joules {limit:g}" in energy["stopped"]
         assert energy["quality"].split("_")[0] in energy["stopped"]
         took.append(energy["joules"])
+        if took[-1] <= 1.25 * limit:
+            break
     assert min(took) <= 1.25 * limit
 
 
