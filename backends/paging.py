@@ -97,6 +97,7 @@ class Pager:
             compute_s=median(self._compute) if self._compute else 0.0,
             coverage=self._own.coverage(),
             transit=self._layout.transit,
+            failed=str(self._own.failed or ""),
         )
 
     @property

@@ -11,7 +11,7 @@ PARTS = 16
 
 
 class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """`help` is `paged`, or `mmap` where the kernel alone does better on this disk.
+    """`help` is `paged`, or `mmap` where the kernel alone does better on this disk, or paging has `failed`.
 
     Bytes: `budget` may be resident, `resident` are, `pinned` are read by every token, `paged` come and go, `read` came
     since loading. `rate` is bytes per second from the disk, `rates` the slowest and the fastest of late, `token_bytes`
@@ -32,6 +32,7 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     coverage: tuple[float, ...] = ()
     transit: int = 0
     rates: tuple[float, float] | None = None
+    failed: str = ""
 
     @property
     def predicted_tps(self) -> float:
