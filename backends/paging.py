@@ -87,7 +87,7 @@ class Pager:
         return WeightsReport(
             help="paged" if self.helps else "mmap",
             budget=self._budget,
-            resident=self._weights.resident(self._weights.whole()) + self._own.resident,
+            resident=self._resident(),
             pinned=self._layout.pinned_bytes,
             paged=paged,
             read=self._own.read_bytes,
@@ -99,6 +99,12 @@ class Pager:
             transit=self._layout.transit,
             failed=str(self._own.failed or ""),
         )
+
+    def _resident(self) -> int:
+        """Where layers have memory of their own, what other programs hold of the file is theirs."""
+        if self._layout.used or not self.helps:
+            return self._weights.resident(self._weights.whole())
+        return self._weights.resident((*self._layout.pinned, *self._layout.table)) + self._own.resident
 
     @property
     def _stream_bytes(self) -> int:

@@ -17,6 +17,8 @@ _MOST = 16 * 2**20
 """Bytes read in each of the two ways; of larger extents only the beginning."""
 _POLLUTION = 1.5
 """Bytes that the kernel may read per byte asked for before its read-ahead costs more memory than it saves time."""
+_CACHED = 0.5
+"""Bytes read from the disk per byte asked for below which plain faults found them in memory, held by other programs."""
 _WORSE = 0.9
 
 
@@ -30,8 +32,12 @@ class Probe:
 
     @property
     def helps(self) -> bool:
-        """Beyond memory the kernel's read-ahead throws out what is needed for what is not, however fast it reads."""
-        return self.amplification > _POLLUTION or self.helped >= _WORSE * self.plain
+        """Beyond memory the kernel's read-ahead throws out what is needed for what is not, however fast it reads.
+
+        Memory that others hold for now is no reason to leave the budget to the kernel.
+        """
+        told = _CACHED <= self.amplification <= _POLLUTION
+        return not told or self.helped >= _WORSE * self.plain
 
 
 def probe(

@@ -22,6 +22,7 @@ from backends.layer_slots import LayerSlots
 from backends.paging_clock import DiskClock
 from backends.paging_layers import Layers
 from backends.paging_layout import AHEAD, layout
+from backends.paging_probe import Probe
 from backends.paging_report import WeightsReport, coverage, covered, seconds
 from backends.weights import Extent, MappedWeights
 from localai.calibration_store import PagedReading, identity
@@ -143,6 +144,15 @@ def test_a_file_that_is_cut_short_is_said_and_the_rest_goes_on(tmp_path: Path) -
     finally:
         layers.close()
         mapping.close()
+
+
+@pytest.mark.parametrize(
+    ("plain", "helped", "amplification", "helps"),
+    [(2e9, 1e9, 1.0, False), (2e9, 1e9, 3.0, True), (1e9, 1e9, 1.0, True), (9e9, 1e9, 0.1, True)],
+    ids=["kernel reads faster", "kernel reads too much", "as fast", "held in memory by others"],
+)
+def test_help_is_chosen_by_what_the_disk_did(plain: float, helped: float, amplification: float, helps: bool) -> None:
+    assert Probe(plain, helped, amplification).helps is helps
 
 
 def test_weights_are_mapped_without_being_read(model: Path) -> None:
