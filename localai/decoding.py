@@ -115,6 +115,7 @@ async def decode(
                 elif isinstance(event, Finish):
                     _refuse_if_late(event)
                     usages.append(event.usage)
+                    spending.whole |= event.reason == "stop"
                     choice = choices[event.index]
                     delta = choice.close(event.text)
                     if delta is not None:

@@ -13,7 +13,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.context import render
 from localai.decoding import Clock, decode
-from localai.energy.spending import Metering
+from localai.energy.spending import Metering, Shape
 from localai.ledger import Ledger
 from localai.library import Library
 from localai.market import Market
@@ -55,7 +55,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
         config, saving = parts.metering.eased(parts.config)
         request = away.instead
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
-        entry.routed(choice.id, choice.backend, choice.reason)
+        entry.routed(choice.id, choice.backend, choice.reason, choice.key)
         page = await parts.answers.open(request, choice)
         for event in page.replay(clock, entry.saw):
             yield event
@@ -70,8 +70,9 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
             prompt = await render(request, lease.engine, choice)
-            metered = parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took, choice.rates)
-            async with lease.place(prompt.job) as clock.queue_s:
+            job, limit = prompt.job, request.max_joules
+            metered = parts.metering.job(job.id, choice.key, limit, entry.took, choice.rates, Shape.of(job))
+            async with lease.place(job) as clock.queue_s:
                 with metered as spent:
                     events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
                     async with aclosing(page.keep(events, used)) as answered:

@@ -14,6 +14,7 @@ from localai.energy.figures import Energy
 from localai.energy.on_battery import PowerSource, Saver
 from localai.energy.pacing import Pacer
 from localai.energy.prediction import query_joules, row_joules, token_rates
+from localai.energy.shares import Amount
 from localai.energy.taps import EngineKey, Rates, Work
 from localai.forecast import Speeds, Workload
 from tests.daemon_fixture import Daemon, running
@@ -56,8 +57,9 @@ def test_a_planned_row_has_a_range_and_says_how_it_is_known() -> None:
 def test_the_error_of_a_prediction_is_that_of_what_was_known_before() -> None:
     rates = token_rates(SPEEDS, DRAW)
     assert (rates.prefill, rates.decode) == pytest.approx((40 / 512, 0.2))
-    assert Work(Rates(decode=0.3).completed(rates), 512, 10).predicted() == pytest.approx(40 + 3)
-    assert Work(Rates(prefill=1.0), 0, 10).predicted() is None
+    prompt, answer = Amount(1, 512, 0), Amount(10, 10, 0)
+    assert Work(Rates(decode=0.3).completed(rates), prefill=prompt, decode=answer).predicted() == pytest.approx(40 + 3)
+    assert Work(Rates(prefill=1.0), decode=answer).predicted() is None
 
 
 def test_watts_are_learned_and_outlive_the_daemon(draws: Draws, tmp_path: Path) -> None:
