@@ -36,11 +36,11 @@ from localai.drafts import draft_for
 from localai.energy.budgets import DayBudget
 from localai.energy.draw import Draws
 from localai.energy.experience import REMEMBERED, Past
+from localai.energy.lookout import Lookout
 from localai.energy.meter import Meter
 from localai.energy.on_battery import PowerSource, Saver
 from localai.energy.pacing import Pacer
 from localai.energy.recorded import past
-from localai.energy.sensors import find as find_sensors
 from localai.energy.sensors import has_board
 from localai.energy.spending import Metering
 from localai.energy.taps import EngineKey, digest
@@ -163,8 +163,10 @@ def _meter(config: Config, device: Device, draws: Draws, ledger: Ledger) -> Mete
     def remembered(key: EngineKey) -> list[Past]:
         return [past(row) for row in ledger.answers_of(digest(key), REMEMBERED)]
 
-    board = has_board(device.gpus)
-    return Meter(find_sensors(), watts=config.cpu_watts, gpu=board, draws=draws, remembered=remembered)
+    board, lookout = has_board(device.gpus), Lookout()
+    return Meter(
+        lookout.find(), watts=config.cpu_watts, gpu=board, draws=draws, remembered=remembered, look=lookout.look
+    )
 
 
 def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:

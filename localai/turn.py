@@ -69,7 +69,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             yield _started(request, choice, lease)
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
-            prompt = await render(request, lease.engine, choice)
+            prompt = await render(request, lease.engine, choice, repetition_stop=config.repetition_stop == "on")
             job, limit = prompt.job, request.max_joules
             metered = parts.metering.job(job.id, choice.key, limit, entry.took, choice.rates, Shape.of(job))
             async with lease.place(job) as clock.queue_s:

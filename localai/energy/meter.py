@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Protocol
 
 from backends.contract import StepRecord
 from backends.handle import EngineHandle
@@ -23,7 +24,7 @@ from localai.energy.figures import Energy, Quality
 from localai.energy.modelled import CpuTimeSensor, ModelledSensor, ProcessTimes
 from localai.energy.neighbours import Neighbours
 from localai.energy.sampler import Sampler, Taken, seconds_slept
-from localai.energy.sensor import Sensor
+from localai.energy.sensor import GONE, Sensor
 from localai.energy.sensors import Inventory
 from localai.energy.taps import EngineKey, Rates, Tap, Work
 
@@ -35,13 +36,19 @@ _MOST_WAITING = 64
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Joules since the daemon's start. `risen` is what the sensors' counters rose by while they were read."""
+    """Joules since the sensors in use were found. `risen` is what their counters rose by while they were read."""
 
     risen: float
     attributed: float
     idle: float
     unattributed: float
     readings: int
+
+
+class Look(Protocol):
+    """Gives other sensors than before, or None; `lost` says that one of those before has failed."""
+
+    def __call__(self, *, lost: bool) -> Inventory | None: ...
 
 
 class Meter:
@@ -57,23 +64,25 @@ class Meter:
         draws: Draws | None = None,
         slept: Callable[[], float] = seconds_slept,
         remembered: Callable[[EngineKey], Iterable[Past]] = lambda _: (),
+        look: Look | None = None,
     ) -> None:
         """`watts` of one busy core for the model, 0 takes typical ones; `gpu` says that engines may use a board.
 
-        `draws` is where each answer's watts are learned, `remembered` gives answers of an engine from before.
+        `draws` is where each answer's watts are learned, `remembered` gives answers of an engine from before. `look`
+        is asked for other sensors where an answer begins and none runs.
         """
         self.inventory = inventory
         self._times = times or ProcessTimes()
         self._neighbours = Neighbours(self._times.read)
         self._model = ModelledSensor(self._times.read, watts)
-        sensors: tuple[Sensor, ...] = (*inventory.sensors, self._model, CpuTimeSensor(self._times.read))
-        self._books = [_book(sensor) for sensor in sensors]
-        self._sampler = Sampler(sensors, self._report, slept)
+        self._slept = slept
+        self._books, self._sampler = self._with(inventory)
         self._lock = Lock()
         self._taps: dict[EngineKey, Tap] = {}
         self._engine_of: dict[int, Tap] = {}
         self._waiting: deque[tuple[Tap, StepRecord]] = deque()
         self._gpu = gpu
+        self._look = look
         self._draws = draws
         self._remembered = remembered
         self._sampler.glance()
@@ -162,6 +171,9 @@ class Meter:
 
         Each of `choices` ends at `most` tokens, or, where `fixed`, not before.
         """
+        if self._look is not None and not self._engine_of:
+            lost = any(GONE in book.fault for book in self._measuring())
+            self._use(self._look(lost=lost), lost=lost)
         # Without a reading here, what the others took just before would be shared with the newcomer.
         for taken in self._sampler.read_now() if self._engine_of else ():
             self._report(taken)
@@ -221,6 +233,22 @@ class Meter:
             forecast_joules=work.forecast(),
             forecast_tokens=None if work.length is None else work.choices * work.length,
         )
+
+    # -- sensors that come and go
+
+    def _with(self, inventory: Inventory) -> tuple[list[Book], Sampler]:
+        sensors: tuple[Sensor, ...] = (*inventory.sensors, self._model, CpuTimeSensor(self._times.read))
+        return [_book(sensor) for sensor in sensors], Sampler(sensors, self._report, self._slept)
+
+    def _use(self, inventory: Inventory | None, *, lost: bool) -> None:
+        """Read other sensors from now on. Totals begin anew: modelled joules are never added to measured ones."""
+        if inventory is None or (_ids(inventory) == _ids(self.inventory) and not lost):
+            return
+        self._sampler.close()
+        with self._lock:
+            self._take_steps()
+            self.inventory = inventory
+            self._books, self._sampler = self._with(inventory)
 
     # -- readings
 
@@ -282,6 +310,10 @@ _NOTHING = Energy()
 def _book(sensor: Sensor) -> Book:
     # Processes that do nothing take no CPU time: their idle is exactly nothing.
     return Book(Curve(sensor.spec), Baseline(fixed=0.0 if sensor.spec.scope == "processes" else None))
+
+
+def _ids(inventory: Inventory) -> set[str]:
+    return {sensor.spec.id for sensor in inventory.sensors}
 
 
 def _combined(accounts: Sequence[tuple[Book, Account]], quality: Quality) -> Energy:
