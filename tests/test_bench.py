@@ -202,6 +202,7 @@ def test_published_formats(tmp_path: Path, kind: str, name: str, content: str, c
         pytest.param("bbh=x.json", '{"examples": 3}', "neither a list nor", id="no list"),
         pytest.param("mmlu=x.csv", "", "no questions", id="empty"),
         pytest.param("mmlu=missing.csv", None, "cannot be read", id="missing"),
+        pytest.param("gsm8k=.", None, "is a folder", id="a folder"),
         pytest.param("quiz=x.csv", "", "is no task", id="unknown kind"),
         pytest.param("arc=hf:nowhere", None, "names no file of a hub", id="no hub file"),
     ],
