@@ -20,10 +20,12 @@ from dataclasses import asdict, dataclass
 from importlib import import_module, util
 from typing import Any
 
-from tests.daemon_fixture import Daemon, running
+from tests.daemon_fixture import Daemon, running, wait_for
 
 MOST = 0.02
 _SETTLE_S = 3.0
+_FIRST = ("Hello", "Hello again")
+"""Asked before the run, so that the model is loaded and what being idle takes is known."""
 _MILLI = 1e-3
 
 
@@ -112,19 +114,20 @@ def totals(daemon: Daemon) -> dict[str, float]:
 def measured(joules: Callable[[], float], seconds: float, **fields: Any) -> dict[str, Any]:
     """The account of one run on a daemon of its own."""
     with running(LOCALAI_CALIBRATE="0", LOCALAI_THREADS="0") as daemon:
-        daemon.chat("Hello", **fields)
+        daemon.chat(_FIRST[0], **fields)
         sensors = daemon.client.get("/localai/energy")["sensors"]
         others = [each["id"] for each in sensors if not each["id"].startswith("nvml")]
         if others:
             raise NoBoard(f"the meter adds other sensors here, so that the board's is not its sum: {', '.join(others)}")
         time.sleep(_SETTLE_S)
-        daemon.chat("Hello again", **fields)
-        known, before, start = len(daemon.rows("queries")), totals(daemon), joules()
+        daemon.chat(_FIRST[1], **fields)
+        wait_for(lambda: len(daemon.rows("queries")) == len(_FIRST))
+        before, start = totals(daemon), joules()
         load(daemon, seconds, **fields)
         end, after = joules(), totals(daemon)
         time.sleep(_SETTLE_S)
         engines = [engine["settings"] for engine in daemon.engines()]
-        found = account(end - start, daemon.rows("queries")[known:], before, after)
+        found = account(end - start, daemon.rows("queries")[len(_FIRST) :], before, after)
     shown = {**asdict(found), "told": found.told, "off": found.off, "unattributed": found.unattributed}
     return {**shown, "holds": found.holds, "seconds": seconds, "sensors": [s["id"] for s in sensors], "on": engines}
 
