@@ -14,7 +14,7 @@ from localai.energy.experience import Circumstances, Experience, Past
 from localai.energy.meter import Meter
 from localai.energy.neighbours import Neighbours
 from localai.energy.recorded import past
-from localai.energy.report import read
+from localai.energy.report import priced, read, table
 from localai.energy.sensors import nothing
 from localai.energy.shares import Amount, units
 from localai.energy.spending import Spending
@@ -184,4 +184,9 @@ def test_an_engine_remembers_what_the_ledger_kept(tmp_path: Path) -> None:
     assert [each.decode_joules for each in known] == [2.0, 2.0]
     (row,) = read(ledger._db.query, "model", 0.0)
     assert (row["prediction_error"], row["forecast_error"], row["length_error"]) == pytest.approx((0.375, 1.0, 1.0))
+    assert (row["predictions"], row["answers"]) == (2, 3)
+    shown = {"by": "model", "tariff": None, "currency": "", "carbon": None}
+    assert "off by" not in table({**shown, "rows": [priced(row, tariff=0, carbon=0)]})
+    told = table({**shown, "rows": [priced({**row, "predictions": 5}, tariff=0, carbon=0)]})
+    assert "predictions (5) were off by a median of: joules of the tokens that came 38%, expected length 100%" in told
     ledger.close()

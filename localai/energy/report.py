@@ -66,7 +66,8 @@ def read(run: Callable[[str, list[float]], Iterable[dict[str, Any]]], by: By, si
     rows = []
     for row in run(query(by), [since]):
         known = found.get((row["key"], row["quality"]), {})
-        rows.append({**row, **{name: median(known[name]) if known.get(name) else None for name in _ERRORS}})
+        errors = {name: median(known[name]) if known.get(name) else None for name in _ERRORS}
+        rows.append({**row, **errors, "predictions": len(known.get("prediction_error", ()))})
     return rows
 
 
@@ -137,16 +138,16 @@ def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _foretold(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """How far predictions were off, in the group that was asked most."""
-    known = [row for row in rows if row.get("prediction_error") is not None]
-    if not known:
+    """How far predictions were off, in the group that has most of them."""
+    most = max(rows, key=lambda row: row.get("predictions") or 0)
+    if (most.get("predictions") or 0) < _ENOUGH:
         return
-    most = max(known, key=lambda row: row["answers"])
     parts = [f"joules of the tokens that came {most['prediction_error']:.0%}"]
     parts += [f"{words} {most[name]:.0%}" for name, words in _WORDS if most.get(name) is not None]
-    yield f"predictions for {most['key'] or '-'} were off by a median of: {', '.join(parts)}"
+    yield f"predictions ({most['predictions']}) were off by a median of: {', '.join(parts)}"
 
 
+_ENOUGH = 5
 _WORDS = (("length_error", "expected length"), ("forecast_error", "joules before the answer"))
 
 
