@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 
+from backends.contract import Job
 from localai.answer_cache import Answers
 from localai.auto.chooser import Auto
 from localai.choice import Choice
 from localai.config import Config
 from localai.context import render
 from localai.decoding import Clock, decode
-from localai.energy.spending import Metering, Shape
-from localai.ledger import Ledger
+from localai.energy.spending import Metering, Shape, Spending
+from localai.ledger import Entry, Ledger
 from localai.library import Library
 from localai.market import Market
 from localai.memories import Memories
@@ -70,15 +71,20 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
             prompt = await render(request, lease.engine, choice, repetition_stop=config.repetition_stop == "on")
-            job, limit = prompt.job, request.max_joules
-            metered = parts.metering.job(job.id, choice.key, limit, entry.took, choice.rates, Shape.of(job))
-            async with lease.place(job) as clock.queue_s:
+            metered = _metered(parts.metering, request, choice, prompt.job, entry)
+            async with lease.place(prompt.job) as clock.queue_s:
                 with metered as spent:
                     events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
                     async with aclosing(page.keep(events, used)) as answered:
                         async for event in answered:
                             entry.saw(event)
                             yield event
+
+
+def _metered(
+    metering: Metering, request: TurnRequest, choice: Choice, job: Job, entry: Entry
+) -> AbstractContextManager[Spending]:
+    return metering.job(job.id, choice.key, request.max_joules, entry.took, choice.rates, Shape.of(job))
 
 
 def _started(request: TurnRequest, choice: Choice, lease: Lease) -> Started:

@@ -402,16 +402,13 @@ def test_the_shared_file_holds_figures_only(tmp_path: Path) -> None:
     assert json.loads(given)["results"][0]["accuracy"]["value"] == found.results[0].accuracy.value
 
 
-def test_watching_the_idle_machine_ends_whatever_its_sensors_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "_EVERY_S", 0.01)
-
+def test_watching_the_idle_machine_ends_whatever_its_sensors_say() -> None:
     def gone() -> int:
         raise FileNotFoundError
 
     spec = Spec(id="lost", scope="cpu_package", method="counter", period_s=0.1, covers="")
     found = surroundings.idle("before", (CounterSensor(spec, gone, 1.0),), 0.05)
     assert (found.watts, "is gone" in found.reason) == ({"lost": None}, True)
-    monkeypatch.setattr(surroundings, "_UNSEEN_S", 0.02)
     unseen = surroundings.idle("before", (), 600.0)
     assert (unseen.watts, unseen.reason) == ({}, "no energy sensor here")
 

@@ -79,6 +79,14 @@ def test_watts_are_learned_and_outlive_the_daemon(draws: Draws, tmp_path: Path) 
     assert Draws(tmp_path / "watts.json", "another device").of("onnx", "", 2) is None
 
 
+def test_one_odd_answer_moves_watts_little(draws: Draws) -> None:
+    draws.learn("onnx", "", DRAW)
+    draws.learn("onnx", "", Draw(threads=2, prefill=4000.0, decode=0.01, quality="measured", basis="here"))
+    learned = draws.of("onnx", "", 2)
+    assert learned is not None
+    assert (learned.prefill, learned.decode) == pytest.approx((48.0, 18.0))
+
+
 class Engine:
     rested: float | None = None
 
