@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from localai.config import Config
-from localai.energy.draw import Draw, Draws, typical
+from localai.energy.draw import HINDERED, Draw, Draws, typical
 from localai.energy.figures import Energy
 from localai.energy.on_battery import PowerSource, Saver
 from localai.energy.pacing import Pacer
@@ -85,6 +85,15 @@ def test_one_odd_answer_moves_watts_little(draws: Draws) -> None:
     learned = draws.of("onnx", "", 2)
     assert learned is not None
     assert (learned.prefill, learned.decode) == pytest.approx((48.0, 18.0))
+
+
+def test_watts_of_a_quiet_machine_replace_those_beside_others(draws: Draws) -> None:
+    beside = Draw(threads=2, prefill=4.0, decode=2.0, quality="measured", basis=f"here{HINDERED}")
+    draws.learn("onnx", "", beside)
+    assert draws.of("onnx", "", 2) == beside
+    draws.learn("onnx", "", DRAW)
+    draws.learn("onnx", "", beside)
+    assert draws.of("onnx", "", 2) == DRAW
 
 
 class Engine:

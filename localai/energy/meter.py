@@ -18,7 +18,7 @@ from backends.handle import EngineHandle
 from localai.energy.attribution import Account, Book
 from localai.energy.baseline import Baseline
 from localai.energy.curve import Curve
-from localai.energy.draw import Draw, Draws
+from localai.energy.draw import HINDERED, Draw, Draws
 from localai.energy.experience import Experience, Past
 from localai.energy.figures import Energy, Quality
 from localai.energy.modelled import CpuTimeSensor, ModelledSensor, ProcessTimes
@@ -30,6 +30,10 @@ from localai.energy.taps import EngineKey, Rates, Tap, Work
 
 _LEAST_COVERAGE = 0.2
 """Below this share of readings, a figure says more about other times than about the answer."""
+_HINDERS = 0.25
+"""Cores that others take, from which on they hold an engine up."""
+_COMPUTES = 0.1
+"""Share of its threads' time from which on an engine computes with them, and does not wait for a board."""
 _MOST_WAITING = 64
 """Steps that wait to be booked: together they cost a tenth of what they cost one by one, between tokens."""
 
@@ -279,14 +283,18 @@ class Meter:
         )
         with self._lock:
             tap.experience.note(answer)
-        if self._draws is None or energy.joules is None or not tap.threads:
+        threads = past.seen.threads
+        if self._draws is None or energy.joules is None or not threads:
             return
+        hindered = past.seen.foreign > _HINDERS
+        # Time in which others had the cores is none in which this engine drew power.
+        share = _ran(energy.cpu_seconds, threads * (work.prefill_s + work.decode_s)) if hindered else 1.0
         seen = Draw(
-            threads=tap.threads,
-            prefill=_watts(energy.prefill_joules, work.prefill_s),
-            decode=_watts(energy.decode_joules, work.decode_s),
+            threads=threads,
+            prefill=_watts(energy.prefill_joules, share * work.prefill_s),
+            decode=_watts(energy.decode_joules, share * work.decode_s),
             quality=energy.quality,
-            basis=f"{energy.quality} in answers here",
+            basis=f"{energy.quality} in answers here{HINDERED if hindered else ''}",
         )
         self._draws.learn(tap.key[1], tap.key[2], seen)
 
@@ -345,6 +353,11 @@ def _combined(accounts: Sequence[tuple[Book, Account]], quality: Quality) -> Ene
         uncertainty=math.sqrt(sum((error or 0.0) ** 2 for error in errors)) / joules if known else None,
         reason="" if known else "idle power is not known yet, so that joules include it",
     )
+
+
+def _ran(cpu_s: float | None, most: float) -> float:
+    """The share of its time in which an engine had its cores; all of it where a board computes."""
+    return min(1.0, cpu_s / most) if cpu_s and most and cpu_s > _COMPUTES * most else 1.0
 
 
 def _watts(joules: float | None, seconds: float) -> float | None:
