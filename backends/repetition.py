@@ -27,7 +27,4 @@ def words(size: int, count: int) -> str:
     """What an answer says that was ended for it, after `count` tokens."""
     times = LEAST // size
     same = "the same token" if size == 1 else f"the same {size} tokens"
-    return (
-        f"ended after {count} tokens: it repeated {same} at least {times} times over"
-        " (repetition_stop=off lets it go on)"
-    )
+    return f"ended after {count} tokens: it repeated {same} at least {times} times; repetition_stop=off lets it go on"

@@ -105,6 +105,7 @@ def m004_forecasts(db: Database) -> None:
     for name in _FORETOLD:
         db["queries"].add_column(name, float)
     db["queries"].add_column("engine", str)
+    db["queries"].create_index(["engine"])
 
 
 class Entry:

@@ -45,12 +45,14 @@ class Neighbours:
         self._known = 0.0
 
     def __call__(self) -> float:
+        if self._last is None:
+            return 0.0
+        if self._clock() - self._last.at < _LEAST_S:
+            return self._known
         now = self._look()
-        if now is None or self._last is None:
+        if now is None:
             return 0.0
         seconds = now.at - self._last.at
-        if seconds < _LEAST_S:
-            return self._known
         taken = (now.busy_s - self._last.busy_s - (now.own_s - self._last.own_s)) / seconds
         # After a pause only those who run at this moment count, this one not among them.
         self._known = min(self._cores, max(0.0, taken if seconds < _STALE_S else now.running - 1.0))
