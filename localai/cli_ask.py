@@ -156,6 +156,7 @@ class _Answer:
         if self._echo:
             click.echo()
             stopped = ((self._last.get("usage") or {}).get("energy") or {}).get("stopped")
+            stopped = stopped or (self._last.get("timings") or {}).get("stopped")
             if stopped:
                 say(f"({stopped})")
             elif "answer_cache" in self._last:
@@ -166,6 +167,7 @@ class _Answer:
     def as_json(self) -> dict[str, Any]:
         usage, timings = self._last.get("usage") or {}, self._last.get("timings") or {}
         shown = {name: timings.get(name) for name in _TIMINGS}
+        shown |= {"stopped": timings["stopped"]} if timings.get("stopped") else {}
         return {
             "text": self.text,
             "model": self._model,

@@ -70,6 +70,9 @@ class Config:
     speculation: str = "auto"
     """Who guesses tokens ahead, which the model then verifies: auto (whoever is measured to pay, where the text stays
     the same bit by bit), lookup (the text so far, wherever it repeats), draft (a draft model), or off."""
+    repetition_stop: str = "on"
+    """on ends an answer that has repeated the same few tokens, and nothing else, for 512 tokens, and says so; off lets
+    it go on to its limit."""
     draft: str = ""
     """Small model of the same vocabulary that guesses for the default model; where empty, the catalogue's `draft`."""
     page_ram: int = 512 * 2**20
@@ -236,6 +239,7 @@ def _check(config: Config) -> Config:
             raise ConfigError(f"rpc has the worker {worker!r}", "expected host:port, as 192.168.1.20:50052")
     choices = {
         "kv_type": ("auto", "f16", "q8_0", "q4_0"),
+        "repetition_stop": ("on", "off"),
         "speculation": ("auto", "off", "lookup", "draft"),
         "log_level": ("debug", "info", "warning", "error"),
         "policy": ("balanced", "fastest", "frugal"),

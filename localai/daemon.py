@@ -31,16 +31,19 @@ from localai.catalog_watch import CatalogWatcher
 from localai.choice import Choice
 from localai.config import Config
 from localai.conversations import Conversations
-from localai.device import inspect
+from localai.device import Device, inspect
 from localai.drafts import draft_for
 from localai.energy.budgets import DayBudget
 from localai.energy.draw import Draws
+from localai.energy.experience import REMEMBERED, Past
+from localai.energy.lookout import Lookout
 from localai.energy.meter import Meter
 from localai.energy.on_battery import PowerSource, Saver
 from localai.energy.pacing import Pacer
-from localai.energy.sensors import find as find_sensors
+from localai.energy.recorded import past
 from localai.energy.sensors import has_board
 from localai.energy.spending import Metering
+from localai.energy.taps import EngineKey, digest
 from localai.engine_notes import note_guesses, note_paging
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
@@ -126,7 +129,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     calibrator = _calibrator(pool, engines, orders, tested, store)
     engines.calibrator = calibrator if config.calibrate else None
     draws = Draws(config.home / "watts.json", device.fingerprint)
-    engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus), draws=draws)
+    engines.meter = meter = _meter(config, device, draws, ledger)
     metrics.energy = meter.totals
     barred = partial(_barred, pool, engines)
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing, draws)
@@ -154,6 +157,16 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         for each in (ledger, spans, watched, memories, answers, kept, gate, residence):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _meter(config: Config, device: Device, draws: Draws, ledger: Ledger) -> Meter:
+    def remembered(key: EngineKey) -> list[Past]:
+        return [past(row) for row in ledger.answers_of(digest(key), REMEMBERED)]
+
+    board, lookout = has_board(device.gpus), Lookout()
+    return Meter(
+        lookout.find(), watts=config.cpu_watts, gpu=board, draws=draws, remembered=remembered, look=lookout.look
+    )
 
 
 def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:

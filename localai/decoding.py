@@ -97,6 +97,7 @@ async def decode(
         job = msgspec.structs.replace(job, deadline=max(0.0, job.deadline - clock.queue_s))
     choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]
     usages: list[Usage] = []
+    notes: list[str] = []
     scored: list[TokenLogprob] = []
     echoed = not echo
     try:
@@ -115,6 +116,8 @@ async def decode(
                 elif isinstance(event, Finish):
                     _refuse_if_late(event)
                     usages.append(event.usage)
+                    notes += [event.note] if event.note else []
+                    spending.whole |= event.reason == "stop"
                     choice = choices[event.index]
                     delta = choice.close(event.text)
                     if delta is not None:
@@ -131,7 +134,7 @@ async def decode(
         raise from_backend(error) from error
     if job.prompt_logprobs is not None:
         yield PromptScored(_whole_prompt(prompt, scored), prompt.text)
-    yield summarize(usages, clock, spending.energy())
+    yield summarize(usages, clock, spending.energy(), next(iter(notes), ""))
 
 
 def _reason(event: Finish, choice: _Choice, spending: Spending) -> FinishReason | Literal["tool_calls"]:
@@ -154,7 +157,7 @@ def _whole_prompt(prompt: Prompt, scored: Sequence[TokenLogprob]) -> tuple[Token
     return TokenLogprob(prompt.job.tokens[0], prompt.text.encode().removesuffix(rest), None, []), *scored
 
 
-def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
+def summarize(usages: list[Usage], clock: Clock, energy: Energy, stopped: str = "") -> Summary:
     """Fold the choices' usages: they share one prompt, so its tokens count once."""
     first = usages[0]
     now = time.monotonic()
@@ -180,6 +183,7 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         speculation="+".join(guessers) or "off",
         speculation_reason="" if guessers else first.guesses.unguessed,
         paging=paging_json(first.paged) if first.paged else None,
+        stopped=stopped,
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,

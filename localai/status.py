@@ -14,7 +14,7 @@ from localai import __version__
 from localai.calibration_text import best
 from localai.choice import Choice
 from localai.decoding import paging_json
-from localai.energy.report import By, priced
+from localai.energy.report import By, whole
 from localai.guess_records import GuessRecord, verdict
 from localai.pressure import pressure
 from localai.residence import Ahead
@@ -50,12 +50,7 @@ def spent(parts: Parts, by: By, days: int) -> dict[str, Any]:
     config, meter = parts.config, parts.metering.meter
     rows = parts.ledger.energy(by, time.time() - days * _DAY)
     return {
-        "by": by,
-        "days": days,
-        "rows": [priced(row, tariff=config.tariff, carbon=config.carbon) for row in rows],
-        "tariff": config.tariff or None,
-        "currency": config.currency,
-        "carbon": config.carbon or None,
+        **whole(rows, by, days, tariff=config.tariff, currency=config.currency, carbon=config.carbon),
         "quality": meter.basis,
         "sensors": [msgspec.to_builtins(sensor.spec) for sensor in meter.inventory.sensors],
         "since_start": msgspec.to_builtins(meter.totals()),
