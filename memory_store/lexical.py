@@ -13,7 +13,7 @@ from threading import Lock
 
 import numpy as np
 
-from memory_store import index_file, log, postings, words_file
+from memory_store import bm25, index_file, log, postings, words_file
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.postings import Ints, Scores, Segment
@@ -77,7 +77,7 @@ class LexicalIndex:
                 self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
         terms = list(dict.fromkeys(self._words.terms([text])[0]))
         asked = [term for term in terms if term not in self._stop] or terms
-        return postings.search(self._segments.get(self._spaces.get(namespace, -1), ()), asked[:MOST_QUERY_TERMS], k)
+        return bm25.search(self._segments.get(self._spaces.get(namespace, -1), ()), asked[:MOST_QUERY_TERMS], k)
 
     def catch_up(self) -> None:
         """Take in all that the log has. Called by the store after each write, and safe to call at any time."""
@@ -139,7 +139,7 @@ class LexicalIndex:
         if len(gone):
             self._spaces = {}
             for space, parts in list(self._segments.items()):
-                self._segments[space] = tuple(postings.without(part, gone) for part in parts)
+                self._segments[space] = postings.weighed([postings.without(part, gone) for part in parts])
         self._seq = changes[-1].seq
         self._unsaved += len(changes)
         if self._unsaved >= max(SAVE_ROWS, self._seq // 4):
@@ -167,4 +167,4 @@ class LexicalIndex:
             parts = [*self._segments.get(space, ()), postings.segment(numbers, texts)]
             while len(parts) > 1 and len(parts[-2].nums) < TIMES_SMALLER * len(parts[-1].nums):
                 parts[-2:] = [postings.merge(parts[-2:])]
-            self._segments[space] = tuple(parts)
+            self._segments[space] = postings.weighed(parts)
