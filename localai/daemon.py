@@ -44,6 +44,7 @@ from localai.energy.spending import Metering
 from localai.engine_notes import note_guesses, note_paging
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
+from localai.forgetting import Forgetting
 from localai.kv_accuracy import costs_here
 from localai.kv_cache import KvCache
 from localai.kv_trials import KvTrials
@@ -132,7 +133,9 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing, draws)
     metering = _metering(config, meter, draws, ledger, pool)
     memories = Memories(config)
-    watched, answers = WatchedFolders(memories), Answers(config, memories)
+    answers = Answers(config, memories)
+    forgetting = Forgetting(memories, kept, answers, kv_cache)
+    watched = WatchedFolders(memories, partial(forgetting.from_thread, loop=asyncio.get_running_loop()))
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
     server = _Server(config)

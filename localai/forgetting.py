@@ -7,6 +7,7 @@ conversations quote it, which are the person's to delete. It knows nothing of HT
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from localai.memories import Memories
 if TYPE_CHECKING:
     from memory_store.rows import Filter
 
+_log = logging.getLogger(__name__)
 _MOST_PIECES = 200_000
 _LEAST_QUOTE = 12
 """Characters of a forgotten text below which a conversation that has them quotes nothing."""
@@ -41,6 +43,12 @@ class Forgetting:
             receipt["elsewhere"]["kv"] = asdict(purged)
             receipt["complete"] = receipt["complete"] and not purged.silent and not purged.problem
         return receipt
+
+    def from_thread(self, ids: Sequence[str], loop: asyncio.AbstractEventLoop) -> None:
+        """The same from a thread beside the `loop`, where nobody reads a receipt. Raises as `forget` does."""
+        receipt = asyncio.run_coroutine_threadsafe(self.forget(ids, None, None), loop).result()
+        if not receipt["complete"]:
+            _log.warning("words of %d forgotten memories may still be on disk: `localai memory doctor`", len(ids))
 
     def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[dict[str, Any], list[str]]:
         cleared: list[int] = []

@@ -17,6 +17,7 @@ from localai.frozen_notes import FrozenNotes
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
+    from memory_store.cipher import Key
     from memory_store.erase import Receipt
     from memory_store.export import Record
     from memory_store.feedback import Feedback
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from memory_store.vectors import VectorIndex
 
 INDEX_FOLDER = "memory-index"
+_PLAIN = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +157,39 @@ class Memories:
     def _parts(self) -> _Open:
         with self._lock:
             if self._open is None:
-                self._open = _opened(self.path)
+                self._open = _opened(self.path, self.config)
             return self._open
 
 
-def _opened(path: Path) -> _Open:
+def _opened(path: Path, config: Config) -> _Open:
     from memory_store.feedback import Feedback
     from memory_store.lexical import LexicalIndex
     from memory_store.recall import Recall
     from memory_store.store import Store
     from memory_store.trust import Trust
-    from memory_store.vectors import VectorIndex
+    from memory_store.vectors import Tier, VectorIndex
 
-    store = Store(path)
+    store = Store(path, key=_key(path) if config.memory_encrypted else None)
     # What is encrypted on disk must not lie beside itself in the plain.
     folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
-    words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder), Trust(store)
+    tier: Tier = "binary" if config.memory_tier == "binary" else "int8"
+    words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder, tier=tier), Trust(store)
     recall = Recall(store, trust, words=words, vectors=vectors)
     return _Open(store, trust, recall, Feedback(store, recall), words, vectors)
+
+
+def _key(path: Path) -> Key:
+    """From the OS keyring, drawn for a new file. Raises StoreLocked, and where a plain file is there already."""
+    from memory_store.cipher import key_from_keyring
+    from memory_store.errors import StoreLocked
+
+    fresh = not path.exists() or not path.stat().st_size
+    if not fresh and _begins(path, _PLAIN):
+        hint = "`localai memory export` it, move the file away, start with `memory_encrypted`, and import it"
+        raise StoreLocked("memory_encrypted is set, and the memory's file is not encrypted", hint)
+    return key_from_keyring(str(path), create=fresh)
+
+
+def _begins(path: Path, head: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
