@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 
 from memory_store import bm25, index_file, log, postings, words_file
+from memory_store.courtesy import STEP_ROWS
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.postings import Ints, Scores, Segment
@@ -157,7 +158,11 @@ class LexicalIndex:
         marks = ",".join("?" * len(nums))
         sql = f"SELECT namespace, num, text FROM memory WHERE num IN ({marks}) ORDER BY num"
         rows = connection.execute(sql, nums).fetchall()
-        terms = self._words.terms(text for _, _, text in rows)
+        terms = list[list[str]]()
+        for start in range(0, len(rows), STEP_ROWS):
+            terms += self._words.terms([text for _, _, text in rows[start : start + STEP_ROWS]])
+            if len(rows) > STEP_ROWS:
+                self._store.courtesy.give_way()
         by_space: dict[int, tuple[list[int], list[list[str]]]] = {}
         for (space, num, _), found in zip(rows, terms, strict=True):
             mine = by_space.setdefault(space, ([], []))

@@ -59,7 +59,7 @@ class VectorIndex:
         self._store = store
         self._embedder = store.own_embedder()
         self._codec = Int8Codec(self._embedder.width)
-        self._sketched, self._made = _SKETCHED[tier], _SKETCHES[tier]
+        self._sketched, self._made, self._lean = _SKETCHED[tier], _SKETCHES[tier], tier == "binary"
         self._unit = max(1, flat_rows // PAGE_ROWS)
         self._lock, self._descriptor = Lock(), None if folder is None else index_file.lock(folder)
         self._folder = None if self._descriptor is None else folder
@@ -195,6 +195,8 @@ class VectorIndex:
             nums = shelf.nums(self._pool.maps, positions)
             living = nums >= 0
             nums = nums[living][highest(scores[living], k + COMPARED)]
+        if self._lean:
+            self._pool.release()
         return nums
 
     def _certain(self, shelf: Shelf, query: Vectors, k: int) -> Numbers:
