@@ -114,6 +114,9 @@ class Config:
     """Namespace of the memory that `localai ask` and the chat recall from; where empty, they recall nothing."""
     memory_tokens: int = 512
     """Most tokens of recalled memories in one turn, and never more than a quarter of the context."""
+    memory_embedder: str = ""
+    """Embedding model of the memory; where empty, the small one that is built in. When it changes, vectors are made
+    anew in the background; until then words find what has none."""
     memory_encrypted: int = 0
     """1 encrypts the memory's file, with a key in the OS keyring, and keeps its indexes off the disk; to be set before
     the first memory. Needs the extra `encryption`."""

@@ -138,6 +138,10 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     watched = WatchedFolders(memories, partial(forgetting.from_thread, loop=asyncio.get_running_loop()))
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
+    if config.memory_embedder:
+        from localai.memory_embedder import ModelEmbedder
+
+        memories.embedder = ModelEmbedder(config.memory_embedder, parts, asyncio.get_running_loop())
     server = _Server(config)
     gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
