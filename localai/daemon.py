@@ -133,15 +133,9 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing, draws)
     metering = _metering(config, meter, draws, ledger, pool)
     memories = Memories(config)
-    answers = Answers(config, memories)
-    forgetting = Forgetting(memories, kept, answers, kv_cache)
-    watched = WatchedFolders(memories, partial(forgetting.from_thread, loop=asyncio.get_running_loop()))
+    watched, answers = _beside(memories, kept, kv_cache)
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
-    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
-    if config.memory_embedder:
-        from localai.memory_embedder import ModelEmbedder
-
-        memories.embedder = ModelEmbedder(config.memory_embedder, parts, asyncio.get_running_loop())
+    parts = _embedding(Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto))
     server = _Server(config)
     gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
@@ -161,6 +155,22 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         for each in (ledger, spans, watched, memories, answers, kept, gate, residence):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _beside(memories: Memories, kept: Conversations, kv_cache: KvCache) -> tuple[WatchedFolders, Answers]:
+    """What reads and writes the memory outside of turns."""
+    answers = Answers(memories.config, memories)
+    forgetting = Forgetting(memories, kept, answers, kv_cache)
+    return WatchedFolders(memories, partial(forgetting.from_thread, loop=asyncio.get_running_loop())), answers
+
+
+def _embedding(parts: Parts) -> Parts:
+    """The same, with the memory's embedding model in place where one is set: it works in turns itself."""
+    if parts.config.memory_embedder:
+        from localai.memory_embedder import ModelEmbedder
+
+        parts.memories.embedder = ModelEmbedder(parts.config.memory_embedder, parts, asyncio.get_running_loop())
+    return parts
 
 
 def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:
