@@ -121,7 +121,7 @@ class Config:
     """1 encrypts the memory's file, with a key in the OS keyring, and keeps its indexes off the disk; to be set before
     the first memory. Needs the extra `encryption`."""
     memory_tier: str = "int8"
-    """int8, or binary: the vector index of more than 8,000 memories takes half the memory, and more time."""
+    """int8, or binary: the vector index of more than 8,000 memories takes a third of the memory, six times the time."""
     answer_cache: str = "off"
     """off, greedy or always: answer a question that asks what was asked before from the answer given then; greedy does
     so at temperature 0 alone. It says so each time."""

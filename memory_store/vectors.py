@@ -50,7 +50,7 @@ class VectorIndex:
 
     `folder` holds its files (None: memory only, as an encrypted store needs). Where another program uses the folder,
     this one works in memory. Of a namespace above `flat_rows` rows sketches are made in the background, and held in
-    memory; `tier` "binary" takes half of that memory, and more time.
+    memory; `tier` "binary" takes a third of that memory, and six times the time.
     """
 
     def __init__(
