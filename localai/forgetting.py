@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from localai.answer_cache import Answers
 from localai.conversations import Conversations
+from localai.errors import LocalaiError
 from localai.kv_cache import KvCache
 from localai.memories import Memories
+from memory_store.errors import MemoryStoreError
 
 if TYPE_CHECKING:
     from memory_store.rows import Filter
@@ -45,8 +47,11 @@ class Forgetting:
         return receipt
 
     def from_thread(self, ids: Sequence[str], loop: asyncio.AbstractEventLoop) -> None:
-        """The same from a thread beside the `loop`, where nobody reads a receipt. Raises as `forget` does."""
-        receipt = asyncio.run_coroutine_threadsafe(self.forget(ids, None, None), loop).result()
+        """The same from a thread beside the `loop`, where nobody reads a receipt. Raises MemoryStoreError."""
+        try:
+            receipt = asyncio.run_coroutine_threadsafe(self.forget(ids, None, None), loop).result()
+        except LocalaiError as error:
+            raise MemoryStoreError(error.message, error.hint) from error
         if not receipt["complete"]:
             _log.warning("words of %d forgotten memories may still be on disk: `localai memory doctor`", len(ids))
 
