@@ -47,6 +47,7 @@ from localai.energy.taps import EngineKey, digest
 from localai.engine_notes import note_guesses, note_paging
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
+from localai.forgetting import Forgetting
 from localai.kv_accuracy import costs_here
 from localai.kv_cache import KvCache
 from localai.kv_trials import KvTrials
@@ -135,9 +136,9 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing, draws)
     metering = _metering(config, meter, draws, ledger, pool)
     memories = Memories(config)
-    watched, answers = WatchedFolders(memories), Answers(config, memories)
+    watched, answers = _beside(memories, kept, kv_cache)
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
-    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
+    parts = _embedding(Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto))
     server = _Server(config)
     gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
@@ -167,6 +168,22 @@ def _meter(config: Config, device: Device, draws: Draws, ledger: Ledger) -> Mete
     return Meter(
         lookout.find(), watts=config.cpu_watts, gpu=board, draws=draws, remembered=remembered, look=lookout.look
     )
+
+
+def _beside(memories: Memories, kept: Conversations, kv_cache: KvCache) -> tuple[WatchedFolders, Answers]:
+    """What reads and writes the memory outside of turns."""
+    answers = Answers(memories.config, memories)
+    forgetting = Forgetting(memories, kept, answers, kv_cache)
+    return WatchedFolders(memories, partial(forgetting.from_thread, loop=asyncio.get_running_loop())), answers
+
+
+def _embedding(parts: Parts) -> Parts:
+    """The same, with the memory's embedding model in place where one is set: it works in turns itself."""
+    if parts.config.memory_embedder:
+        from localai.memory_embedder import ModelEmbedder
+
+        parts.memories.embedder = ModelEmbedder(parts.config.memory_embedder, parts, asyncio.get_running_loop())
+    return parts
 
 
 def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:
