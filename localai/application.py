@@ -33,6 +33,7 @@ from localai.api import (
 from localai.api import tokens as token_routes
 from localai.api import tools as tool_routes
 from localai.api.gate import Gate
+from localai.api.replies import Replies
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
@@ -80,6 +81,7 @@ def build(
     watched: WatchedFolders,
     gate: Gate,
     toolbox: Toolbox,
+    replies: Replies,
     *,
     started: float,
     stop: Callable[[], None],
@@ -101,7 +103,7 @@ def build(
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
     app.include_router(token_routes.routes(gate.tokens))
     app.include_router(conversation_trees.routes(kept))
-    app.include_router(conversations.routes(parts, kept, toolbox))
+    app.include_router(conversations.routes(parts, kept, toolbox, replies))
     app.include_router(tool_routes.routes(toolbox))
     app.include_router(bench_reports.routes(parts.config.home))
     app.include_router(pulling.routes(parts.library))

@@ -73,7 +73,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             metered = parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took, choice.rates)
             async with lease.place(prompt.job) as clock.queue_s:
                 with metered as spent:
-                    events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
+                    events = decode(prompt, lease.engine, clock, spent, echo=request.echo, halt=request.halt)
                     async with aclosing(page.keep(events, used)) as answered:
                         async for event in answered:
                             entry.saw(event)

@@ -69,11 +69,23 @@ async def test_text_appears_while_it_is_written_and_esc_stops_it(host: Daemon, s
         await pilot.press("escape")
         await answered(pilot)
         part = answers(pilot)[0]
-        await shows(pilot, "stopped")
+        await shows(pilot, "stopped", "tok/s", "TTFT")
         conversation = app_of(pilot).chat.conversation
         await wait_until(pilot, lambda: stored(host, conversation)["messages"][-1]["finish_reason"] == "cancelled")
+        kept = stored(host, conversation)["messages"][-1]
     assert 0 < len(part) < 200
-    assert stored(host, conversation)["messages"][-1]["content"].startswith(part)
+    assert kept["content"] == part
+    assert kept["usage"]["completion_tokens"] == len(part)
+    assert kept["usage"]["energy"]["joules"] > 0
+
+
+async def test_esc_twice_waits_for_no_figures(host: Daemon, slow: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=slow)) as pilot:
+        await say(pilot, "word " * 40)
+        await wait_until(pilot, lambda: answers(pilot) and answers(pilot)[0].count("word") > 1)
+        await pilot.press("escape", "escape")
+        await answered(pilot)
+        await shows(pilot, "stopped")
 
 
 async def test_a_chat_that_goes_away_loses_no_word(host: Daemon, slow: str, tmp_path: Path) -> None:
@@ -85,6 +97,7 @@ async def test_a_chat_that_goes_away_loses_no_word(host: Daemon, slow: str, tmp_
         wait_for, lambda: [m for m in stored(host, conversation)["messages"][1:] if m["finish_reason"]], 60
     )
     assert kept[0]["content"].startswith(received)
+    assert kept[0]["usage"]["completion_tokens"] == len(kept[0]["content"]) > 0
     async with opened(chat(host, tmp_path, conversation)) as pilot:
         await wait_until(pilot, lambda: answers(pilot) == [kept[0]["content"]])
 

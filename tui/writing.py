@@ -12,9 +12,9 @@ from textual.widgets import Footer, Static
 from localai.client import Client
 from localai.errors import LocalaiError
 from tui import attachments, commands
+from tui.answering import AnsweringScreen
 from tui.attachments import Attachment
 from tui.completion import Completion
-from tui.conversation import ConversationScreen
 from tui.editor import edited
 from tui.files import ending_of, written
 from tui.prompt import Prompt
@@ -26,7 +26,7 @@ from tui.turns import Turn
 from tui.wire import Chat
 
 
-class WritingScreen(ConversationScreen):
+class WritingScreen(AnsweringScreen):
     AUTO_FOCUS = "Prompt"
     CSS = """
     #title { height: 1; padding: 0 1; background: $panel; text-wrap: nowrap; text-overflow: ellipsis; }
