@@ -25,6 +25,7 @@ from localai.api import (
     memory_ask,
     memory_feedback,
     memory_files,
+    memory_pins,
     ollama,
     openai,
     pulling,
@@ -110,6 +111,7 @@ def build(
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_ask.routes(parts))
     app.include_router(memory_feedback.routes(parts.memories))
+    app.include_router(memory_pins.routes(parts.memories))
     app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)))
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(MemoryStoreError, _memory)

@@ -66,7 +66,7 @@ class AnsweringScreen(ConversationScreen):
 
     def ask(self, text: str, parent: str | None) -> None:
         """Show the question and send it. Until the daemon has stored it, a failure gives it back."""
-        self._clear_notices()
+        self._clear("notice", "info")
         self.earlier.append(Earlier(self.leaf, text))
         self._question = Turn(role="user", content=clean(text), parent=parent)
         self.transcript.select(None)

@@ -84,6 +84,11 @@ class ConversationScreen(FetchingScreen[None]):
         """True, and said, while something is being written."""
         return False
 
+    @property
+    def repeatable(self) -> bool:
+        """True where there is something to try again: what failed, or a question to answer anew."""
+        return self._repeat is not None or any(turn.role == "user" and turn.id for turn in self.transcript.turns)
+
     # Which conversation.
 
     def begin_with(self, conversation: str | None) -> None:
@@ -100,7 +105,7 @@ class ConversationScreen(FetchingScreen[None]):
             self.load(conversation)
 
     def _greeted(self, version: str) -> None:
-        self._clear_notices()
+        self._clear("notice")
         self.compare(version)
 
     def compare(self, version: str) -> None:
@@ -149,6 +154,7 @@ class ConversationScreen(FetchingScreen[None]):
         model = Figures(model=self.model or chat.model or "default")
         self._set_figures(model.updated(known).in_context(chat.room))
         self.shown(chat)
+        self.refresh_bindings()
         self.refresh_today()
 
     def refresh_today(self) -> None:
@@ -168,14 +174,15 @@ class ConversationScreen(FetchingScreen[None]):
     async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
         self._repeat = again
         self._fail(error)
+        self.refresh_bindings()
 
     def _fail(self, error: LocalaiError) -> None:
-        self._clear_notices()
+        self._clear("notice")
         self.transcript.add(notice(error, self.key_of("again")))
         self.transcript.follow()
 
-    def _clear_notices(self) -> None:
-        self.transcript.take_away(*(turn for turn in self.transcript.turns if turn.role == "notice"))
+    def _clear(self, *roles: str) -> None:
+        self.transcript.take_away(*(turn for turn in self.transcript.turns if turn.role in roles))
 
     def _set_figures(self, figures: Figures) -> None:
         self.figures = figures

@@ -21,25 +21,32 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A model, and the backend that is to run it ("" leaves it to the router)."""
+    """A model, the backend that is to run it ("" leaves it to the router), and whether it must be pulled first."""
 
     model: str
     backend: str = ""
+    pull: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLine:
-    """One model of this machine."""
+    """One model of this machine; of the catalogue where it is not `here`, then of about `size` bytes to pull."""
 
     id: str
     quant: str
     context: int | None
     loaded: bool
+    here: bool = True
+    size: int = 0
+    guess: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One way of running a model: rate in tokens/s, J per token, bytes; `measured` rather than predicted."""
+    """One way of running a model: rate in tokens/s, J per token, bytes; `measured` rather than predicted.
+
+    `rough` is scaled by size from another model.
+    """
 
     backend: str
     fits: bool
@@ -47,26 +54,41 @@ class Cost:
     decode_tps: float
     joules: float | None
     ram: int
+    rough: bool = False
 
 
 class Models(ListScreen[Choice]):
-    HEADING = "Models: Enter takes one, or one way of running it; what each would cost here follows"
+    HEADING = "Models: Enter takes one, or a way of running it, and pulls what is not here; what each would cost here"
 
     def __init__(self, client: Client) -> None:
         super().__init__()
         self._client = client
         self._models: tuple[ModelLine, ...] = ()
         self._costs: dict[str, tuple[Cost, ...] | str] = {}
+        self._doomed: str | None = None
 
     def on_mount(self) -> None:
-        self.fetch(lambda: models_of(self._client.get("/v1/models")), self._listed)
+        client = self._client
+        self.fetch(lambda: models_of(client.get("/v1/models"), client.get("/localai/catalog")), self._listed)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         model, _, backend = (event.option_id or "").partition("\t")
-        self.dismiss(Choice(model, backend))
+        away = next((line for line in self._models if line.id == model and not line.here), None)
+        if away is not None and self._doomed != model:
+            # Gigabytes are not brought by one slip of a finger.
+            self._doomed = model
+            self.heading.update(f"Enter again pulls {one_line(model)}, {size_text(away.size)}, and takes it")
+        elif away is not None:
+            self.dismiss(Choice(model, "", pull=True))
+        else:
+            self.dismiss(Choice(model, backend))
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        self._plan((event.option_id or "").partition("\t")[0])
+        model = (event.option_id or "").partition("\t")[0]
+        if self._doomed not in (None, model):
+            self._doomed = None
+            self.heading.update(self.HEADING)
+        self._plan(model)
 
     def _listed(self, models: tuple[ModelLine, ...]) -> None:
         self.show(models, {})
@@ -99,20 +121,35 @@ class Models(ListScreen[Choice]):
     def _show(self) -> None:
         rows: list[tuple[str, str]] = []
         for model in self._models:
-            rows.append((model.id, _model_text(model)))
+            rows.append((model.id, model_text(model)))
             costs = self._costs.get(model.id, ())
             if isinstance(costs, str):
-                rows[-1] = (model.id, f"{_model_text(model)}  {costs}")
-            else:
-                rows += [(f"{model.id}\t{cost.backend}", f"    {cost_text(cost)}") for cost in costs]
+                # Of a model that is not here, the guess says as much as can be known without a network.
+                state = costs if model.here or costs == _PLANNING else ""
+                rows[-1] = (model.id, f"{model_text(model)}  {state}".rstrip())
+                costs = ()
+            shown = costs or ((model.guess,) if model.guess else ())
+            rows += [(f"{model.id}\t{cost.backend}", f"    {cost_text(cost)}") for cost in shown]
         self.fill(rows, empty="No models here; /pull MODEL gets one")
 
 
-def models_of(body: dict[str, Any]) -> tuple[ModelLine, ...]:
-    return tuple(
+def models_of(body: dict[str, Any], catalog: dict[str, Any]) -> tuple[ModelLine, ...]:
+    """The models here, then those of the catalogue that could be pulled for a chat, the smallest first."""
+    here = tuple(
         ModelLine(row["id"], one_line(row.get("quantization") or ""), row.get("context_length"), bool(row["loaded"]))
         for row in body["data"]
     )
+    return (*here, *(_offered(row) for row in catalog["models"] if "chat" in row["capabilities"]))
+
+
+def _offered(row: dict[str, Any]) -> ModelLine:
+    found = row["estimate"]
+    guess = None
+    if found is not None:
+        speed, fits = float(found["decode_tps"]), bool(found["fits"])
+        guess = Cost("about", fits, False, speed, found["joules_per_token"], int(found["ram_bytes"]), rough=True)
+    quant = one_line(row.get("quantization") or "")
+    return ModelLine(row["id"], quant, row.get("context_length"), False, False, int(row["bytes"]), guess)
 
 
 def costs_of(body: dict[str, Any]) -> tuple[Cost, ...]:
@@ -138,11 +175,16 @@ def costs_of(body: dict[str, Any]) -> tuple[Cost, ...]:
 def cost_text(cost: Cost) -> str:
     """One line that fits 60 columns."""
     joules = "J unknown" if cost.joules is None else f"{cost.joules:.3g} J/token"
-    source = "measured" if cost.measured else "predicted"
+    source = "measured" if cost.measured else "by size" if cost.rough else "predicted"
     state = "" if cost.fits else "  does not fit"
     return f"{cost.backend:14} {cost.decode_tps:6.1f} tok/s  {joules:>14}  {cost.ram // _MIB:6} MiB  {source}{state}"
 
 
-def _model_text(model: ModelLine) -> str:
+def model_text(model: ModelLine) -> str:
     context = f"  {model.context} tokens" if model.context else ""
-    return f"{one_line(model.id)}  {model.quant}{context}{'  loaded' if model.loaded else ''}"
+    state = "  loaded" if model.loaded else "" if model.here else f"  to pull, {size_text(model.size)}"
+    return f"{one_line(model.id)}  {model.quant}{context}{state}"
+
+
+def size_text(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
