@@ -18,6 +18,7 @@ from localai.api import (
     admin,
     anthropic,
     bench_reports,
+    catalog,
     conversation_trees,
     conversations,
     llamacpp,
@@ -102,6 +103,7 @@ def build(
     app.include_router(llamacpp.routes(parts))
     app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
+    app.include_router(catalog.routes(parts))
     app.include_router(token_routes.routes(gate.tokens))
     app.include_router(conversation_trees.routes(kept))
     app.include_router(conversations.routes(parts, kept, toolbox, replies))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from localai.conversation_files import FORMAT, VERSION
 from tests.bench_reports import made
 from tests.daemon_fixture import Daemon, running
 from tests.tui_driver import Driver, app_of, shows, wait_until
-from tui.dashboard import Dashboard, Engine, Reading
+from tui.dashboard import KEPT, Dashboard, Engine, Reading
 from tui.models import Cost, ModelLine, Models
 from tui.tools import ToolLine, Tools
 
@@ -149,7 +150,7 @@ async def tools(pilot: Driver) -> None:
 
 async def dashboard(pilot: Driver) -> None:
     await chat(pilot)
-    screen = Dashboard(app_of(pilot).chat.client, live=False)
+    screen = Dashboard(app_of(pilot).chat.client, deque(maxlen=KEPT), live=False)
     await app_of(pilot).push_screen(screen)
     engines = (
         Engine(
@@ -163,7 +164,7 @@ async def dashboard(pilot: Driver) -> None:
             (("live", 5120), ("ssd", 768)),
             2**26,
         ),
-        Engine("qwen3-30b-a3b", "llama.cpp", "loaded", 1, 2, 6 * 2**30, 0.34, (("ram", 256),), 2**28),
+        Engine("qwen3-30b-a3b", "llama.cpp", "loaded", 1, 2, 6 * 2**30, 0.34, (("ram", 256),), 2**28, _LAYERS, 6),
     )
     joules, readings = 0.0, []
     for number in range(60):
@@ -184,4 +185,5 @@ SCENES: dict[str, Callable[[Driver], Awaitable[None]]] = {
     scene.__name__: scene
     for scene in (chat, commands, conversations, branches, models, tools, memory, dashboard, bench, keys)
 }
+_LAYERS = tuple([1.0] * 8 + [round(0.9 - 0.03 * layer, 2) for layer in range(30)] + [0.0] * 4 + [1.0] * 6)
 PICTURES = Path(__file__).parent / "pictures"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +13,12 @@ from textual.binding import Binding, BindingType
 from localai.client import Client
 from tui.bench_screen import BenchScreen
 from tui.branches import Branches
-from tui.compacting import Compacting
 from tui.conversation import ROOT
-from tui.dashboard import Dashboard
+from tui.dashboard import KEPT, Dashboard, Reading
+from tui.drafts import Drafts
+from tui.fetching import PULL, pull_text
 from tui.help import Help, keys_text
+from tui.managing import ManagingScreen
 from tui.memory_panel import MemoryPanel
 from tui.models import Choice, Models
 from tui.prompt import Prompt
@@ -26,11 +29,10 @@ from tui.tree import Tree, tree_of
 from tui.turns import Turn
 from tui.welcome import welcome
 from tui.wire import Figures, ToolAsked
-from tui.writing import WritingScreen
 
 
-class ChatScreen(WritingScreen):
-    # Many terminals send Alt+B, Alt+F and Alt+Backspace as other keys; these have a second one.
+class ChatScreen(ManagingScreen):
+    # Alt+B, Alt+D and Alt+F edit words in the prompt, as in a shell.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="help"),
         Binding("escape", "stop", "Stop", id="stop"),
@@ -49,9 +51,9 @@ class ChatScreen(WritingScreen):
         Binding("alt+left", "sibling(-1)", "The branch before", show=False, id="branch_before"),
         Binding("alt+right", "sibling(1)", "The branch after", show=False, id="branch_after"),
         Binding("alt+e", "edit", "Edit the chosen question and send it again", show=False, id="edit"),
-        Binding("alt+f,alt+o", "fork", "Go on from here in a new conversation", show=False, id="fork"),
+        Binding("alt+o", "fork", "Go on from here in a new conversation", show=False, id="fork"),
         Binding("alt+z", "undo", "Back to what was shown before", show=False, id="undo"),
-        Binding("alt+b,alt+k", "next_code", "Choose the next code", show=False, id="next_code"),
+        Binding("alt+k", "next_code", "Choose the next code", show=False, id="next_code"),
         Binding("alt+c", "copy", "Copy the chosen code, else the answer", show=False, id="copy"),
         Binding("alt+s", "save_code('')", "Save the chosen code", show=False, id="save_code"),
         Binding("ctrl+g", "editor", "Write in $EDITOR", show=False, id="editor"),
@@ -59,22 +61,33 @@ class ChatScreen(WritingScreen):
         Binding("alt+y", "answer('once')", "Yes: run the tool, or remember it", show=False, id="yes"),
         Binding("alt+a", "answer('always')", "Run this tool always", show=False, id="always"),
         Binding("alt+n", "answer('no')", "No: do not run it, do not remember it", show=False, id="no"),
-        Binding(
-            "alt+backspace,alt+d", "detach", "Take the last attachment away", show=False, id="detach", priority=True
-        ),
+        Binding("alt+x", "detach", "Take the last attachment away", show=False, id="detach"),
+        Binding("alt+backspace", "erase", "Delete a word, else an attachment", show=False, id="erase", priority=True),
     ]
 
     def __init__(
-        self, client: Client, conversation: str | None, model: str | None, folder: Path, settings: Settings
+        self,
+        client: Client,
+        conversation: str | None,
+        model: str | None,
+        folder: Path,
+        settings: Settings,
+        drafts: Path | None = None,
     ) -> None:
         super().__init__(client, conversation, model, folder)
         self.memories: Mode = settings.memories
         self.keys = settings.keys
-        self.compacting: Compacting | None = None
+        self.drafts = Drafts(drafts)
+        self.told = settings.mistakes
+        self.readings: deque[Reading] = deque(maxlen=KEPT)
 
     def on_mount(self) -> None:
         self.begin_with(self.conversation)
         if self.conversation is None:
+            told, self.told = self.told, ""
+            if told:
+                self.inform(told)
+            self.restore()
             self.refresh_today()
             self.fetch(lambda: welcome(self.client, self.memories), self._welcome)
         else:
@@ -82,8 +95,9 @@ class ChatScreen(WritingScreen):
 
     def _welcome(self, text: str) -> None:
         """What the first run tells; what is being typed meanwhile is not touched."""
-        if text and not self.transcript.turns:
-            self.transcript.show([Turn(role="assistant", content=text)])
+        if text and all(turn.role == "info" for turn in self.transcript.turns):
+            self.transcript.add(Turn(role="assistant", content=text))
+            self.transcript.follow()
 
     # Other screens.
 
@@ -93,7 +107,7 @@ class ChatScreen(WritingScreen):
         self.app.push_screen(Help([replace(b, key=self.keys.get(b.id or "", b.key)) for b in bindings]))
 
     def action_dashboard(self) -> None:
-        self.app.push_screen(Dashboard(self.client))
+        self.app.push_screen(Dashboard(self.client, self.readings))
 
     def action_bench(self) -> None:
         self.app.push_screen(BenchScreen(self.client))
@@ -108,7 +122,9 @@ class ChatScreen(WritingScreen):
         self.app.push_screen(Models(self.client), self._take_model)
 
     def _take_model(self, choice: Choice | None) -> None:
-        if choice is not None:
+        if choice is not None and choice.pull:
+            self.action_pull(choice.model)
+        elif choice is not None:
             self.action_use(choice.model)
             self.options.pop("backend", None)
             if choice.backend:
@@ -148,7 +164,9 @@ class ChatScreen(WritingScreen):
         self._remember(text, "Remembered.")
 
     def action_memories(self, mode: str) -> None:
-        if mode in MODES:
+        if not mode:
+            self.inform(f"What you say about yourself: {self.memories}. /memories {'|'.join(MODES)} changes it.")
+        elif mode in MODES:
             self.memories = mode
             self.notify(f"What you say about yourself: {mode}")
         else:
@@ -201,7 +219,7 @@ class ChatScreen(WritingScreen):
         """Progress shows in the gauges; leaving the chat stops it, and what has arrived is kept."""
 
         def pull() -> str:
-            with self.client.stream("/localai/pull", {"model": model}) as events:
+            with self.client.stream(PULL, {"model": model}) as events:
                 for event in events:
                     if event.data is not None:
                         self.app.call_from_thread(self.gauges.set_activity, pull_text(event.data))

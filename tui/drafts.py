@@ -1,4 +1,4 @@
-"""What is typed and not sent, kept on the disk: a file for each conversation, so that a killed terminal loses no word."""
+"""What is typed and not sent, in a file for each conversation, so that a killed terminal loses no word."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Drafts:
     def keep(self, conversation: str | None, text: str) -> None:
         """Replaced whole, so that a crash leaves the text before or the text after."""
         path, name = self._path(conversation), conversation or _NEW
-        if path is None or self._written.get(name, "") == text:
+        if path is None or self._written.get(name) == text:
             return
         self._written[name] = text
         with suppress(OSError):

@@ -73,7 +73,8 @@ def figures_text(figures: Figures) -> list[str]:
     if cached:
         parts.append(f"cached {', '.join(cached)}")
     if figures.memories:
-        parts.append(f"{len(figures.memories)} memories")
+        count = len(figures.memories)
+        parts.append(f"{count} {'memory' if count == 1 else 'memories'}")
     return parts
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
+from textual.binding import Binding, BindingType
 from textual.widgets import OptionList
 
 from localai.client import Client
-from localai.errors import LocalaiError
+from localai.errors import LocalaiError, NotFound
 from tui.listing import ListScreen
 from tui.sanitize import one_line
 
@@ -60,6 +61,8 @@ class Cost:
 class Models(ListScreen[Choice]):
     HEADING = "Models: Enter takes one, or a way of running it, and pulls what is not here; what each would cost here"
 
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("p", "plan", "Plan by its header on the hub")]
+
     def __init__(self, client: Client) -> None:
         super().__init__()
         self._client = client
@@ -68,8 +71,7 @@ class Models(ListScreen[Choice]):
         self._doomed: str | None = None
 
     def on_mount(self) -> None:
-        client = self._client
-        self.fetch(lambda: models_of(client.get("/v1/models"), client.get("/localai/catalog")), self._listed)
+        self.fetch(lambda: known_models(self._client), self._listed)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         model, _, backend = (event.option_id or "").partition("\t")
@@ -88,7 +90,12 @@ class Models(ListScreen[Choice]):
         if self._doomed not in (None, model):
             self._doomed = None
             self.heading.update(self.HEADING)
-        self._plan(model)
+        if any(line.id == model and line.here for line in self._models):
+            self._plan(model)
+
+    def action_plan(self) -> None:
+        """Of a model that is not here, its header is read on the hub: by a key, because that leaves this machine."""
+        self._plan((self.chosen or "").partition("\t")[0])
 
     def _listed(self, models: tuple[ModelLine, ...]) -> None:
         self.show(models, {})
@@ -124,13 +131,22 @@ class Models(ListScreen[Choice]):
             rows.append((model.id, model_text(model)))
             costs = self._costs.get(model.id, ())
             if isinstance(costs, str):
-                # Of a model that is not here, the guess says as much as can be known without a network.
-                state = costs if model.here or costs == _PLANNING else ""
-                rows[-1] = (model.id, f"{model_text(model)}  {state}".rstrip())
+                rows[-1] = (model.id, f"{model_text(model)}  {costs}")
                 costs = ()
             shown = costs or ((model.guess,) if model.guess else ())
             rows += [(f"{model.id}\t{cost.backend}", f"    {cost_text(cost)}") for cost in shown]
         self.fill(rows, empty="No models here; /pull MODEL gets one")
+
+
+def known_models(client: Client) -> tuple[ModelLine, ...]:
+    """Those here and those of the catalogue, as far as the daemon tells of it. Blocks; raises LocalaiError."""
+    here = client.get("/v1/models")
+    try:
+        catalog = client.get("/localai/catalog")
+    except NotFound:
+        # It is of an earlier version.
+        catalog = {"models": []}
+    return models_of(here, catalog)
 
 
 def models_of(body: dict[str, Any], catalog: dict[str, Any]) -> tuple[ModelLine, ...]:

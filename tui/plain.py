@@ -31,15 +31,10 @@ def run_plain(
     to: TextIO,
     conversation: str | None,
     model: str | None,
-    *,
-    notes: tuple[str, ...] = (),
 ) -> None:
-    """Read messages from `source` and write answers to `to`, until `source` ends or /quit. Closes the client.
-
-    `notes` are said first.
-    """
+    """Read messages from `source` and write answers to `to`, until `source` ends or /quit. Closes the client."""
     try:
-        _Talk(client, to, conversation, model).run(source, notes)
+        _Talk(client, to, conversation, model).run(source)
     finally:
         client.close()
 
@@ -48,11 +43,11 @@ class _Talk:
     def __init__(self, client: Client, to: TextIO, conversation: str | None, model: str | None) -> None:
         self._client = client
         self._to = to
+        self._progress = ""
         self._now = Standing(client, self._say, conversation, model, Path.cwd())
 
-    def run(self, source: TextIO, notes: tuple[str, ...]) -> None:
-        for note in (*notes, _HELP):
-            self._say(note)
+    def run(self, source: TextIO) -> None:
+        self._say(_HELP)
         if self._now.conversation is not None:
             self._do(self._now.read_out)
         held = ""
@@ -96,7 +91,7 @@ class _Talk:
         reply = Reply(self._client, now.conversation, now.model, {**now.options, **body})
         Thread(target=reply.run, daemon=True).start()
         arrived: deque[ReplyEvent] = deque()
-        over = False
+        over, self._progress = False, ""
         while not over or arrived:
             try:
                 # Asked before the inbox is emptied, so that nothing can come in between.
@@ -125,8 +120,9 @@ class _Talk:
         match event:
             case Created():
                 self._now.conversation = event.conversation
-            case Progress():
-                self._say(f"({progress_text(event)})")
+            case Progress() if progress_text(event) != self._progress:
+                self._progress = progress_text(event)
+                self._say(f"({self._progress})")
             case Text():
                 self._to.write(event.content)
                 self._to.flush()

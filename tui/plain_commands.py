@@ -19,7 +19,7 @@ from tui.dashboard import board_text, reading_of
 from tui.fetching import PULL, pull_text
 from tui.files import written
 from tui.memory_panel import recalled, recalled_text
-from tui.models import cost_text, costs_of, model_text, models_of
+from tui.models import cost_text, costs_of, known_models, model_text
 from tui.options import option_of, options_text
 from tui.sanitize import one_line
 from tui.wire import Chat, ChatLine, Figures, chat_lines_of, chat_of
@@ -105,8 +105,10 @@ def _model(now: Standing, name: str) -> None:
         now.say(f"The next answers come from {one_line(name)}.")
         return
     now.say(f"Now: {one_line(now.model or now.figures.model or 'default')}")
-    for line in models_of(now.client.get("/v1/models"), now.client.get("/localai/catalog")):
+    for line in known_models(now.client):
         now.say(f"  {model_text(line)}")
+        if line.guess is not None:
+            now.say(f"      {cost_text(line.guess)}")
     now.say("/model NAME takes one, /plan NAME tells what it would cost here, /pull NAME gets one.")
 
 
@@ -182,7 +184,7 @@ def _compact(now: Standing, _: str) -> None:
     if made is None:
         raise LocalaiError("the summary was stopped", "/compact begins again")
     now.conversation = made.conversation
-    now.asked = None
+    now.asked = next((m.id for m in reversed(now.chat().messages) if m.role == "user"), None)
     now.say(f"{made.text} The whole conversation is kept beside it: /list.")
 
 

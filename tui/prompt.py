@@ -34,6 +34,9 @@ class Prompt(TextArea):
         Binding("tab", "complete", "Take the completion", show=False),
         Binding("up", "cursor_up", "Up; above the first line, earlier messages", show=False),
         Binding("down", "cursor_down", "Down; below the last line, later messages", show=False),
+        Binding("alt+b", "cursor_word_left", "A word to the left", show=False),
+        Binding("alt+f", "cursor_word_right", "A word to the right", show=False),
+        Binding("alt+d", "delete_word_right", "Delete the word to the right", show=False),
         Binding("pageup", "screen.scroll_transcript(-1)", "Scroll up", show=False),
         Binding("pagedown", "screen.scroll_transcript(1)", "Scroll down", show=False),
     ]

@@ -183,10 +183,13 @@ class WritingScreen(AnsweringScreen):
         self.fetch(read, self._attach_one)
 
     def action_detach(self) -> None:
+        self._attach_all(self.attachments[:-1])
+
+    def action_erase(self) -> None:
         if self.prompt.text:
             self.prompt.action_delete_word_left()
         else:
-            self._attach_all(self.attachments[:-1])
+            self.action_detach()
 
     def _attach_one(self, added: Attachment) -> None:
         self._attach_all((*self.attachments, added))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,7 +13,6 @@ from starlette.responses import Response
 from localai import __version__
 from localai.api.wire import JsonRoute, json_response
 from localai.energy.report import By
-from localai.errors import LocalaiError
 from localai.kv_cache import KvCache
 from localai.metrics import Metrics
 from localai.pressure import pressure
@@ -70,11 +68,6 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         paging = parts.market.paged_readings
         return json_response(await asyncio.to_thread(plan_model, model, limits, parts.config, *known, paging))
 
-    @router.get("/localai/catalog")
-    async def catalog() -> Response:
-        """The catalogue's models that are not here yet, and about what each would cost; nothing is asked of a hub."""
-        return json_response({"models": await asyncio.to_thread(_offered, parts)})
-
     @router.post("/localai/unload")
     async def unload(body: UnloadBody) -> dict[str, Any]:
         """Unload a model as soon as it is idle; for a sibling, its base."""
@@ -89,21 +82,6 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
         return {"stopping": True}
 
     return router
-
-
-def _offered(parts: Parts) -> list[dict[str, Any]]:
-    from localai.offered_models import offered
-    from localai.plans import Limits, plan_model
-    from localai.variants import Finder
-
-    here = [model for model in parts.library.list() if model.problem is None]
-    plan = None
-    for model in here:
-        with suppress(LocalaiError):
-            readings, draws = parts.market.readings, parts.market.draws
-            plan = plan_model(model.id, Limits(), parts.config, Finder(parts.library), readings, draws)
-            break
-    return offered(parts.library.catalog.specs, (model.spec.id for model in here if model.spec), plan)
 
 
 def _look(slots: Sequence[Slot], metrics: Metrics) -> None:
