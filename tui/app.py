@@ -85,7 +85,7 @@ class ChatApp(App[None]):
             if isinstance(binding, Binding):
                 yield SystemCommand(binding.description, binding.key, _Act(self, binding.action))
         for command in COMMANDS:
-            written = f"/{command.name} {command.argument}".strip()
+            written = f"/{command.name}" if command.complete else f"/{command.name} {command.argument}"
             yield SystemCommand(written, command.help, _Type(self, command))
 
 
