@@ -173,6 +173,9 @@ async def test_options_and_a_system_prompt_reach_the_daemon(host: Daemon, fast: 
         assert answers(pilot) == ["Be br"]
         await say(pilot, "/set")
         await shows(pilot, "Set in this chat: max_tokens 5")
+        await say(pilot, "/set temperature hot")
+        await shows(pilot, "'hot' is no number", "/set temperature hot")
+        app_of(pilot).chat.prompt.clear()
         await say(pilot, "/system")
         await shows(pilot, "The system prompt: Be brief.")
         await say(pilot, "/memories")
@@ -201,7 +204,8 @@ async def test_export_and_import_through_files(host: Daemon, tmp_path: Path) -> 
         (tmp_path / "broken.json").write_text("{")
         await say(pilot, "/import broken.json")
         await shows(pilot, "broken.json is no JSON")
-        await wait_until(pilot, lambda: idle(pilot))
+        await wait_until(pilot, lambda: idle(pilot) and app_of(pilot).chat.prompt.text == "/import broken.json")
+        app_of(pilot).chat.prompt.clear()
         await say(pilot, "/import kept-talk.json")
         await wait_until(pilot, lambda: app_of(pilot).chat.conversation != kept and answers(pilot) == ["answer"])
     assert json.loads((tmp_path / "kept-talk.json").read_text())["title"] == "Kept talk"
@@ -308,7 +312,7 @@ async def test_the_palette_has_the_slash_commands(host: Daemon, tmp_path: Path) 
         await wait_until(pilot, lambda: app_of(pilot).chat.prompt.text == "/rename ")
 
 
-async def test_what_is_typed_survives_its_terminal(host: Daemon, tmp_path: Path) -> None:
+async def test_what_is_typed_survives_its_terminal(host: Daemon, fast: str, tmp_path: Path) -> None:
     kept = planted(host, ("user", "one"), ("assistant", "two"))
     drafts = tmp_path / "drafts"
     for conversation, text in ((kept, "half a quest"), (None, "a new idea")):
@@ -324,6 +328,11 @@ async def test_what_is_typed_survives_its_terminal(host: Daemon, tmp_path: Path)
         app_of(pilot).chat.prompt.clear()
         await wait_until(pilot, lambda: not (drafts / f"{kept}.txt").exists())
         assert (drafts / "new.txt").read_text() == "a new idea"
+    async with opened(ChatApp(host.client, None, fast, folder=tmp_path, drafts=drafts)) as pilot:
+        await wait_until(pilot, lambda: app_of(pilot).chat.prompt.text == "a new idea")
+        await pilot.press("enter")
+        await answered(pilot)
+        assert not list(drafts.iterdir())
 
 
 def test_drafts_go_nowhere_else(tmp_path: Path) -> None:

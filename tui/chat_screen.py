@@ -96,8 +96,7 @@ class ChatScreen(ManagingScreen):
     def _welcome(self, text: str) -> None:
         """What the first run tells; what is being typed meanwhile is not touched."""
         if text and all(turn.role == "info" for turn in self.transcript.turns):
-            self.transcript.add(Turn(role="assistant", content=text))
-            self.transcript.follow()
+            self.transcript.show([Turn(role="assistant", content=text), *self.transcript.turns])
 
     # Other screens.
 

@@ -161,6 +161,8 @@ def board_text(readings: tuple[Reading, ...], width: int) -> str:
 def _engine_lines(engine: Engine) -> list[str]:
     threads = f"  {engine.threads} threads" if engine.threads else ""
     head = f"  {engine.model}  {engine.backend}  {engine.state}{threads}  {engine.charged // _MIB} MiB"
+    if engine.state != "loaded":
+        return [head]
     share = 1.0 if engine.weights is None else engine.weights
     lines = [head, f"    weights ▕{residency_map(engine, share)}▏ {share:.0%} in memory"]
     lines += [f"    {residency_text(engine.layers, engine.vram)}"] if engine.layers else []

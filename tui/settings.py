@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tui.remembering import MODES, Mode
-from tui.themes import THEME_NAMES
+from tui.themes import ORDER, THEME_NAMES
 
 _HINT = 'Write theme = "NAME", memories = "ask", "auto" or "off" and, under [keys], NAME = "KEY", as in again = "f9".'
 
@@ -38,7 +39,7 @@ def settings_of(path: Path, ids: Collection[str]) -> Settings:
     theme, keys, memories = content.pop("theme", ""), content.pop("keys", {}), content.pop("memories", "ask")
     wrong = [f"there is no setting {name!r}" for name in content]
     if theme and theme not in THEME_NAMES:
-        wrong.append(f"there is no theme {theme!r}; there are {', '.join(THEME_NAMES)}")
+        wrong.append(f"there is no theme {theme!r}; there are {', '.join(ORDER)} and Textual's own")
         theme = ""
     if memories not in MODES:
         wrong.append(f"memories is {memories!r}, and may be {', '.join(MODES)}")
@@ -55,7 +56,9 @@ def _keys(keys: Any, ids: Collection[str], wrong: list[str]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for name, key in keys.items():
         if name not in ids:
-            wrong.append(f"there is no action {name!r} under [keys]; there are {', '.join(sorted(ids))}")
+            near = difflib.get_close_matches(name, ids, n=1)
+            meant = f"; is {near[0]!r} meant?" if near else "; F1 and the README name them"
+            wrong.append(f"there is no action {name!r} under [keys]{meant}")
         elif not isinstance(key, str) or not key.strip():
             wrong.append(f"the key of {name!r} is no text")
         elif key in kept.values():

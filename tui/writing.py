@@ -12,17 +12,18 @@ from textual.widgets import Footer, Static
 
 from localai.attached import parted, with_files
 from localai.client import Client
-from localai.errors import LocalaiError
+from localai.errors import BadRequest, LocalaiError
 from tui import attachments, commands
 from tui.answering import AnsweringScreen
 from tui.attachments import Attachment
 from tui.completion import Completion
 from tui.drafts import Drafts
 from tui.editor import edited
+from tui.fetching import Fetched
 from tui.files import ending_of, written
 from tui.prompt import Prompt
 from tui.remembering import Proposals
-from tui.sanitize import one_line
+from tui.sanitize import clean, one_line
 from tui.tools import Question
 from tui.transcript import Transcript
 from tui.turns import Turn, info
@@ -48,6 +49,7 @@ class WritingScreen(AnsweringScreen):
         self.attachments: tuple[Attachment, ...] = ()
         self.editing: Turn | None = None
         self._held: str | None = None
+        self._commanded = ""
         self._keeping: Timer | None = None
         self.completion = Completion(folder)
         self.prompt = Prompt(self.completion)
@@ -107,9 +109,21 @@ class WritingScreen(AnsweringScreen):
 
     async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
         held, self._held = self._held, None
+        commanded, self._commanded = self._commanded, ""
         if held is not None:
             self.prompt.put_back(held)
+        elif commanded and not self.prompt.text:
+            # To be corrected: a command that was refused is still what the person wants.
+            self.prompt.load(commanded)
+        if commanded and isinstance(error, BadRequest):
+            # The same again would be refused again.
+            self.inform(f"{clean(error.message)}. {clean(error.hint)}.")
+            return
         await super().fetch_failed(error, again)
+
+    async def on_fetched(self, event: Fetched) -> None:
+        self._commanded = ""
+        await super().on_fetched(event)
 
     # Sending.
 
@@ -132,7 +146,16 @@ class WritingScreen(AnsweringScreen):
         self.transcript.add(info(text))
         self.transcript.follow()
 
+    def begin_with(self, conversation: str | None) -> None:
+        """What is being typed goes along."""
+        if self.prompt.text:
+            self.drafts.keep(self.conversation, "")
+            self.on_text_area_changed()
+        super().begin_with(conversation)
+
     def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
+        # Now, because a new conversation has an id in a moment.
+        self.drafts.keep(self.conversation, "")
         if event.text.lstrip().startswith("/") and commands.parsed(event.text):
             self.run_command(event.text)
         elif event.text.lstrip().startswith("/") and event.text.split()[0].count("/") == 1:
@@ -161,6 +184,7 @@ class WritingScreen(AnsweringScreen):
         found = commands.parsed(text)
         assert found is not None
         command, argument = found
+        self._commanded = text
         if not argument and not command.complete:
             self.prompt.put_back(text)
             self.notify(f"/{command.name} {command.argument}: {command.help}", markup=False)
