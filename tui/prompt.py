@@ -76,6 +76,9 @@ class Prompt(TextArea):
             "shift+enter": self.action_newline,
             "ctrl+j": self.action_newline,
             "tab": self.action_complete,
+            "alt+b": self.action_cursor_word_left,
+            "alt+f": self.action_cursor_word_right,
+            "alt+d": self.action_delete_word_right,
         }
         if self._completion.open and event.key in ("up", "down", "escape"):
             action |= {

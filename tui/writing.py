@@ -121,9 +121,9 @@ class WritingScreen(AnsweringScreen):
             return
         await super().fetch_failed(error, again)
 
-    async def on_fetched(self, event: Fetched) -> None:
+    def _on_fetched(self, _: Fetched) -> None:
+        """Beside what the base does with it: Textual calls both."""
         self._commanded = ""
-        await super().on_fetched(event)
 
     # Sending.
 
