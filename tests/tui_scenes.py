@@ -72,6 +72,7 @@ def still_daemon() -> Iterator[tuple[Daemon, str]]:
             for c in daemon.client.post("/localai/conversations/import", {"content": [chat, one]})["conversations"]
         ]
         daemon.client.patch(f"/localai/conversations/{ids[0]}", {"pinned": True})
+        daemon.client.post("/localai/memory/m2/pin", {"pinned": True})
         with closing(sqlite3.connect(daemon.home / "conversations.db", timeout=30)) as db, db:
             db.execute("UPDATE conversations SET updated = ?", [NOON])
         found = made(daemon.home, {"smollm2": (0.55, 3.0), "qwen3-0.6b": (0.8, 12.0), "qwen3-4b": (0.86, 70.0)})
@@ -120,7 +121,12 @@ async def keys(pilot: Driver) -> None:
 async def models(pilot: Driver) -> None:
     await chat(pilot)
     screen = Models(app_of(pilot).chat.client)
-    lines = ModelLine("qwen3-0.6b", "Q8_0", 32768, False), ModelLine("smollm2-135m-instruct", "Q4_1", 8192, True)
+    guess = Cost("about", True, False, 6.4, 1.9, 2890 * 2**20, rough=True)
+    lines = (
+        ModelLine("qwen3-0.6b", "Q8_0", 32768, False),
+        ModelLine("smollm2-135m-instruct", "Q4_1", 8192, True),
+        ModelLine("qwen3-4b-instruct", "Q4_K_M", 262144, False, False, 2_497_281_120, guess),
+    )
     costs = {
         lines[0].id: (Cost("llama.cpp", True, False, 38.0, 0.31, 805 * 2**20),),
         lines[1].id: (
