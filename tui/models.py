@@ -61,6 +61,7 @@ class Cost:
 class Models(ListScreen[Choice]):
     HEADING = "Models: Enter takes one, or a way of running it, and pulls what is not here; what each would cost here"
 
+    DEFAULT_CSS = "Models OptionList { text-wrap: nowrap; text-overflow: ellipsis; }"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("p", "plan", "Plan by its header on the hub")]
 
     def __init__(self, client: Client) -> None:
@@ -134,7 +135,7 @@ class Models(ListScreen[Choice]):
                 rows[-1] = (model.id, f"{model_text(model)}  {costs}")
                 costs = ()
             shown = costs or ((model.guess,) if model.guess else ())
-            rows += [(f"{model.id}\t{cost.backend}", f"    {cost_text(cost)}") for cost in shown]
+            rows += [(f"{model.id}\t{cost.backend}", f"  {cost_text(cost)}") for cost in shown]
         self.fill(rows, empty="No models here; /pull MODEL gets one")
 
 
@@ -189,11 +190,11 @@ def costs_of(body: dict[str, Any]) -> tuple[Cost, ...]:
 
 
 def cost_text(cost: Cost) -> str:
-    """One line that fits 60 columns."""
+    """One line; in 60 columns only its last word, how it is known, is cut."""
     joules = "J unknown" if cost.joules is None else f"{cost.joules:.3g} J/token"
     source = "measured" if cost.measured else "by size" if cost.rough else "predicted"
     state = "" if cost.fits else "  does not fit"
-    return f"{cost.backend:14} {cost.decode_tps:6.1f} tok/s  {joules:>14}  {cost.ram // _MIB:6} MiB  {source}{state}"
+    return f"{cost.backend:10}{cost.decode_tps:6.1f} tok/s  {joules:>13} {cost.ram // _MIB:6} MiB  {source}{state}"
 
 
 def model_text(model: ModelLine) -> str:

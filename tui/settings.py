@@ -57,7 +57,7 @@ def _keys(keys: Any, ids: Collection[str], wrong: list[str]) -> dict[str, str]:
     for name, key in keys.items():
         if name not in ids:
             near = difflib.get_close_matches(name, ids, n=1)
-            meant = f"; is {near[0]!r} meant?" if near else "; F1 and the README name them"
+            meant = f"; is {near[0]!r} meant?" if near else "; F1 names them in brackets"
             wrong.append(f"there is no action {name!r} under [keys]{meant}")
         elif not isinstance(key, str) or not key.strip():
             wrong.append(f"the key of {name!r} is no text")
