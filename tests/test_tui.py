@@ -100,6 +100,9 @@ async def test_a_chat_that_goes_away_loses_no_word(host: Daemon, slow: str, tmp_
     assert kept[0]["usage"]["completion_tokens"] == len(kept[0]["content"]) > 0
     async with opened(chat(host, tmp_path, conversation)) as pilot:
         await wait_until(pilot, lambda: answers(pilot) == [kept[0]["content"]])
+        figures, usage = app_of(pilot).chat.figures, kept[0]["usage"]
+        assert (figures.used, figures.exact) == (usage["total_tokens"], True)
+        assert figures.n_ctx == kept[0]["figures"]["n_ctx"] > 0
 
 
 async def test_again_makes_a_branch_and_the_keys_go_between(host: Daemon, fast: str, tmp_path: Path) -> None:
