@@ -39,6 +39,7 @@ class Pager:
         parts = shards(path)
         self._layout: Layout = layout(read_shards(path))
         self._units = self._layout.units
+        self._layers = self._layout.layers()
         self._weights = MappedWeights(parts)
         self._budget = budget
         self._room = max(0, budget - self._layout.pinned_bytes)
@@ -98,6 +99,7 @@ class Pager:
             coverage=self._own.coverage(),
             transit=self._layout.transit,
             failed=str(self._own.failed or ""),
+            layers=self._shares(),
         )
 
     def _resident(self) -> int:
@@ -105,6 +107,12 @@ class Pager:
         if self._layout.used or not self.helps:
             return self._weights.resident(self._weights.whole())
         return self._weights.resident((*self._layout.pinned, *self._layout.table)) + self._own.resident
+
+    def _shares(self) -> tuple[float, ...]:
+        """Of each layer's paged weights, what is in memory."""
+        if isinstance(self._own, Layers) and self.helps:
+            return self._own.shares
+        return tuple(self._weights.resident(layer) / max(1, total(layer)) for layer in self._layers)
 
     @property
     def _stream_bytes(self) -> int:

@@ -55,6 +55,11 @@ class Layers:
         """Bytes of layers that are in memory beside the mapping."""
         return sum(self.slots.size(unit) for unit in self._here)
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """For each layer 1 where it is here, else 0."""
+        return tuple(float(unit in self._here) for unit in self._order)
+
     def coverage(self) -> tuple[float, ...]:
         return ()
 

@@ -33,6 +33,13 @@ class Layout:
     used: int
     table: tuple[Extent, ...] = ()
 
+    def layers(self) -> tuple[tuple[Extent, ...], ...]:
+        """What is paged of each layer, the first layer first, neighbours as one extent."""
+        found: dict[int, list[Extent]] = {}
+        for (layer, _), extents in self.units.items():
+            found.setdefault(layer, []).extend(extents)
+        return tuple(tuple(stretches(found[layer])) for layer in sorted(found))
+
     @property
     def pinned_bytes(self) -> int:
         return total(self.pinned)

@@ -17,7 +17,8 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     since loading. `rate` is bytes per second from the disk, `rates` the slowest and the fastest of late, `token_bytes`
     the paged bytes that one token uses, `compute_s` its seconds without waiting for them. `coverage` is the share of
     the router's choices that the most chosen 1, 2, ... sixteenths of the paged weights would serve, () where each token
-    needs all of them. `transit` is what of the budget is for weights that only pass through.
+    needs all of them. `transit` is what of the budget is for weights that only pass through. `layers` are the shares of
+    the layers' paged weights that are resident, the first layer first.
     """
 
     help: Literal["paged", "mmap"]
@@ -33,6 +34,7 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transit: int = 0
     rates: tuple[float, float] | None = None
     failed: str = ""
+    layers: tuple[float, ...] = ()
 
     @property
     def predicted_tps(self) -> float:

@@ -18,6 +18,7 @@ from localai.api import (
     admin,
     anthropic,
     bench_reports,
+    catalog,
     conversation_trees,
     conversations,
     llamacpp,
@@ -25,6 +26,7 @@ from localai.api import (
     memory_ask,
     memory_feedback,
     memory_files,
+    memory_pins,
     ollama,
     openai,
     pulling,
@@ -33,6 +35,7 @@ from localai.api import (
 from localai.api import tokens as token_routes
 from localai.api import tools as tool_routes
 from localai.api.gate import Gate
+from localai.api.replies import Replies
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
 from localai.conversations import Conversations
@@ -80,6 +83,7 @@ def build(
     watched: WatchedFolders,
     gate: Gate,
     toolbox: Toolbox,
+    replies: Replies,
     *,
     started: float,
     stop: Callable[[], None],
@@ -99,15 +103,17 @@ def build(
     app.include_router(llamacpp.routes(parts))
     app.include_router(anthropic.routes(parts))
     app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
+    app.include_router(catalog.routes(parts))
     app.include_router(token_routes.routes(gate.tokens))
     app.include_router(conversation_trees.routes(kept))
-    app.include_router(conversations.routes(parts, kept, toolbox))
+    app.include_router(conversations.routes(parts, kept, toolbox, replies))
     app.include_router(tool_routes.routes(toolbox))
     app.include_router(bench_reports.routes(parts.config.home))
     app.include_router(pulling.routes(parts.library))
     app.include_router(memory_files.routes(watched))
     app.include_router(memory_ask.routes(parts))
     app.include_router(memory_feedback.routes(parts.memories))
+    app.include_router(memory_pins.routes(parts.memories))
     app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)))
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(MemoryStoreError, _memory)

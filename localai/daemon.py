@@ -22,6 +22,7 @@ import uvloop
 from backends.handle import EngineHandle
 from localai.answer_cache import Answers
 from localai.api.gate import Gate
+from localai.api.replies import Replies
 from localai.application import build
 from localai.audit import Audit
 from localai.auto.chooser import Auto
@@ -140,17 +141,16 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
     parts = _embedding(Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto))
     server = _Server(config)
-    gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
-    app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
+    gate, toolbox, replies = _gate(config, ledger), Toolbox(config.home, config.logs), Replies(kept)
+    app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, replies, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
-        await toolbox.close()
-        await upstreams.close()
-        await calibrator.close()
+        for part in (replies, toolbox, upstreams, calibrator):
+            await part.close()
         meter.close()
         draws.close()
         await kv_cache.close()

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from localai.context import Prompt
 from localai.energy.figures import Energy
 from localai.energy.spending import Spending
 from localai.errors import DeadlinePassed, from_backend
+from localai.halting import Halt
 from localai.messages import (
     ChoiceDone,
     Delta,
@@ -86,13 +88,13 @@ class _Choice:
 
 
 async def decode(
-    prompt: Prompt, engine: EngineHandle, clock: Clock, spending: Spending, *, echo: bool
+    prompt: Prompt, engine: EngineHandle, clock: Clock, spending: Spending, *, echo: bool, halt: Halt | None = None
 ) -> AsyncGenerator[TurnEvent, None]:
     """Run the job and yield deltas as they come, then one Summary. Raises LocalaiError where the engine fails.
 
-    Where the energy limit is reached, the answer ends there, as at its longest.
+    Where the energy limit is reached, the answer ends there, as at its longest; where `halt` asks, as cancelled.
     """
-    job = prompt.job
+    job, halt = prompt.job, halt or Halt()
     if job.deadline is not None:
         job = msgspec.structs.replace(job, deadline=max(0.0, job.deadline - clock.queue_s))
     choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]
@@ -100,11 +102,12 @@ async def decode(
     notes: list[str] = []
     scored: list[TokenLogprob] = []
     echoed = not echo
+    end = partial(engine.cancel, job.id)
     try:
-        async with aclosing(engine.run(job)) as events:
+        async with aclosing(engine.run(job)) as events, halt.reaches(end):
             async for event in events:
                 if spending.over():
-                    engine.cancel(job.id)
+                    end()
                 if not echoed and isinstance(event, Token | Finish):
                     echoed = True
                     for choice in choices:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from localai.config import Config
 from localai.errors import BadRequest
 from localai.frozen_notes import FrozenNotes
+from localai.pins import Pins
 from memory_store.errors import MemoryStoreError
 from memory_store.records import Added, Author, Memory, NewMemory
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 INDEX_FOLDER = "memory-index"
 _PLAIN = b"SQLite format 3\0"
+PINNED = "pinned"
+"""The tag of a pinned memory, which lists and exports show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Memories:
         self._open: _Open | None = None
         self.embedder: Embedder | None = None
         self.frozen = FrozenNotes(config.home / "recalled.db")
+        self.pins = Pins(config.home / "pins.json")
 
     @property
     def store(self) -> Store:
@@ -101,6 +105,22 @@ class Memories:
 
         with self.store.reading() as connection:
             return {found.id: found for found in rows.many(connection, rows.numbers_of_ids(connection, ids))}
+
+    def pinned(self, namespace: str | None = None) -> tuple[Memory, ...]:
+        """Those that go along with every question of `namespace`, None for all; the first pinned first."""
+        ids = self.pins.ids()
+        if not ids or self.empty:
+            return ()
+        found = self.with_ids(ids)
+        there = (found[each] for each in ids if each in found)
+        return tuple(memory for memory in there if namespace in (None, memory.namespace))
+
+    def pin(self, memory_id: str, *, pinned: bool) -> None:
+        """Raises NoSuchMemory, BadRequest where too many are pinned."""
+        known = self.store.get(memory_id)
+        self.pins.mark(memory_id, pinned=pinned)
+        tags = tuple(tag for tag in known.tags if tag != PINNED)
+        self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)
 
     @property
     def feedback(self) -> Feedback:
@@ -141,6 +161,7 @@ class Memories:
         derived = (parts.vectors, parts.words)
         receipt = forget(store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere())
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
+        self.pins.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
 
     def close(self) -> None:

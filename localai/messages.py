@@ -13,6 +13,7 @@ from typing import Any, Literal
 from backends.contract import FinishReason, Grammar, Priority, TokenLogprob
 from backends.guesses import Speculation
 from localai.energy.figures import Energy
+from localai.halting import Halt
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -100,7 +101,7 @@ class TurnRequest:
     `neighbours` are names and texts of files beside the one that `suffix` belongs to, the nearest last.
     `fallback` says why this model answers instead of the one on another machine that was asked for.
     `picked` says why model `auto` means this one.
-    Requests of different `cache_salt` share nothing in the KV cache.
+    Requests of different `cache_salt` share nothing in the KV cache. `halt` is how who asked ends the answer early.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
     `speculation` is who may guess tokens ahead, None for the default. `repetition_stop` lets the setting of that name
@@ -147,6 +148,7 @@ class TurnRequest:
     fallback: str = ""
     picked: Picked | None = None
     cache_salt: str = ""
+    halt: Halt | None = None
 
 
 @dataclass(frozen=True, slots=True)

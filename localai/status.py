@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -116,6 +117,7 @@ def _engine(slot: Slot, parts: Parts) -> dict[str, Any]:
             "paging": paging_json(slot.handle.paged) if slot.handle.paged else None,
             "load_stages": slot.handle.stages | {"in the engine": info.load_stages},
             "weights": _weights(slot.handle.weights),
+            "residency": _residency(info.settings, slot.handle.weights),
             "kv_cache": msgspec.to_builtins(slot.handle.kv) if slot.handle.kv else None,
         }
     return shown
@@ -152,6 +154,17 @@ def _ahead(choice: Choice, ahead: Ahead) -> dict[str, Any]:
         "until": round(ahead.end),
         "why": ahead.why,
     }
+
+
+def _residency(settings: Mapping[str, Any], report: WeightsReport | None) -> dict[str, Any] | None:
+    """Where each layer is: the shares in memory, the first layer first, and how many of the last are on a GPU.
+
+    None where the engine does not tell how many layers there are.
+    """
+    layers = list(report.layers) if report is not None and report.layers else [1.0] * int(settings.get("layers") or 0)
+    if not layers:
+        return None
+    return {"layers": [round(share, 3) for share in layers], "vram_layers": int(settings.get("vram_layers") or 0)}
 
 
 def _weights(report: WeightsReport | None) -> dict[str, Any] | None:

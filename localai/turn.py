@@ -74,7 +74,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             metered = _metered(parts.metering, request, choice, prompt.job, entry)
             async with lease.place(prompt.job) as clock.queue_s:
                 with metered as spent:
-                    events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
+                    events = decode(prompt, lease.engine, clock, spent, echo=request.echo, halt=request.halt)
                     async with aclosing(page.keep(events, used)) as answered:
                         async for event in answered:
                             entry.saw(event)

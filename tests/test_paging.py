@@ -316,6 +316,10 @@ def test_a_budget_reaches_the_engine_and_what_it_saw_reaches_the_plan(model: Pat
         shown = wait_for(paged, 30)
         assert shown["budget"] == weights
         assert shown["resident"] > 0
+        places = next(engine["residency"] for engine in daemon.engines() if engine.get("weights"))
+        assert len(places["layers"]) == len(shown["layers"]) > 1
+        assert 0 < sum(places["layers"]) <= len(places["layers"])
+        assert places["vram_layers"] == 0
         assert "weights paged" in daemon.cli("status").stdout
         assert "\npaged: " in daemon.cli("models", "plan", str(model), "--ctx", "512", "--tokens", "64").stdout
         assert daemon.client.get("/localai/status")["memory"]["budget_bytes"] <= ram
