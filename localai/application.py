@@ -32,6 +32,7 @@ from localai.api import (
 )
 from localai.api import tokens as token_routes
 from localai.api import tools as tool_routes
+from localai.api.direct import Direct
 from localai.api.gate import Gate
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response
@@ -93,22 +94,26 @@ def build(
         redoc_url=None,
         responses=ERRORS,
     )
-    app.include_router(openai.routes(parts))
-    app.include_router(responses.routes(parts))
-    app.include_router(ollama.routes(parts))
-    app.include_router(llamacpp.routes(parts))
-    app.include_router(anthropic.routes(parts))
-    app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
-    app.include_router(token_routes.routes(gate.tokens))
-    app.include_router(conversation_trees.routes(kept))
-    app.include_router(conversations.routes(parts, kept, toolbox))
-    app.include_router(tool_routes.routes(toolbox))
-    app.include_router(bench_reports.routes(parts.config.home))
-    app.include_router(pulling.routes(parts.library))
-    app.include_router(memory_files.routes(watched))
-    app.include_router(memory_ask.routes(parts))
-    app.include_router(memory_feedback.routes(parts.memories))
-    app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)))
+    routers = [
+        openai.routes(parts),
+        responses.routes(parts),
+        ollama.routes(parts),
+        llamacpp.routes(parts),
+        anthropic.routes(parts),
+        admin.routes(parts, metrics, kv_cache, started, stop),
+        token_routes.routes(gate.tokens),
+        conversation_trees.routes(kept),
+        conversations.routes(parts, kept, toolbox),
+        tool_routes.routes(toolbox),
+        bench_reports.routes(parts.config.home),
+        pulling.routes(parts.library),
+        memory_files.routes(watched),
+        memory_ask.routes(parts),
+        memory_feedback.routes(parts.memories),
+        memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)),
+    ]
+    for router in routers:
+        app.include_router(router)
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(MemoryStoreError, _memory)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -118,7 +123,7 @@ def build(
     config = parts.config
     hosts = {*config.allowed_hosts} | ({config.host} if config.host not in ("0.0.0.0", "::") else set())
     return Door(
-        app,
+        Direct(app, routers, app.exception_handlers),
         gate,
         hosts=hosts,
         origins=config.allowed_origins,
