@@ -97,8 +97,8 @@ def build(
     routers = [
         openai.routes(parts),
         responses.routes(parts),
-        ollama.routes(parts),
-        llamacpp.routes(parts),
+        *ollama.routes(parts),
+        *llamacpp.routes(parts),
         anthropic.routes(parts),
         admin.routes(parts, metrics, kv_cache, started, stop),
         token_routes.routes(gate.tokens),

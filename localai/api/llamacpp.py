@@ -33,7 +33,7 @@ from localai.router import default_model
 from localai.turn import Parts
 
 
-def routes(parts: Parts) -> APIRouter:
+def routes(parts: Parts) -> list[APIRouter]:
     """The dialect's routes over one daemon's parts."""
     router = APIRouter(tags=["llama.cpp"], route_class=JsonRoute)
 
@@ -78,10 +78,9 @@ def routes(parts: Parts) -> APIRouter:
             ]
         )
 
-    router.include_router(_token_routes(parts))
     for path in ("/v1/rerank", "/rerank", "/reranking", "/v1/reranking"):
         router.add_api_route(path, _rerank_route(parts), methods=["POST"], operation_id=f"rerank{path}")
-    return router
+    return [router, _token_routes(parts)]
 
 
 def _token_routes(parts: Parts) -> APIRouter:

@@ -36,7 +36,7 @@ _BUCKET = 4096
 _FRAMES = NdjsonFrames()
 
 
-def routes(parts: Parts) -> APIRouter:
+def routes(parts: Parts) -> list[APIRouter]:
     """The dialect's routes over one daemon's parts."""
     whole = APIRouter(tags=["Ollama"], route_class=JsonRoute)
     router = APIRouter(prefix="/api", tags=["Ollama"], route_class=JsonRoute)
@@ -93,9 +93,7 @@ def routes(parts: Parts) -> APIRouter:
         found = ollama_out.embeddings(answers, body.model, None)["embeddings"]
         return json_response({"embedding": found[0] if found else []}, energy(answers))
 
-    whole.include_router(router)
-    whole.include_router(ollama_manage.routes(parts))
-    return whole
+    return [whole, router, ollama_manage.routes(parts)]
 
 
 async def _answer(
