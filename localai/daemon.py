@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import logging.handlers
 import os
@@ -134,11 +135,15 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     memories = Memories(config)
     watched, answers = WatchedFolders(memories), Answers(config, memories)
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
-    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto)
+    toolbox = Toolbox(config.home, config.logs)
+    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
     server = _Server(config)
-    gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
+    gate = _gate(config, ledger)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
     catalog.start()
+    # What is there now stays: looking through it again for garbage took up to a tenth of a second, in which all wait.
+    gc.collect()
+    gc.freeze()
     try:
         await kv_cache.start()
         await asyncio.to_thread(watched.start)

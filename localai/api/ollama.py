@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from localai import __version__
 from localai.api import ollama_manage, ollama_models, ollama_out
+from localai.api.asking import asked
 from localai.api.caller import caller
 from localai.api.ollama_in import (
     ChatBody,
@@ -25,7 +26,6 @@ from localai.api.ollama_manage import NamedBody
 from localai.api.ollama_out import Kind, Lines
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_response, stream
-from localai.auto.answering import answer
 from localai.errors import LocalaiError
 from localai.loading import load
 from localai.messages import Message, TurnRequest
@@ -82,14 +82,18 @@ def routes(parts: Parts) -> list[APIRouter]:
     @router.post("/embed")
     async def embed(body: EmbedBody, request: Request) -> Response:
         """One unit vector per text."""
-        answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))], request)
+        answers = await gather_all(
+            [asked(turn, request, parts) for turn in embed_requests(body, caller(request))], request
+        )
         found = ollama_out.embeddings(answers, body.model, body.dimensions)
         return json_response(found, energy(answers))
 
     @router.post("/embeddings")
     async def embeddings(body: EmbedBody, request: Request) -> Response:
         """The older form: one text, one vector."""
-        answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))[:1]], request)
+        answers = await gather_all(
+            [asked(turn, request, parts) for turn in embed_requests(body, caller(request))[:1]], request
+        )
         found = ollama_out.embeddings(answers, body.model, None)["embeddings"]
         return json_response({"embedding": found[0] if found else []}, energy(answers))
 
@@ -97,19 +101,19 @@ def routes(parts: Parts) -> list[APIRouter]:
 
 
 async def _answer(
-    turn: TurnRequest, kind: Kind, asked: str, streamed: bool, request: Request, parts: Parts
+    turn: TurnRequest, kind: Kind, named: str, streamed: bool, request: Request, parts: Parts
 ) -> Response:
     if turn.n_ctx:
         turn = replace(turn, n_ctx=await asyncio.to_thread(_wished, turn, parts))
     if not turn.messages and not turn.prompt and turn.suffix is None:
-        lines = Lines(kind, asked)
+        lines = Lines(kind, named)
         events = await gather(load(turn, parts), request)
         return json_response(lines.loaded(events, unloaded=turn.keep_alive == 0))
     said: Sequence[Message] = turn.messages if kind == "generate" else ()
-    lines = Lines(kind, asked, said)
+    lines = Lines(kind, named, said)
     if streamed:
-        return await stream(answer(turn, parts), lines, _FRAMES)
-    events = await gather(answer(turn, parts), request)
+        return await stream(asked(turn, request, parts), lines, _FRAMES)
+    events = await gather(asked(turn, request, parts), request)
     return json_response(lines.whole(events), energy([events]))
 
 
