@@ -182,6 +182,7 @@ def serve(
         nonlocal reported, news
         if store is not None:
             outbox.send(store.report())
+        outbox.send(batcher.census)
         tell()
         reported, news = time.monotonic(), False
 
@@ -196,7 +197,6 @@ def serve(
             except Empty:
                 report()
                 continue
-            news = True
             if isinstance(item, Cancel):
                 batcher.cancel(item.job)
             elif isinstance(item, Sequence):
@@ -209,7 +209,7 @@ def serve(
                 purge(item, batcher, store, outbox)
             elif item is None:
                 return
-        begun = time.monotonic()
+        begun, news = time.monotonic(), True
         batcher.turn()
         if rest:
             time.sleep(min(_LONGEST_REST_S, rest * (time.monotonic() - begun)))
@@ -297,7 +297,7 @@ def main() -> None:
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     store = open_store(engine, order)
     batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, lambda: not inbox.empty(), draft)
-    reader = Reader(source, frames[1:], outbox, engine.tokenizer, info, inbox, lambda: batcher.depth[0])
+    reader = Reader(source, frames[1:], outbox, engine.tokenizer, info, inbox, lambda: batcher.census.waiting)
     outbox.send(Ready(info, psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()
