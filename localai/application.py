@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,7 @@ from localai.api import tools as tool_routes
 from localai.api.direct import Direct
 from localai.api.gate import Gate
 from localai.api.security import Door
-from localai.api.wire import ClientGone, error_response
+from localai.api.wire import ClientGone, error_response, json_response
 from localai.conversations import Conversations
 from localai.errors import BadRequest, LocalaiError, NotFound, from_memory
 from localai.forgetting import Forgetting
@@ -92,6 +93,7 @@ def build(
         description="A private AI runtime on your own machine.",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         responses=ERRORS,
     )
     routers = [
@@ -114,6 +116,7 @@ def build(
     ]
     for router in routers:
         app.include_router(router)
+    app.add_route("/openapi.json", _document, include_in_schema=False)
     app.add_exception_handler(LocalaiError, _own)
     app.add_exception_handler(MemoryStoreError, _memory)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -130,6 +133,11 @@ def build(
         max_body=config.max_body,
         body_s=config.body_timeout,
     )
+
+
+async def _document(request: Request) -> Response:
+    """The whole document. It takes a while to write, once, which must keep nobody waiting."""
+    return json_response(await asyncio.to_thread(request.app.openapi))
 
 
 async def _own(request: Request, error: Exception) -> Response:

@@ -29,7 +29,7 @@ from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_r
 from localai.errors import LocalaiError
 from localai.loading import load
 from localai.messages import Message, TurnRequest
-from localai.router import default_model
+from localai.router import default_model, meant
 from localai.turn import Parts
 
 _BUCKET = 4096
@@ -64,7 +64,7 @@ def routes(parts: Parts) -> list[APIRouter]:
     @router.post("/show")
     async def show(body: NamedBody) -> Response:
         """All about one model."""
-        name = library_name(body.model) or default_model(parts.config)
+        name = meant(library_name(body.model), parts.config)
         return json_response(await asyncio.to_thread(ollama_models.show, parts, name))
 
     @router.post("/chat")
