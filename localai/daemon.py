@@ -135,15 +135,11 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     memories = Memories(config)
     watched, answers = WatchedFolders(memories), Answers(config, memories)
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
-    toolbox = Toolbox(config.home, config.logs)
+    gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
     server = _Server(config)
-    gate = _gate(config, ledger)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
     catalog.start()
-    # What is there now stays: looking through it again for garbage took up to a tenth of a second, in which all wait.
-    gc.collect()
-    gc.freeze()
     try:
         await kv_cache.start()
         await asyncio.to_thread(watched.start)
@@ -159,6 +155,12 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         for each in (ledger, spans, watched, memories, answers, kept, gate, residence):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _settle() -> None:
+    """What is there now stays: to look through it again for garbage took a tenth of a second, in which all wait."""
+    gc.collect()
+    gc.freeze()
 
 
 def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:
@@ -227,6 +229,7 @@ class _Server:
         (self._hurry if self._ending.is_set() else self._ending).set()
 
     async def run(self, app: object, sockets: list[socket.socket], pool: Pool) -> None:
+        _settle()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.end)

@@ -50,6 +50,11 @@ async def rendered(
     return template, await asyncio.to_thread(_pieces, template, request, tools, info, system, brief=False)
 
 
+async def is_brief(info: EngineInfo) -> bool:
+    """Whether short conversations with this model are rendered at once. Raises ModelBroken."""
+    return (await _compiled(info)).brief
+
+
 async def _compiled(info: EngineInfo) -> _Known:
     key = info.chat_template, info.bos, info.eos, info.architecture
     if key not in _known:

@@ -28,7 +28,7 @@ from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_response, stream
 from localai.errors import LocalaiError
 from localai.loading import load
-from localai.messages import Message, TurnRequest
+from localai.messages import Message, TurnEvent, TurnRequest
 from localai.router import default_model, meant
 from localai.turn import Parts
 
@@ -82,22 +82,22 @@ def routes(parts: Parts) -> list[APIRouter]:
     @router.post("/embed")
     async def embed(body: EmbedBody, request: Request) -> Response:
         """One unit vector per text."""
-        answers = await gather_all(
-            [asked(turn, request, parts) for turn in embed_requests(body, caller(request))], request
-        )
+        answers = await _embedded(embed_requests(body, caller(request)), request, parts)
         found = ollama_out.embeddings(answers, body.model, body.dimensions)
         return json_response(found, energy(answers))
 
     @router.post("/embeddings")
     async def embeddings(body: EmbedBody, request: Request) -> Response:
         """The older form: one text, one vector."""
-        answers = await gather_all(
-            [asked(turn, request, parts) for turn in embed_requests(body, caller(request))[:1]], request
-        )
+        answers = await _embedded(embed_requests(body, caller(request))[:1], request, parts)
         found = ollama_out.embeddings(answers, body.model, None)["embeddings"]
         return json_response({"embedding": found[0] if found else []}, energy(answers))
 
     return [whole, router, ollama_manage.routes(parts)]
+
+
+async def _embedded(turns: Sequence[TurnRequest], request: Request, parts: Parts) -> list[list[TurnEvent]]:
+    return await gather_all([asked(turn, request, parts) for turn in turns], request)
 
 
 async def _answer(
