@@ -317,6 +317,12 @@ def test_a_dialect_calls_no_more_than_is_allowed(
     body = {"model": allowed if unix else "starter", "messages": SAID}
     assert daemon.ask("POST", "/v1/chat/completions", body, {"X-Localai-Tools": tools}, unix=unix).status == status
 
+    def noted() -> bool:
+        lines = [json.loads(line) for line in (daemon.home / "logs" / "audit.jsonl").read_text().splitlines()]
+        return any((line["path"], line["status"]) == ("/v1/chat/completions", status) for line in lines)
+
+    wait_for(noted, 60)
+
 
 def test_a_header_says_how_urgent_a_request_is(daemon: Daemon) -> None:
     body = {"model": "starter", "messages": SAID}
