@@ -70,7 +70,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model for this job alone. Jobs of different `salt` share nothing in the KV cache. `singly` computes a prompt as an
     answer is computed, a token per step. `speculation` says who may guess tokens ahead: `auto` is whoever pays, as long
     as the text stays what it is without; `lookup` (in the text so far) and `draft` (a small model) also where that does
-    not pay, and where a step of several tokens rounds otherwise.
+    not pay, and where a step of several tokens rounds otherwise. `repetition_stop` ends
+    answers that go round in circles.
     """
 
     id: int
@@ -92,6 +93,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     speculation: Speculation = "auto"
     salt: str = ""
     singly: bool = False
+    repetition_stop: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -202,6 +204,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tru
     text: str = ""
     stop: str | None = None
     usage: Usage
+    note: str = ""
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):

@@ -91,6 +91,11 @@ class StepCosts:
         points = self._points(0)
         return [_along(points, tokens) for tokens in sizes]
 
+    @property
+    def known(self) -> bool:
+        """Whether any step was read."""
+        return bool(self._means)
+
     def measured(self, tokens: int) -> bool:
         """Whether a step of about so many tokens was ever read at depth 0."""
         return tokens.bit_length() in self._means.get(0, {})

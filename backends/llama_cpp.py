@@ -204,12 +204,19 @@ class LlamaCppEngine:
                 "threads": load.threads,
                 "kv_type": load.kv_type,
                 "gpu_layers": load.gpu_layers,
+                **self._places(load.gpu_layers),
                 **({"rpc": " ".join(load.rpc)} if load.rpc else {}),
             },
             load_stages=self._stages,
             # Nobody knows what the machine at a worker's address computes with tomorrow.
             kv_identity={} if self._encoder_only or load.rpc else self._kv_identity(load),
         )
+
+    def _places(self, gpu_layers: int) -> dict[str, int]:
+        """How many layers there are, and how many of them, the last ones, are on a GPU."""
+        layers = llama.llama_model_n_layer(self._model)
+        able = llama.llama_supports_gpu_offload()
+        return {"layers": layers, "vram_layers": (layers if gpu_layers < 0 else min(gpu_layers, layers)) if able else 0}
 
     def _capabilities(self) -> frozenset[str]:
         if self._encoder_only:

@@ -6,7 +6,7 @@ Extents of mapped weights enter, two rates and a verdict leave. Reads a few doze
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ _MOST = 16 * 2**20
 """Bytes read in each of the two ways; of larger extents only the beginning."""
 _POLLUTION = 1.5
 """Bytes that the kernel may read per byte asked for before its read-ahead costs more memory than it saves time."""
+_CACHED = 0.5
+"""Bytes read from the disk per byte asked for below which plain faults found them in memory, held by other programs."""
 _WORSE = 0.9
 
 
@@ -30,12 +32,21 @@ class Probe:
 
     @property
     def helps(self) -> bool:
-        """Beyond memory the kernel's read-ahead throws out what is needed for what is not, however fast it reads."""
-        return self.amplification > _POLLUTION or self.helped >= _WORSE * self.plain
+        """Beyond memory the kernel's read-ahead throws out what is needed for what is not, however fast it reads.
+
+        Memory that others hold for now is no reason to leave the budget to the kernel.
+        """
+        told = _CACHED <= self.amplification <= _POLLUTION
+        return not told or self.helped >= _WORSE * self.plain
 
 
-def probe(weights: MappedWeights, units: Sequence[Sequence[Extent]]) -> Probe:
-    """Read different extents of the paged units in the two ways; what was read is given up again."""
+def probe(
+    weights: MappedWeights, units: Sequence[Sequence[Extent]], bring: Callable[[Extent], None] | None = None
+) -> Probe:
+    """Read different extents of the paged units in the two ways; what was read is given up again.
+
+    `bring` is the help that is tried; without it, the kernel is told what comes.
+    """
     step = max(1, len(units) // (2 * _SAMPLES))
     some = [_cut(unit[0]) for unit in units[::step] if unit][: 2 * _SAMPLES]
     plain, helped = some[0::2], some[1::2] or some[0::2]
@@ -48,6 +59,9 @@ def probe(weights: MappedWeights, units: Sequence[Sequence[Extent]]) -> Probe:
     weights.random(helped)
     begun = time.perf_counter()
     for extent in helped:
+        if bring is not None:
+            bring(extent)
+            continue
         weights.announce(extent)
         weights.populate(extent)
     helped_s = time.perf_counter() - begun

@@ -11,13 +11,14 @@ PARTS = 16
 
 
 class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """`help` is `paged`, or `mmap` where the kernel alone does better on this disk.
+    """`help` is `paged`, or `mmap` where the kernel alone does better on this disk, or paging has `failed`.
 
     Bytes: `budget` may be resident, `resident` are, `pinned` are read by every token, `paged` come and go, `read` came
     since loading. `rate` is bytes per second from the disk, `rates` the slowest and the fastest of late, `token_bytes`
     the paged bytes that one token uses, `compute_s` its seconds without waiting for them. `coverage` is the share of
     the router's choices that the most chosen 1, 2, ... sixteenths of the paged weights would serve, () where each token
-    needs all of them. `transit` is what of the budget is for weights that only pass through.
+    needs all of them. `transit` is what of the budget is for weights that only pass through. `layers` are the shares of
+    the layers' paged weights that are resident, the first layer first.
     """
 
     help: Literal["paged", "mmap"]
@@ -32,6 +33,8 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     coverage: tuple[float, ...] = ()
     transit: int = 0
     rates: tuple[float, float] | None = None
+    failed: str = ""
+    layers: tuple[float, ...] = ()
 
     @property
     def predicted_tps(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from backends import repetition
 from backends.constrain import Constraints, Matcher
 from backends.contract import EngineInfo, Finish, FinishReason, Job, Rejected, Sampling, Token, Usage
 from backends.engine import Floats, Tokenizer
@@ -59,6 +60,7 @@ class Sequence:
     draft_wait: int = 0
     debt: float = 0.0
     paged: PagedUse | None = None
+    note: str = ""
 
     @property
     def remaining(self) -> int:
@@ -124,6 +126,11 @@ class Sequence:
             return "stop"
         if self.job.max_tokens is not None and self.generated >= self.job.max_tokens:
             return "length"
+        if self.job.repetition_stop and self.generated % repetition.EVERY == 0:
+            size = repetition.cycle(self.tokens[-self.generated :])
+            if size is not None:
+                self.note = repetition.words(size, self.generated)
+                return "length"
         return None
 
     def usage(self, now: float) -> Usage:
@@ -159,6 +166,7 @@ class Sequence:
             text=text,
             stop=self.stream.stopped,
             usage=self.usage(time.monotonic()),
+            note=self.note,
         )
 
     def close(self) -> None:

@@ -101,7 +101,8 @@ class Speculator:
         There their cells interleave otherwise, and attention adds up in another order.
         """
         self._unsure = None
-        if len(plan) != 1 or plan[0][0].prefilling:
+        # Another number of threads has no readings yet: nothing tells what a longer step would cost.
+        if len(plan) != 1 or plan[0][0].prefilling or not costs.known:
             return plan
         sequence, part = plan[0]
         most = min(self._info.verifies - 1, self._info.n_batch - 1, room.free - 1, self._limit(sequence))

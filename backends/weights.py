@@ -87,6 +87,13 @@ class MappedWeights:
         if first < last:
             os.posix_fadvise(self._files[extent.part], first, last - first, os.POSIX_FADV_DONTNEED)
 
+    def address(self, extent: Extent) -> int:
+        """Where in memory the extent begins."""
+        for segment in self._segments[extent.part]:
+            if segment.offset <= extent.offset < segment.offset + segment.end - segment.start:
+                return segment.start + extent.offset - segment.offset
+        raise BackendError(f"byte {extent.offset} of the weights is not mapped")
+
     def resident(self, extents: Iterable[Extent]) -> int:
         """Bytes of these in memory, whole pages counted; the kernel tells that only to who may write the file."""
         return sum(self._resident(extent) for extent in extents)
@@ -114,12 +121,10 @@ class MappedWeights:
 
     def _pages(self, extent: Extent) -> tuple[int, int]:
         """Address and length of the pages that hold the extent."""
-        for segment in self._segments[extent.part]:
-            if segment.offset <= extent.offset < segment.offset + segment.end - segment.start:
-                address = segment.start + extent.offset - segment.offset
-                begin = address // _PAGE * _PAGE
-                return begin, min(segment.end, -(-(address + extent.size) // _PAGE) * _PAGE) - begin
-        raise BackendError(f"byte {extent.offset} of the weights is not mapped")
+        address = self.address(extent)
+        begin = address // _PAGE * _PAGE
+        end = next(segment.end for segment in self._segments[extent.part] if segment.start <= address < segment.end)
+        return begin, min(end, -(-(address + extent.size) // _PAGE) * _PAGE) - begin
 
 
 def _segments(path: Path) -> list[_Segment]:

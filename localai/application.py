@@ -19,6 +19,7 @@ from localai.api import (
     admin,
     anthropic,
     bench_reports,
+    catalog,
     conversation_trees,
     conversations,
     llamacpp,
@@ -26,6 +27,7 @@ from localai.api import (
     memory_ask,
     memory_feedback,
     memory_files,
+    memory_pins,
     ollama,
     openai,
     pulling,
@@ -35,6 +37,7 @@ from localai.api import tokens as token_routes
 from localai.api import tools as tool_routes
 from localai.api.direct import Direct
 from localai.api.gate import Gate
+from localai.api.replies import Replies
 from localai.api.security import Door
 from localai.api.wire import ClientGone, error_response, json_response
 from localai.conversations import Conversations
@@ -82,6 +85,7 @@ def build(
     watched: WatchedFolders,
     gate: Gate,
     toolbox: Toolbox,
+    replies: Replies,
     *,
     started: float,
     stop: Callable[[], None],
@@ -103,15 +107,17 @@ def build(
         *llamacpp.routes(parts),
         anthropic.routes(parts),
         admin.routes(parts, metrics, kv_cache, started, stop),
+        catalog.routes(parts),
         token_routes.routes(gate.tokens),
         conversation_trees.routes(kept),
-        conversations.routes(parts, kept, toolbox),
+        conversations.routes(parts, kept, toolbox, replies),
         tool_routes.routes(toolbox),
         bench_reports.routes(parts.config.home),
         pulling.routes(parts.library),
         memory_files.routes(watched),
         memory_ask.routes(parts),
         memory_feedback.routes(parts.memories),
+        memory_pins.routes(parts.memories),
         memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)),
     ]
     for router in routers:

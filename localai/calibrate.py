@@ -126,6 +126,9 @@ class Calibrator:
                 _log.info("%s on %s is not measured now: %s", model.id, candidate, error.message)
                 return
             disturbed += record is None
+            if record is None and disturbed > _PATIENCE:
+                _log.info("%s on %s is not measured now: other programs keep it from ending", model.id, candidate)
+                return
 
     async def _pass(self, candidate: Candidate, most_foreign: float) -> Record | None:
         return await self._laboratory.run_pass(candidate, self._free(), most_foreign=most_foreign)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from localai.cli import progress_line, say
+from localai.cli import progress_line, say, show
 from localai.client import Client
 from localai.config import load
 from localai.errors import BadRequest
@@ -156,6 +157,7 @@ class _Answer:
         if self._echo:
             click.echo()
             stopped = ((self._last.get("usage") or {}).get("energy") or {}).get("stopped")
+            stopped = stopped or (self._last.get("timings") or {}).get("stopped")
             if stopped:
                 say(f"({stopped})")
             elif "answer_cache" in self._last:
@@ -166,6 +168,7 @@ class _Answer:
     def as_json(self) -> dict[str, Any]:
         usage, timings = self._last.get("usage") or {}, self._last.get("timings") or {}
         shown = {name: timings.get(name) for name in _TIMINGS}
+        shown |= {"stopped": timings["stopped"]} if timings.get("stopped") else {}
         return {
             "text": self.text,
             "model": self._model,
@@ -200,10 +203,17 @@ def _run(daemon: Client, body: dict[str, Any], answer: _Answer) -> None:
 @click.option("-m", "--model", default=None, help="Model for new conversations.")
 @click.option("-c", "--conversation", default=None, help="Open this conversation.")
 @click.option("--plain", is_flag=True, help="Lines of text only: for screen readers, pipes and simple terminals.")
-def chat(model: str | None, conversation: str | None, plain: bool) -> None:
+@click.option("--list", "listing", is_flag=True, help="List earlier conversations with their ids, and leave.")
+@click.option("--json", "as_json", is_flag=True, help="With --list: one JSON object.")
+def chat(model: str | None, conversation: str | None, plain: bool, listing: bool, as_json: bool) -> None:
     """Open the terminal chat."""
+    if as_json and not listing:
+        raise click.UsageError("--json goes with --list; `localai ask --json` answers in JSON")
     config = load()
     ensure_running(config)
+    if listing:
+        show(client(config).get("/localai/conversations?limit=200"), as_json, _conversations)
+        return
     named = None if model is None else model_name(model)
     if plain:
         from tui.plain import run_plain
@@ -211,6 +221,21 @@ def chat(model: str | None, conversation: str | None, plain: bool) -> None:
         run_plain(client(config), sys.stdin, sys.stdout, conversation, named)
         return
     from tui.app import run
-    from tui.settings import settings_of
 
-    run(client(config), conversation=conversation, model=named, settings=settings_of(config.home / "chat.toml"))
+    last = run(client(config), conversation, named, config.home)
+    if last is not None:
+        say(f"`localai chat -c {last}` goes on with this conversation")
+
+
+def _conversations(body: dict[str, Any]) -> str:
+    rows = [
+        f"{chat['id']}  {datetime.fromtimestamp(chat['updated']):%Y-%m-%d %H:%M}  "
+        f"{'* ' if chat['pinned'] else '  '}{_printable(chat['title'] or 'Untitled')}"
+        for chat in body["conversations"]
+    ]
+    return "\n".join(rows) or "no conversations yet: `localai chat` begins one"
+
+
+def _printable(text: str) -> str:
+    """Without what would move a terminal's cursor: titles come from files and models too."""
+    return "".join(character if character.isprintable() else " " for character in text)

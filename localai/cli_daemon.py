@@ -166,6 +166,8 @@ def _weights_text(weights: Any) -> str:
     """What of a model that does not fit is in memory."""
     mebibytes = {name: f"{weights[name] / 2**20:.0f}" for name in ("resident", "pinned", "paged", "budget", "read")}
     how = "paged" if weights["help"] == "paged" else "left to the kernel, which does better on this disk"
+    if weights.get("failed"):
+        how = f"left to the kernel ({weights['failed']})"
     guess, low, high = (weights[name] for name in ("predicted_tps", "predicted_low", "predicted_high"))
     rate = f"; about {guess:.1f} token/s expected ({low:.1f}-{high:.1f} as the disk was of late)" if guess else ""
     return (

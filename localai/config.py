@@ -70,6 +70,9 @@ class Config:
     speculation: str = "auto"
     """Who guesses tokens ahead, which the model then verifies: auto (whoever is measured to pay, where the text stays
     the same bit by bit), lookup (the text so far, wherever it repeats), draft (a draft model), or off."""
+    repetition_stop: str = "on"
+    """on ends an answer that has repeated the same few tokens, and nothing else, for 512 tokens, and says so; off lets
+    it go on to its limit."""
     draft: str = ""
     """Small model of the same vocabulary that guesses for the default model; where empty, the catalogue's `draft`."""
     page_ram: int = 512 * 2**20
@@ -114,6 +117,14 @@ class Config:
     """Namespace of the memory that `localai ask` and the chat recall from; where empty, they recall nothing."""
     memory_tokens: int = 512
     """Most tokens of recalled memories in one turn, and never more than a quarter of the context."""
+    memory_embedder: str = ""
+    """Embedding model of the memory; where empty, the small one that is built in. When it changes, vectors are made
+    anew in the background; until then words find what has none."""
+    memory_encrypted: int = 0
+    """1 encrypts the memory's file, with a key in the OS keyring, and keeps its indexes off the disk; to be set before
+    the first memory. Needs the extra `encryption`."""
+    memory_tier: str = "int8"
+    """int8, or binary: the vector index of more than 8,000 memories takes a third of the memory, six times the time."""
     answer_cache: str = "off"
     """off, greedy or always: answer a question that asks what was asked before from the answer given then; greedy does
     so at temperature 0 alone. It says so each time."""
@@ -236,6 +247,7 @@ def _check(config: Config) -> Config:
             raise ConfigError(f"rpc has the worker {worker!r}", "expected host:port, as 192.168.1.20:50052")
     choices = {
         "kv_type": ("auto", "f16", "q8_0", "q4_0"),
+        "repetition_stop": ("on", "off"),
         "speculation": ("auto", "off", "lookup", "draft"),
         "log_level": ("debug", "info", "warning", "error"),
         "policy": ("balanced", "fastest", "frugal"),
@@ -243,6 +255,7 @@ def _check(config: Config) -> Config:
         "answer_cache": ("off", "greedy", "always"),
         "paging": ("auto", "off"),
         "tokens": ("optional", "required"),
+        "memory_tier": ("int8", "binary"),
     }
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
@@ -264,6 +277,7 @@ def _check(config: Config) -> Config:
         "threads": (0, 1024),
         "gpu_layers": (-1, 10_000),
         "memory_tokens": (0, 2**20),
+        "memory_encrypted": (0, 1),
         "answer_cache_entries": (1, 20_000),
         "queue": (2, 100_000),
         "keep_alive": (-math.inf, math.inf),  # NaN is in no range

@@ -45,7 +45,9 @@ class _Content:
     parser: Callable[[], OutputParser] | None = None
 
 
-async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> Prompt:
+async def render(
+    request: TurnRequest, engine: EngineHandle, choice: Choice, *, repetition_stop: bool = False
+) -> Prompt:
     """Build the job; what the client left open is filled with what is recommended for the chosen model.
 
     Raises BadRequest, ContextExceeded, or what the template or engine reports.
@@ -63,7 +65,9 @@ async def render(request: TurnRequest, engine: EngineHandle, choice: Choice) -> 
     sampling = Sampling(**{**choice.sampling, **request.sampling})
     speculation = request.speculation or engine.order.speculation
     job = _job(request, content, sampling)
-    job = msgspec.structs.replace(job, adapters=choice.adapters, speculation=speculation)
+    # Whoever wants no end, or a form that repeats, gets it.
+    guarded = repetition_stop and request.repetition_stop and not request.ignore_eos and content.grammar is None
+    job = msgspec.structs.replace(job, adapters=choice.adapters, speculation=speculation, repetition_stop=guarded)
     return Prompt(job, content.text, content.parser)
 
 

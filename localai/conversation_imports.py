@@ -6,8 +6,10 @@ or OpenAI's shape (`{"model", "messages"}`). Nothing is written, and what cannot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from html import unescape
 from typing import Any, get_args
 
 from localai.conversation_files import FORMAT, VERSION
@@ -17,6 +19,12 @@ from localai.messages import Role
 
 _HINT = "give an export of localai, ChatGPT (conversations.json), Open WebUI, or {model, messages} as Ollama takes it"
 _Json = dict[str, Any]
+_THOUGHTS = re.compile(
+    r"\s*(?:<(?P<tag>think|thinking|thought)>(?P<plain>.*?)(?:</(?P=tag)>|\Z)"
+    r'|<details type="reasoning"[^>]*>\s*(?:<summary>.*?</summary>)?(?P<quoted>.*?)</details>)',
+    re.DOTALL,
+)
+_QUOTED = re.compile(r"^[ \t]*(?:>|&gt;) ?", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +110,28 @@ def _text(content: Any) -> str:
 def _message(name: str, parent: str | None, role: Any, content: str, at: Any) -> StoredMessage:
     if not isinstance(content, str):
         raise TypeError(content)
+    reasoning, content = _thoughts(content) if role == "assistant" else ("", content)
     return StoredMessage(
         id=name,
         conversation="",
         parent=parent,
         role=role,
         content=content,
-        reasoning="",
+        reasoning=reasoning,
         model=None,
         finish_reason="stop" if role == "assistant" else None,
         usage=None,
         created=float(at or 0.0),
     )
+
+
+def _thoughts(content: str) -> tuple[str, str]:
+    """What a model thought before its answer, as programs write that into the text, and the answer."""
+    found = _THOUGHTS.match(content)
+    if found is None:
+        return "", content
+    thought = unescape(_QUOTED.sub("", found["quoted"])) if found["quoted"] is not None else found["plain"]
+    return thought.strip(), content[found.end() :].lstrip()
 
 
 def _tree(title: str, model: str | None, system: str, drawn: list[StoredMessage], head: str | None) -> Imported:

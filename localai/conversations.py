@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from sqlite_utils import Database
 
+from localai.attached import typed_of
 from localai.conversation_schema import STEPS
 from localai.errors import BadRequest, NotFound
 from localai.messages import Role
@@ -320,8 +321,8 @@ _ORDER = "ORDER BY c.pinned DESC, c.updated DESC, c.id DESC LIMIT ?"
 
 
 def title_of(text: str) -> str:
-    """A title from a first message: its beginning in one line, cut between words where that leaves something."""
-    line = " ".join(text.split())
+    """A title from a first message: what was typed, in one line, cut between words where that leaves something."""
+    line = " ".join(typed_of(text).split())
     if len(line) <= TITLE_CHARACTERS:
         return line
     head = line[:TITLE_CHARACTERS]

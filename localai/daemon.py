@@ -23,6 +23,7 @@ import uvloop
 from backends.handle import EngineHandle
 from localai.answer_cache import Answers
 from localai.api.gate import Gate
+from localai.api.replies import Replies
 from localai.application import build
 from localai.audit import Audit
 from localai.auto.chooser import Auto
@@ -32,19 +33,23 @@ from localai.catalog_watch import CatalogWatcher
 from localai.choice import Choice
 from localai.config import Config
 from localai.conversations import Conversations
-from localai.device import inspect
+from localai.device import Device, inspect
 from localai.drafts import draft_for
 from localai.energy.budgets import DayBudget
 from localai.energy.draw import Draws
+from localai.energy.experience import REMEMBERED, Past
+from localai.energy.lookout import Lookout
 from localai.energy.meter import Meter
 from localai.energy.on_battery import PowerSource, Saver
 from localai.energy.pacing import Pacer
-from localai.energy.sensors import find as find_sensors
+from localai.energy.recorded import past
 from localai.energy.sensors import has_board
 from localai.energy.spending import Metering
+from localai.energy.taps import EngineKey, digest
 from localai.engine_notes import note_guesses, note_paging
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
+from localai.forgetting import Forgetting
 from localai.kv_accuracy import costs_here
 from localai.kv_cache import KvCache
 from localai.kv_trials import KvTrials
@@ -127,27 +132,28 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     calibrator = _calibrator(pool, engines, orders, tested, store)
     engines.calibrator = calibrator if config.calibrate else None
     draws = Draws(config.home / "watts.json", device.fingerprint)
-    engines.meter = meter = Meter(find_sensors(), watts=config.cpu_watts, gpu=has_board(device.gpus), draws=draws)
+    engines.meter = meter = _meter(config, device, draws, ledger)
     metrics.energy = meter.totals
     barred = partial(_barred, pool, engines)
     market = Market(device.fingerprint, store, lambda: pool.slots, barred, lambda: calibrator.doing, draws)
     metering = _metering(config, meter, draws, ledger, pool)
     memories = Memories(config)
-    watched, answers = WatchedFolders(memories), Answers(config, memories)
+    watched, answers = _beside(memories, kept, kv_cache)
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
-    gate, toolbox = _gate(config, ledger), Toolbox(config.home, config.logs)
-    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
+    gate, toolbox, replies = _gate(config, ledger), Toolbox(config.home, config.logs), Replies(kept)
+    parts = _embedding(
+        Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
+    )
     server = _Server(config)
-    app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, started=started, stop=server.end)
+    app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, replies, started=started, stop=server.end)
     catalog.start()
     try:
         await kv_cache.start()
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
-        await toolbox.close()
-        await upstreams.close()
-        await calibrator.close()
+        for part in (replies, toolbox, upstreams, calibrator):
+            await part.close()
         meter.close()
         draws.close()
         await kv_cache.close()
@@ -161,6 +167,32 @@ def _settle() -> None:
     """What is there now stays: to look through it again for garbage took a tenth of a second, in which all wait."""
     gc.collect()
     gc.freeze()
+
+
+def _meter(config: Config, device: Device, draws: Draws, ledger: Ledger) -> Meter:
+    def remembered(key: EngineKey) -> list[Past]:
+        return [past(row) for row in ledger.answers_of(digest(key), REMEMBERED)]
+
+    board, lookout = has_board(device.gpus), Lookout()
+    return Meter(
+        lookout.find(), watts=config.cpu_watts, gpu=board, draws=draws, remembered=remembered, look=lookout.look
+    )
+
+
+def _beside(memories: Memories, kept: Conversations, kv_cache: KvCache) -> tuple[WatchedFolders, Answers]:
+    """What reads and writes the memory outside of turns."""
+    answers = Answers(memories.config, memories)
+    forgetting = Forgetting(memories, kept, answers, kv_cache)
+    return WatchedFolders(memories, partial(forgetting.from_thread, loop=asyncio.get_running_loop())), answers
+
+
+def _embedding(parts: Parts) -> Parts:
+    """The same, with the memory's embedding model in place where one is set: it works in turns itself."""
+    if parts.config.memory_embedder:
+        from localai.memory_embedder import ModelEmbedder
+
+        parts.memories.embedder = ModelEmbedder(parts.config.memory_embedder, parts, asyncio.get_running_loop())
+    return parts
 
 
 def _residence(config: Config, day: Callable[[], DayBudget]) -> Residence:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from localai.context import Prompt
 from localai.energy.figures import Energy
 from localai.energy.spending import Spending
 from localai.errors import DeadlinePassed, from_backend
+from localai.halting import Halt
 from localai.messages import (
     ChoiceDone,
     Delta,
@@ -86,24 +88,26 @@ class _Choice:
 
 
 async def decode(
-    prompt: Prompt, engine: EngineHandle, clock: Clock, spending: Spending, *, echo: bool
+    prompt: Prompt, engine: EngineHandle, clock: Clock, spending: Spending, *, echo: bool, halt: Halt | None = None
 ) -> AsyncGenerator[TurnEvent, None]:
     """Run the job and yield deltas as they come, then one Summary. Raises LocalaiError where the engine fails.
 
-    Where the energy limit is reached, the answer ends there, as at its longest.
+    Where the energy limit is reached, the answer ends there, as at its longest; where `halt` asks, as cancelled.
     """
-    job = prompt.job
+    job, halt = prompt.job, halt or Halt()
     if job.deadline is not None:
         job = msgspec.structs.replace(job, deadline=max(0.0, job.deadline - clock.queue_s))
     choices = [_Choice(i, prompt.parser() if prompt.parser else None) for i in range(job.n)]
     usages: list[Usage] = []
+    notes: list[str] = []
     scored: list[TokenLogprob] = []
     echoed = not echo
+    end = partial(engine.cancel, job.id)
     try:
-        async with aclosing(engine.run(job)) as events:
+        async with aclosing(engine.run(job)) as events, halt.reaches(end):
             async for event in events:
                 if spending.over():
-                    engine.cancel(job.id)
+                    end()
                 if not echoed and isinstance(event, Token | Finish):
                     echoed = True
                     for choice in choices:
@@ -115,6 +119,8 @@ async def decode(
                 elif isinstance(event, Finish):
                     _refuse_if_late(event)
                     usages.append(event.usage)
+                    notes += [event.note] if event.note else []
+                    spending.whole |= event.reason == "stop"
                     choice = choices[event.index]
                     delta = choice.close(event.text)
                     if delta is not None:
@@ -131,7 +137,7 @@ async def decode(
         raise from_backend(error) from error
     if job.prompt_logprobs is not None:
         yield PromptScored(_whole_prompt(prompt, scored), prompt.text)
-    yield summarize(usages, clock, spending.energy())
+    yield summarize(usages, clock, spending.energy(), next(iter(notes), ""))
 
 
 def _reason(event: Finish, choice: _Choice, spending: Spending) -> FinishReason | Literal["tool_calls"]:
@@ -154,7 +160,7 @@ def _whole_prompt(prompt: Prompt, scored: Sequence[TokenLogprob]) -> tuple[Token
     return TokenLogprob(prompt.job.tokens[0], prompt.text.encode().removesuffix(rest), None, []), *scored
 
 
-def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
+def summarize(usages: list[Usage], clock: Clock, energy: Energy, stopped: str = "") -> Summary:
     """Fold the choices' usages: they share one prompt, so its tokens count once."""
     first = usages[0]
     now = time.monotonic()
@@ -180,6 +186,7 @@ def summarize(usages: list[Usage], clock: Clock, energy: Energy) -> Summary:
         speculation="+".join(guessers) or "off",
         speculation_reason="" if guessers else first.guesses.unguessed,
         paging=paging_json(first.paged) if first.paged else None,
+        stopped=stopped,
     )
     return Summary(
         prompt_tokens=first.prompt_tokens,

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from backends.paging_layout import AHEAD
+from backends.layer_slots import LayerSlots
+from backends.paging_layout import AHEAD, Unit
+from backends.weights import Extent
 
 _PIECE = 6 * 2**20
 """About what a layer of a small model has in one stretch."""
 _ANNOUNCED = 512 * 1024
 _ROUNDS = 5
+_BESIDE = 3
+"""Parts of experts that are on their way at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +34,50 @@ class DiskRate:
     high: float
 
 
-def disk_rate(files: Sequence[Path]) -> DiskRate | None:
-    """Of what lies all over the largest of `files`; None where that is too small to tell, or cannot be read."""
+def disk_rate(files: Sequence[Path], layers: bool) -> DiskRate | None:
+    """Of what lies all over the largest of `files`, read as a dense model's `layers` are, or as experts.
+
+    None where that file is too small to tell, or cannot be read.
+    """
     path = max(files, key=lambda file: file.stat().st_size)
     size = path.stat().st_size
-    pieces = AHEAD * _ROUNDS
+    beside = AHEAD if layers else _BESIDE
+    pieces = beside * _ROUNDS
     if size < pieces * _PIECE:
         return None
     places = [number * (size - _PIECE) // (pieces - 1) for number in range(pieces)]
+    # Neighbours in time lie apart in the file, so that the kernel's read-ahead of one does not serve another.
+    rounds = [places[first::_ROUNDS] for first in range(_ROUNDS)]
     try:
-        fd = os.open(path, os.O_RDONLY)
+        with ThreadPoolExecutor(beside) as readers:
+            rates = _past_the_cache(path, rounds, readers) if layers else _announced(path, rounds, readers)
     except OSError:
         return None
+    return DiskRate(median(rates), min(rates), max(rates))
+
+
+def _past_the_cache(path: Path, rounds: Sequence[Sequence[int]], readers: ThreadPoolExecutor) -> list[float]:
+    units: dict[Unit, list[Extent]] = {(place, 0): [Extent(0, place, _PIECE)] for places in rounds for place in places}
+    slots = LayerSlots([path], units)
+    slots.divide([], len(rounds[0]))
+    rates = []
     try:
-        with ThreadPoolExecutor(AHEAD) as readers:
-            # Neighbours in time lie apart in the file, so that the kernel's read-ahead of one does not serve another.
-            rates = [_round(fd, places[first::_ROUNDS], readers) for first in range(_ROUNDS)]
+        for places in rounds:
+            begun = time.perf_counter()
+            read = sum(readers.map(lambda place, slot: slots.read((place, 0), slot), places, slots.free))
+            rates.append(read / max(1e-6, time.perf_counter() - begun))
+    finally:
+        slots.close()
+    # The first one's memory was still to be taken from the system.
+    return rates[1:]
+
+
+def _announced(path: Path, rounds: Sequence[Sequence[int]], readers: ThreadPoolExecutor) -> list[float]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return [_round(fd, places, readers) for places in rounds]
     finally:
         os.close(fd)
-    return DiskRate(median(rates), min(rates), max(rates))
 
 
 def _round(fd: int, places: Sequence[int], readers: ThreadPoolExecutor) -> float:

@@ -7,18 +7,22 @@ conversations quote it, which are the person's to delete. It knows nothing of HT
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from localai.answer_cache import Answers
 from localai.conversations import Conversations
+from localai.errors import LocalaiError
 from localai.kv_cache import KvCache
 from localai.memories import Memories
+from memory_store.errors import MemoryStoreError
 
 if TYPE_CHECKING:
     from memory_store.rows import Filter
 
+_log = logging.getLogger(__name__)
 _MOST_PIECES = 200_000
 _LEAST_QUOTE = 12
 """Characters of a forgotten text below which a conversation that has them quotes nothing."""
@@ -41,6 +45,15 @@ class Forgetting:
             receipt["elsewhere"]["kv"] = asdict(purged)
             receipt["complete"] = receipt["complete"] and not purged.silent and not purged.problem
         return receipt
+
+    def from_thread(self, ids: Sequence[str], loop: asyncio.AbstractEventLoop) -> None:
+        """The same from a thread beside the `loop`, where nobody reads a receipt. Raises MemoryStoreError."""
+        try:
+            receipt = asyncio.run_coroutine_threadsafe(self.forget(ids, None, None), loop).result()
+        except LocalaiError as error:
+            raise MemoryStoreError(error.message, error.hint) from error
+        if not receipt["complete"]:
+            _log.warning("words of %d forgotten memories may still be on disk: `localai memory doctor`", len(ids))
 
     def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[dict[str, Any], list[str]]:
         cleared: list[int] = []

@@ -30,7 +30,7 @@ from localai.choice import Choice
 from localai.errors import EngineFailed, ModelBroken
 from localai.ladder import Rung, climb
 from localai.local_model import LocalModel
-from localai.measuring import Pass, Steps, measure
+from localai.measuring import OVERDUE, Pass, Steps, measure
 from localai.offers import backend, build_label, offers
 from localai.orders import Orders, shape
 from localai.readings import Phase, Reading, Shape
@@ -44,6 +44,8 @@ _N_SEQ = 16
 _MEMORY_SLACK = 256 * 2**20
 _DEATHS = 3
 _LOOK_S = 0.5
+_BESIDE = 0.5
+"""Cores that others take, from which on a pass may be late for their sake."""
 _AGAIN_S = 3600.0
 DISTURBED = 0.3
 """Cores that other programs took, from which on a pass says little."""
@@ -138,7 +140,7 @@ class Laboratory:
             verdict = error.message
             _log.warning("%s is not used for %s: %s", candidate, candidate.choice.model.id, error.message)
         foreign = meter.read()
-        if not verdict and foreign > most_foreign:
+        if disturbed(verdict, foreign, most_foreign):
             return None
         return self._keep(candidate, passes, verdict, time.monotonic() - begun, foreign)
 
@@ -285,6 +287,16 @@ def _reading(
         cpu_s=round(cpu_s, 7),
         at=round(time.time(), 1),
     )
+
+
+def disturbed(verdict: str, foreign: float, most_foreign: float) -> bool:
+    """Whether a pass tells nothing, as other programs took so many cores: no engine is to blame for being late then.
+
+    One that died is, whatever else ran.
+    """
+    if verdict:
+        return verdict.startswith(OVERDUE) and foreign > min(most_foreign, _BESIDE)
+    return foreign > most_foreign
 
 
 class _Foreign:

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from localai.energy.figures import Energy
-from localai.energy.report import By, query
+from localai.energy.report import By, read
+from localai.energy.taps import digest
 from localai.errors import LocalaiError
 from localai.messages import ChoiceDone, Started, Summary, TurnEvent, TurnRequest
 from localai.metrics import Metrics
@@ -100,6 +101,17 @@ def m003_auto(db: Database) -> None:
         db["queries"].add_column(name, float)
 
 
+_FORETOLD = ("forecast_joules", "forecast_tokens")
+
+
+def m004_forecasts(db: Database) -> None:
+    """What was expected of each query before its answer, and a digest of the engine that answered."""
+    for name in _FORETOLD:
+        db["queries"].add_column(name, float)
+    db["queries"].add_column("engine", str)
+    db["queries"].create_index(["engine"])
+
+
 class Entry:
     """One query while it runs; `saw` its events, and the row fills itself."""
 
@@ -117,13 +129,14 @@ class Entry:
             "auto_lost": request.picked.accuracy_lost if request.picked else None,
         }
 
-    def routed(self, model: str, backend: str, reason: str) -> None:
-        self.row |= {"model": model, "backend": backend, "reason": reason}
+    def routed(self, model: str, backend: str, reason: str, key: tuple[str, str, str] | None = None) -> None:
+        """Who answers; `key` is the engine's, where it is one of this device."""
+        self.row |= {"model": model, "backend": backend, "reason": reason, "engine": key and digest(key)}
 
     def took(self, energy: Energy) -> None:
         """Note the query's energy, however it ended."""
         self.row |= {
-            **{name: getattr(energy, name) for name in (*_FIGURES, "quality", "method")},
+            **{name: getattr(energy, name) for name in (*_FIGURES, *_FORETOLD, "quality", "method")},
             "scope": " ".join(energy.scope) or None,
             "energy_reason": energy.reason or None,
             "energy_stopped": energy.stopped or None,
@@ -152,7 +165,7 @@ class Ledger:
     """The file at `path`. Reads see what was written before them. `tell` gets the row of each query as it ends."""
 
     def __init__(self, path: Path, metrics: Metrics, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-        self._db = open_file(path, _NAME, (m001_queries, m002_energy, m003_auto))
+        self._db = open_file(path, _NAME, (m001_queries, m002_energy, m003_auto, m004_forecasts))
         self._metrics = metrics
         self._tell = tell
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -253,8 +266,13 @@ class Ledger:
         return float(self._soon(lambda: self._db.execute(sql, [since, app]).fetchone()[0]).result())
 
     def energy(self, by: By, since: float) -> list[dict[str, Any]]:
-        """Joules of the queries since a Unix time; see `energy.report.query`."""
-        return self._soon(lambda: list(self._db.query(query(by), [since]))).result()
+        """Joules of the queries since a Unix time; see `energy.report.read`."""
+        return self._soon(lambda: read(self._db.query, by, since)).result()
+
+    def answers_of(self, engine: str, count: int) -> list[dict[str, Any]]:
+        """The last queries with joules that the engine of this digest has answered, oldest first."""
+        sql = "select * from queries where engine = ? and joules is not null order by id desc limit ?"
+        return self._soon(lambda: list(self._db.query(sql, [engine, count]))).result()[::-1]
 
     def last(self, count: int) -> list[dict[str, Any]]:
         """The newest queries, newest first."""

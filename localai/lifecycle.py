@@ -21,7 +21,7 @@ _LOOK_S = 0.02
 
 def client(config: Config) -> Client:
     """A client on the home's Unix socket; nothing is sent yet."""
-    return Client(config.socket)
+    return Client(config.socket, app="localai")
 
 
 def is_running(config: Config) -> bool:

@@ -36,6 +36,8 @@ _WARM = 2
 """Decode steps after a prefill that are left out: caches and thread pools are still filling."""
 _DECODE_S, _DEEP_S, _SCORE_S = 1.5, 5.0, 12.0
 """Most seconds for a row of decode steps, the deep prompt, and the scored text."""
+OVERDUE = "it was not done within"
+"""How the reason begins where time ran out."""
 _LOOK_S = 0.2
 
 _GREEDY = Sampling(temperature=0.0)
@@ -102,7 +104,7 @@ async def _watch(steps: Steps, memory: int, seconds: float) -> str:
         if (held := resident(steps.pid)) > memory:
             return f"it took {gigabytes(held)} of memory, {gigabytes(memory)} were allowed"
         await asyncio.sleep(_LOOK_S)
-    return f"it was not done within {seconds:.0f} s"
+    return f"{OVERDUE} {seconds:.0f} s"
 
 
 def resident(pid: int) -> int:

@@ -5,18 +5,23 @@ Requests enter, memories, hits and receipts leave. Every method blocks: call the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
 from localai.config import Config
 from localai.errors import BadRequest
 from localai.frozen_notes import FrozenNotes
+from localai.pins import Pins
+from memory_store.errors import MemoryStoreError
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
+    from memory_store.cipher import Key
+    from memory_store.embed import Embedder
     from memory_store.erase import Receipt
     from memory_store.export import Record
     from memory_store.feedback import Feedback
@@ -27,7 +32,11 @@ if TYPE_CHECKING:
     from memory_store.trust import Trust, Verdict
     from memory_store.vectors import VectorIndex
 
+_log = logging.getLogger(__name__)
 INDEX_FOLDER = "memory-index"
+_PLAIN = b"SQLite format 3\0"
+PINNED = "pinned"
+"""The tag of a pinned memory, which lists and exports show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,13 @@ class _Open:
     feedback: Feedback
     words: LexicalIndex
     vectors: VectorIndex
+    ending: Event
+    filling: Thread | None
 
     def close(self) -> None:
+        self.ending.set()
+        if self.filling is not None:
+            self.filling.join()
         self.vectors.close()
         self.words.close()
         self.store.close()
@@ -53,7 +67,9 @@ class Memories:
         self.path = config.home / "memory.db"
         self._lock = Lock()
         self._open: _Open | None = None
+        self.embedder: Embedder | None = None
         self.frozen = FrozenNotes(config.home / "recalled.db")
+        self.pins = Pins(config.home / "pins.json")
 
     @property
     def store(self) -> Store:
@@ -89,6 +105,22 @@ class Memories:
 
         with self.store.reading() as connection:
             return {found.id: found for found in rows.many(connection, rows.numbers_of_ids(connection, ids))}
+
+    def pinned(self, namespace: str | None = None) -> tuple[Memory, ...]:
+        """Those that go along with every question of `namespace`, None for all; the first pinned first."""
+        ids = self.pins.ids()
+        if not ids or self.empty:
+            return ()
+        found = self.with_ids(ids)
+        there = (found[each] for each in ids if each in found)
+        return tuple(memory for memory in there if namespace in (None, memory.namespace))
+
+    def pin(self, memory_id: str, *, pinned: bool) -> None:
+        """Raises NoSuchMemory, BadRequest where too many are pinned."""
+        known = self.store.get(memory_id)
+        self.pins.mark(memory_id, pinned=pinned)
+        tags = tuple(tag for tag in known.tags if tag != PINNED)
+        self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)
 
     @property
     def feedback(self) -> Feedback:
@@ -129,6 +161,7 @@ class Memories:
         derived = (parts.vectors, parts.words)
         receipt = forget(store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere())
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
+        self.pins.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
 
     def close(self) -> None:
@@ -155,21 +188,56 @@ class Memories:
     def _parts(self) -> _Open:
         with self._lock:
             if self._open is None:
-                self._open = _opened(self.path)
+                self._open = _opened(self.path, self.config, self.embedder)
             return self._open
 
 
-def _opened(path: Path) -> _Open:
+def _opened(path: Path, config: Config, embedder: Embedder | None) -> _Open:
     from memory_store.feedback import Feedback
     from memory_store.lexical import LexicalIndex
     from memory_store.recall import Recall
     from memory_store.store import Store
     from memory_store.trust import Trust
-    from memory_store.vectors import VectorIndex
+    from memory_store.vectors import Tier, VectorIndex
 
-    store = Store(path)
+    store = Store(path, embedder=embedder, key=_key(path) if config.memory_encrypted else None)
     # What is encrypted on disk must not lie beside itself in the plain.
     folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
-    words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder), Trust(store)
+    tier: Tier = "binary" if config.memory_tier == "binary" else "int8"
+    words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder, tier=tier), Trust(store)
     recall = Recall(store, trust, words=words, vectors=vectors)
-    return _Open(store, trust, recall, Feedback(store, recall), words, vectors)
+    ending, filling = Event(), None
+    if store.own_embedder().state != "active":
+        filling = Thread(target=_fill, args=(store, ending), name="memory-reembedding", daemon=True)
+        filling.start()
+    return _Open(store, trust, recall, Feedback(store, recall), words, vectors, ending, filling)
+
+
+def _fill(store: Store, ending: Event) -> None:
+    """Make the vectors of a new embedding model, as far as the daemon lives; the next start goes on."""
+    from memory_store.reembed import reembed
+
+    try:
+        for step in reembed(store):
+            _log.info("memories embedded anew: %d of %d", step.done, step.total)
+            if ending.is_set():
+                return
+    except MemoryStoreError as error:
+        _log.warning("memories are not embedded anew: %s", error.message)
+
+
+def _key(path: Path) -> Key:
+    """From the OS keyring, drawn for a new file. Raises StoreLocked, and where a plain file is there already."""
+    from memory_store.cipher import key_from_keyring
+    from memory_store.errors import StoreLocked
+
+    fresh = not path.exists() or not path.stat().st_size
+    if not fresh and _begins(path, _PLAIN):
+        hint = "`localai memory export` it, move the file away, start with `memory_encrypted`, and import it"
+        raise StoreLocked("memory_encrypted is set, and the memory's file is not encrypted", hint)
+    return key_from_keyring(str(path), create=fresh)
+
+
+def _begins(path: Path, head: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(head)) == head

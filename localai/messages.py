@@ -13,6 +13,7 @@ from typing import Any, Literal
 from backends.contract import FinishReason, Grammar, Priority, TokenLogprob
 from backends.guesses import Speculation
 from localai.energy.figures import Energy
+from localai.halting import Halt
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -100,10 +101,11 @@ class TurnRequest:
     `neighbours` are names and texts of files beside the one that `suffix` belongs to, the nearest last.
     `fallback` says why this model answers instead of the one on another machine that was asked for.
     `picked` says why model `auto` means this one.
-    Requests of different `cache_salt` share nothing in the KV cache.
+    Requests of different `cache_salt` share nothing in the KV cache. `halt` is how who asked ends the answer early.
 
     `max_tokens` None means up to the end of the context. `logprobs` is None, or how many alternatives per token.
-    `speculation` is who may guess tokens ahead, None for the default.
+    `speculation` is who may guess tokens ahead, None for the default. `repetition_stop` lets the setting of that name
+    end an answer that goes round in circles.
     `think` is None where the client did not say. `keep_alive` is seconds, negative for ever, None for the default.
     """
 
@@ -141,10 +143,12 @@ class TurnRequest:
     max_joules: float | None = None
     memory: str | None = None
     speculation: Speculation | None = None
+    repetition_stop: bool = True
     neighbours: tuple[tuple[str, str], ...] = ()
     fallback: str = ""
     picked: Picked | None = None
     cache_salt: str = ""
+    halt: Halt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,8 @@ class Timings:
     """Milliseconds and tokens per second of one request. `ttft_ms` includes queue, load and restore.
 
     `draft_n` tokens were guessed ahead, and `draft_n_accepted` of them right. `speculation` tells who guessed: lookup,
-    draft, lookup+draft, or off, and then `speculation_reason` says why.
+    draft, lookup+draft, or off, and then `speculation_reason` says why. `stopped` tells why an answer was ended
+    that had no end of its own, and had not reached its limit.
     """
 
     queue_ms: float
@@ -269,6 +274,7 @@ class Timings:
     speculation: str = "off"
     speculation_reason: str = ""
     paging: dict[str, Any] | None = None
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

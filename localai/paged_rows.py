@@ -29,8 +29,8 @@ _SPREAD = {"model": math.log(1.25), "device": math.log(1.6), "nothing": math.log
 class PagedRows:
     """For one device; `readings` are of paged engines on it, `model` is the one that is planned, '' where unknown.
 
-    `disk` reads the disk's rate anew, and is asked once, where a row has to be paged: what it was last time may be
-    far from what it is now. None where the model is not here.
+    `disk` reads the disk's rate anew, for layers or for experts, and is asked once, where a row has to be paged: what
+    it was last time may be far from what it is now. None where the model is not here.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class PagedRows:
         asked: Asked,
         readings: Sequence[PagedReading],
         model: str,
-        disk: Callable[[], DiskRate | None] = lambda: None,
+        disk: Callable[[bool], DiskRate | None] = lambda _: None,
     ) -> None:
         self._room = room
         self._asked = asked
@@ -67,7 +67,7 @@ class PagedRows:
         said = "model" if self._own else "device" if self._other else "nothing"
         compute_s = self._own.compute_s if self._own else 1 / row.decode.value
         each = seconds(report, compute_s, plan.weights)
-        basis, spread = self._trust(row, said)
+        basis, spread = self._trust(row, said, self._disk(not found.used))
         decode = _about(1 / each, spread, basis, measured=known is not None)
         # A long piece of a prompt touches every expert and every layer once.
         share = min(1.0, max(0.0, (plan.weights - report.pinned - report.transit) / max(1, report.paged)))
@@ -88,14 +88,14 @@ class PagedRows:
             paged=Paged(plan.weights, report.pinned, sum(header.weight_bytes for header in headers)),
         )
 
-    def _trust(self, row: Row, said: str) -> tuple[str, float]:
+    def _trust(self, row: Row, said: str, now: DiskRate | None) -> tuple[str, float]:
         """What the prediction rests on, in words, and the logarithm of its spread."""
         basis = {
             "model": "paging of this model on this device",
             "device": "paging of another model on this device",
             "nothing": f"typical figures of a disk ({_USUAL_RATE / 1e9:g} GB/s): nothing was paged here",
         }[said]
-        spread, now = _SPREAD[said], self._disk()
+        spread = _SPREAD[said]
         if now is not None:
             before = "nothing was paged here" if said == "nothing" else basis
             basis = f"{before}; the disk read now ({now.low / 1e9:.2g}-{now.high / 1e9:.2g} GB/s)"
@@ -111,7 +111,7 @@ class PagedRows:
         paged = sum(extent.size for unit in found.units.values() for extent in unit)
         experts = headers[0].number("expert_count") or 0
         flat = tuple((part + 1) / 16 for part in range(16)) if found.used else ()
-        known, now = self._own or self._other, self._disk()
+        known, now = self._own or self._other, self._disk(not found.used)
         return WeightsReport(
             help="paged",
             budget=plan.weights,

@@ -106,7 +106,7 @@ def plan_model(
     asked = Asked(limits.ctx, limits.tokens)
     known = identity(variants.model.base or variants.model) if variants.model else ""
     disk = partial(disk_rate, (variants.model.base or variants.model).files if variants.model else ())
-    pages = PagedRows(room, asked, paged_source(device.fingerprint), known, disk if known else lambda: None)
+    pages = PagedRows(room, asked, paged_source(device.fingerprint), known, disk if known else lambda _: None)
     pageable = can_page("llama.cpp", config.paging)
     rows = plan(candidates, room, asked, readings, pages.row if pageable else lambda _: None)
     report = _report(variants, device, room, limits, rows)

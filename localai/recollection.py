@@ -40,6 +40,10 @@ _FENCE = re.compile(r"<(?=/?\s*note\b)", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]{2,}")
 
 
+_Given = tuple["Memory", Shown]
+"""A memory, and what of it the model is shown."""
+
+
 async def recollect(
     request: TurnRequest, memories: Memories, engine: EngineHandle
 ) -> tuple[TurnRequest, tuple[UsedMemory, ...]]:
@@ -55,20 +59,23 @@ async def recollect(
     asked = request.messages[-1] if request.messages else None
     if asked is None or asked.role != "user" or not asked.content.strip("\0 \t\r\n"):
         return replace(request, messages=tuple(messages)), ()
-    hits = await asyncio.to_thread(_search, asked.content, request.memory, memories)
+    found = await asyncio.to_thread(_recalled, asked.content, request.memory, memories)
     budget = min(memories.config.memory_tokens, engine.info.n_ctx // 4)
     budget = min(budget, engine.info.n_ctx - ROOM_FOR_ANSWER - await _tokens(messages, engine))
-    shown = await _fitting(hits, budget, engine)
-    given = [Shown(hit.memory.id, hit.trust, hit.memory.state) for hit in shown]
-    block = _block(list(map(note, shown)))
+    shown = await _fitting(found, budget, engine)
+    block = _block([_note(*each) for each in shown])
     messages[-1] = replace(asked, content=block + asked.content)
-    await asyncio.to_thread(memories.frozen.put, keys[-1], given)
-    used = tuple(UsedMemory(hit.memory.id, source_of(hit), hit.trust) for hit in shown)
+    await asyncio.to_thread(memories.frozen.put, keys[-1], [given for _, given in shown])
+    used = tuple(UsedMemory(memory.id, _source(memory), given.trust) for memory, given in shown)
     return replace(request, messages=tuple(messages)), used
 
 
 def source_of(hit: Hit) -> str:
-    return f"{hit.memory.author.kind}:{hit.memory.author.name}"
+    return _source(hit.memory)
+
+
+def _source(memory: Memory) -> str:
+    return f"{memory.author.kind}:{memory.author.name}"
 
 
 def _keys(request: TurnRequest) -> list[bytes]:
@@ -99,6 +106,19 @@ def _block(notes: Sequence[str]) -> str:
     return _OPENING + "".join(notes) + "\n" if notes else ""
 
 
+def _recalled(text: str, namespace: str, memories: Memories) -> list[_Given]:
+    """What is pinned, then what fits the question, at most MOST_NOTES of them."""
+    try:
+        pinned = memories.pinned(namespace)
+        trusts = memories.trust_in(pinned) if pinned else ()
+    except MemoryStoreError as error:
+        raise from_memory(error) from error
+    first = [(memory, Shown(memory.id, trust, memory.state)) for memory, trust in zip(pinned, trusts, strict=True)]
+    known = {memory.id for memory in pinned}
+    hits = [hit for hit in _search(text, namespace, memories) if hit.memory.id not in known]
+    return [*first, *((hit.memory, Shown(hit.memory.id, hit.trust, hit.memory.state)) for hit in hits)][:MOST_NOTES]
+
+
 def _search(text: str, namespace: str, memories: Memories) -> list[Hit]:
     from memory_store.plain_search import STOP_WORDS
     from memory_store.recall import Question
@@ -122,14 +142,14 @@ def _search(text: str, namespace: str, memories: Memories) -> list[Hit]:
     return found[:MOST_NOTES]
 
 
-async def _fitting(hits: Sequence[Hit], budget: int, engine: EngineHandle) -> list[Hit]:
+async def _fitting(found: Sequence[_Given], budget: int, engine: EngineHandle) -> list[_Given]:
     """The best of them whose notes fit together; a long one gives way to shorter ones."""
-    shown: list[Hit] = []
-    left = budget - await _tokens([Message("user", _OPENING)], engine) if hits else 0
-    for hit in hits:
-        size = await _tokens([Message("user", note(hit))], engine) if left > 0 else 0
+    shown: list[_Given] = []
+    left = budget - await _tokens([Message("user", _OPENING)], engine) if found else 0
+    for each in found:
+        size = await _tokens([Message("user", _note(*each))], engine) if left > 0 else 0
         if 0 < size <= left:
-            shown.append(hit)
+            shown.append(each)
             left -= size
     return shown
 

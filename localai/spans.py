@@ -26,7 +26,9 @@ _NAMED = {
 _OWN = (
     *("request", "parent", "app", "backend", "reason", "cached_tokens"),
     *("queue_ms", "load_ms", "ttft_ms", "prefill_ms", "decode_ms"),
-    *("joules", "prefill_joules", "decode_joules", "uncertainty", "coverage", "quality", "method", "scope"),
+    *("joules", "prefill_joules", "decode_joules", "idle_joules", "watts", "cpu_seconds"),
+    *("predicted_joules", "forecast_joules", "forecast_tokens"),
+    *("uncertainty", "coverage", "quality", "method", "scope", "energy_reason", "energy_stopped"),
 )
 _PATIENCE_S = 5
 

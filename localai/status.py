@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from localai import __version__
 from localai.calibration_text import best
 from localai.choice import Choice
 from localai.decoding import paging_json
-from localai.energy.report import By, priced
+from localai.energy.report import By, whole
 from localai.guess_records import GuessRecord, verdict
 from localai.pressure import pressure
 from localai.residence import Ahead
@@ -50,12 +51,7 @@ def spent(parts: Parts, by: By, days: int) -> dict[str, Any]:
     config, meter = parts.config, parts.metering.meter
     rows = parts.ledger.energy(by, time.time() - days * _DAY)
     return {
-        "by": by,
-        "days": days,
-        "rows": [priced(row, tariff=config.tariff, carbon=config.carbon) for row in rows],
-        "tariff": config.tariff or None,
-        "currency": config.currency,
-        "carbon": config.carbon or None,
+        **whole(rows, by, days, tariff=config.tariff, currency=config.currency, carbon=config.carbon),
         "quality": meter.basis,
         "sensors": [msgspec.to_builtins(sensor.spec) for sensor in meter.inventory.sensors],
         "since_start": msgspec.to_builtins(meter.totals()),
@@ -122,6 +118,7 @@ def _engine(slot: Slot, parts: Parts) -> dict[str, Any]:
             "load_stages": slot.handle.stages | {"in the engine": info.load_stages},
             "weights": _weights(slot.handle.weights),
             "sequences": msgspec.to_builtins(slot.handle.sequences) if slot.handle.sequences else None,
+            "residency": _residency(info.settings, slot.handle.weights),
             "kv_cache": msgspec.to_builtins(slot.handle.kv) if slot.handle.kv else None,
         }
     return shown
@@ -158,6 +155,17 @@ def _ahead(choice: Choice, ahead: Ahead) -> dict[str, Any]:
         "until": round(ahead.end),
         "why": ahead.why,
     }
+
+
+def _residency(settings: Mapping[str, Any], report: WeightsReport | None) -> dict[str, Any] | None:
+    """Where each layer is: the shares in memory, the first layer first, and how many of the last are on a GPU.
+
+    None where the engine does not tell how many layers there are.
+    """
+    layers = list(report.layers) if report is not None and report.layers else [1.0] * int(settings.get("layers") or 0)
+    if not layers:
+        return None
+    return {"layers": [round(share, 3) for share in layers], "vram_layers": int(settings.get("vram_layers") or 0)}
 
 
 def _weights(report: WeightsReport | None) -> dict[str, Any] | None:

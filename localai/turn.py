@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 
+from backends.contract import Job
 from localai.answer_cache import Answers
 from localai.auto.chooser import Auto
 from localai.choice import Choice
 from localai.config import Config
 from localai.context import render
 from localai.decoding import Clock, decode
-from localai.energy.spending import Metering
-from localai.ledger import Ledger
+from localai.energy.spending import Metering, Shape, Spending
+from localai.ledger import Entry, Ledger
 from localai.library import Library
 from localai.market import Market
 from localai.memories import Memories
@@ -57,7 +58,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
         config, saving = parts.metering.eased(parts.config)
         request = away.instead
         choice = await asyncio.to_thread(route, request, parts.library, config, parts.market, saving)
-        entry.routed(choice.id, choice.backend, choice.reason)
+        entry.routed(choice.id, choice.backend, choice.reason, choice.key)
         page = await parts.answers.open(request, choice)
         for event in page.replay(clock, entry.saw):
             yield event
@@ -71,15 +72,21 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
             yield _started(request, choice, lease)
             request, used = await recollect(request, parts.memories, lease.engine)
             yield Recalled(used)
-            prompt = await render(request, lease.engine, choice)
-            metered = parts.metering.job(prompt.job.id, choice.key, request.max_joules, entry.took, choice.rates)
+            prompt = await render(request, lease.engine, choice, repetition_stop=config.repetition_stop == "on")
+            metered = _metered(parts.metering, request, choice, prompt.job, entry)
             async with lease.place(prompt.job) as clock.queue_s:
                 with metered as spent:
-                    events = decode(prompt, lease.engine, clock, spent, echo=request.echo)
+                    events = decode(prompt, lease.engine, clock, spent, echo=request.echo, halt=request.halt)
                     async with aclosing(page.keep(events, used)) as answered:
                         async for event in answered:
                             entry.saw(event)
                             yield event
+
+
+def _metered(
+    metering: Metering, request: TurnRequest, choice: Choice, job: Job, entry: Entry
+) -> AbstractContextManager[Spending]:
+    return metering.job(job.id, choice.key, request.max_joules, entry.took, choice.rates, Shape.of(job))
 
 
 def _started(request: TurnRequest, choice: Choice, lease: Lease) -> Started:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -39,10 +39,11 @@ class Followed:
 
 
 class WatchedFolders:
-    """All of one daemon."""
+    """All of one daemon. `erase` forgets memories wherever words of them are, as a person's `forget` does."""
 
-    def __init__(self, memories: Memories) -> None:
+    def __init__(self, memories: Memories, erase: Callable[[Sequence[str]], object]) -> None:
         self._memories = memories
+        self._erase = erase
         self._file = memories.config.home / "watched.json"
         self._lock = Lock()
         self._ingesting = Lock()
@@ -95,7 +96,7 @@ class WatchedFolders:
 
         with self._ingesting:
             if namespace not in self._ingest:
-                self._ingest[namespace] = Ingest(self._memories.store, namespace=namespace)
+                self._ingest[namespace] = Ingest(self._memories.store, namespace=namespace, erase=self._erase)
             return list(self._ingest[namespace].put_many(paths))
 
     def close(self) -> None:
@@ -115,7 +116,7 @@ class WatchedFolders:
         if not folder.is_dir():
             raise BadRequest(f"{folder.name!r} is no folder", "give the path of a folder")
         followed = Followed(str(folder), namespace)
-        ingest = Ingest(self._memories.store, namespace=namespace)
+        ingest = Ingest(self._memories.store, namespace=namespace, erase=self._erase)
         watch = Watch(ingest, folder, lambda done: _count(followed, done))
         watch.start()
         with self._lock:

@@ -126,7 +126,7 @@ def error_for(error: Exception) -> MemoryStoreError:
     if kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StoreBusy("the memory file is in use by another program", "close that program, then try again")
     if kind == "SQLITE_NOTADB":
-        hint = "an encrypted memory needs its key from the OS keyring; else this is another program's file"
+        hint = "an encrypted memory needs `memory_encrypted = 1` and its key in the OS keyring; or it is no memory"
         return StoreLocked("the memory file is encrypted with another key, or is no SQLite database", hint)
     if kind.startswith("SQLITE_CORRUPT"):
         return StoreUnusable("the memory file is damaged", "keep a copy, then run `localai memory doctor --repair`")

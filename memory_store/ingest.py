@@ -7,7 +7,7 @@ already is not kept twice. It knows nothing of when files change.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +55,11 @@ class Ingest:
         trust: Trust | None = None,
         extractor: Extractor | None = None,
         namespace: str = DEFAULT_NAMESPACE,
+        erase: Callable[[Sequence[str]], object] | None = None,
     ) -> None:
+        """`erase` takes ids of memories out; None erases them from the store's file alone."""
         self._store = store
+        self._erase = (lambda ids: forget(store, ids=ids)) if erase is None else erase
         self._trust = Trust(store) if trust is None else trust
         self._extractor = Extractor() if extractor is None else extractor
         self._namespace = namespace
@@ -125,7 +128,7 @@ class Ingest:
             ids = [memory.id for memory in rows.many(connection, nums)]
         if not ids:
             return 0
-        forget(self._store, ids=ids)
+        self._erase(ids)
         leaning: set[Path] = set()
         for num in nums:
             leaning |= self._leaning.pop(num, set())

@@ -13,7 +13,8 @@ from threading import Lock
 
 import numpy as np
 
-from memory_store import index_file, log, postings, words_file
+from memory_store import bm25, index_file, log, postings, words_file
+from memory_store.courtesy import STEP_ROWS
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.postings import Ints, Scores, Segment
@@ -77,7 +78,7 @@ class LexicalIndex:
                 self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
         terms = list(dict.fromkeys(self._words.terms([text])[0]))
         asked = [term for term in terms if term not in self._stop] or terms
-        return postings.search(self._segments.get(self._spaces.get(namespace, -1), ()), asked[:MOST_QUERY_TERMS], k)
+        return bm25.search(self._segments.get(self._spaces.get(namespace, -1), ()), asked[:MOST_QUERY_TERMS], k)
 
     def catch_up(self) -> None:
         """Take in all that the log has. Called by the store after each write, and safe to call at any time."""
@@ -139,7 +140,7 @@ class LexicalIndex:
         if len(gone):
             self._spaces = {}
             for space, parts in list(self._segments.items()):
-                self._segments[space] = tuple(postings.without(part, gone) for part in parts)
+                self._segments[space] = postings.weighed([postings.without(part, gone) for part in parts])
         self._seq = changes[-1].seq
         self._unsaved += len(changes)
         if self._unsaved >= max(SAVE_ROWS, self._seq // 4):
@@ -157,7 +158,11 @@ class LexicalIndex:
         marks = ",".join("?" * len(nums))
         sql = f"SELECT namespace, num, text FROM memory WHERE num IN ({marks}) ORDER BY num"
         rows = connection.execute(sql, nums).fetchall()
-        terms = self._words.terms(text for _, _, text in rows)
+        terms = list[list[str]]()
+        for start in range(0, len(rows), STEP_ROWS):
+            terms += self._words.terms([text for _, _, text in rows[start : start + STEP_ROWS]])
+            if len(rows) > STEP_ROWS:
+                self._store.courtesy.give_way()
         by_space: dict[int, tuple[list[int], list[list[str]]]] = {}
         for (space, num, _), found in zip(rows, terms, strict=True):
             mine = by_space.setdefault(space, ([], []))
@@ -167,4 +172,4 @@ class LexicalIndex:
             parts = [*self._segments.get(space, ()), postings.segment(numbers, texts)]
             while len(parts) > 1 and len(parts[-2].nums) < TIMES_SMALLER * len(parts[-1].nums):
                 parts[-2:] = [postings.merge(parts[-2:])]
-            self._segments[space] = tuple(parts)
+            self._segments[space] = postings.weighed(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ ALONE = 32_768
 
 class NibbleSketch:
     """width / 4 to width / 2 bytes a row and one scale, all of them compared each time."""
+
+    sample_rows: ClassVar[int] = 6144
 
     def __init__(self, sample: Vectors, chunks: Iterable[Vectors], count: int) -> None:
         """`chunks`: (n, width) unit rows, `count` in all; `sample`: some of them, to choose the directions from."""

@@ -125,10 +125,11 @@ class PagePool:
         return np.frombuffer(read, np.uint8).reshape(-1, size), self.maps.factors[page]
 
     def release(self) -> None:
-        """What was read of the codes need not stay in memory."""
+        """What was read of the files need not stay in memory."""
         if self._descriptor is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped: Any = self._mapped["codes"].base
-            mapped.madvise(mmap.MADV_DONTNEED)
+            for each in self._mapped.values():
+                mapped: Any = each.base
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     def flush(self) -> None:
         """On disk at return."""

@@ -118,6 +118,10 @@ class Recall:
         `learned` False leaves out what was learned from feedback.
         """
         _check(question)
+        with self._store.courtesy.asking():
+            return self._ranked(question, learned)
+
+    def _ranked(self, question: Question, learned: bool) -> tuple[Hit, ...]:
         with self._store.reading() as connection:
             if not learned or self._learned.model(connection) is None:
                 return self._search(question)

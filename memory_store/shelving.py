@@ -6,8 +6,9 @@ batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from memory_store.embed import Vectors
 from memory_store.pages import PAGE_ROWS, Numbers, PagePool
 from memory_store.shelf import Positions, Segment, Shelf, Sketch, Span
 
-SAMPLE_ROWS = 6_144
 
-# A sample of the rows, all of them piece by piece, and their count.
-Make = Callable[[Vectors, Iterable[Vectors], int], Sketch]
+class Make(Protocol):
+    """A kind of sketch, made from a sample of about so many rows, all rows piece by piece, and their count."""
+
+    @property
+    def sample_rows(self) -> int: ...
+
+    def __call__(self, sample: Vectors, chunks: Iterable[Vectors], count: int) -> Sketch: ...
 
 
 def append(pool: PagePool, codec: Int8Codec, shelf: Shelf, nums: Numbers, rows: Vectors) -> Shelf:
@@ -50,7 +55,7 @@ def sketch(pool: PagePool, codec: Int8Codec, shelf: Shelf, span: Span, make: Mak
     """A segment of these full pages, from what lies in them."""
     pages = shelf.pages[slice(*span)]
     count = len(pages) * PAGE_ROWS
-    chosen = np.arange(0, count, max(1, count // SAMPLE_ROWS))
+    chosen = np.arange(0, count, max(1, count // make.sample_rows))
     sample = codec.decode(*pool.rows(pages[chosen // PAGE_ROWS], chosen % PAGE_ROWS))
     blank = _wiped(pool, pages)
     chunks = (codec.decode(*pool.whole(page)) for page in pages.tolist())

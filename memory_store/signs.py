@@ -7,6 +7,8 @@ the query as it is but for rounding to 4 bits, whose planes are counted against 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +22,20 @@ PLANES = 4
 
 
 class SignSketch:
-    """width / 8 bytes a row and 6 more."""
+    """width / 8 bytes a row and 3 more."""
+
+    # A mean needs no more.
+    sample_rows: ClassVar[int] = 1024
 
     def __init__(self, sample: Vectors, chunks: Iterable[Vectors], count: int) -> None:
         """`chunks`: (n, width) unit rows, `count` in all; the mean of `sample` is their centre."""
         width = sample.shape[1]
-        drawn = np.random.default_rng(ROTATION_SEED).standard_normal((width, width))
-        self._rotation: Vectors = np.linalg.qr(drawn)[0].astype(np.float32)
+        self._rotation = _rotation(width)
         self._centre: Vectors = sample.mean(axis=0)
-        words = -(-width // 64)
+        # Of 256 bits all are never set.
+        words, kind = -(-width // 64), np.uint8 if width <= 256 else np.uint16
         self._bits = np.empty((words, count), np.uint64)
-        self._factors, self._set, done = np.empty(count, np.float32), np.empty(count, np.uint16), 0
+        self._factors, self._set, done = np.empty(count, np.float16), np.empty(count, kind), 0
         for rows in chunks:
             here = slice(done, done + len(rows))
             rest = (rows - self._centre) @ self._rotation
@@ -38,7 +43,7 @@ class SignSketch:
             self._factors[here] = np.divide(squares, sums, out=np.zeros_like(sums), where=sums > 1e-9)
             packed = _packed(rest > 0, words)
             self._bits[:, here] = packed.T
-            self._set[here] = np.bitwise_count(packed).sum(axis=1)
+            self._set[here] = np.minimum(np.bitwise_count(packed).sum(axis=1), np.iinfo(kind).max)
             done += len(rows)
 
     def compare(self, query: Vectors) -> tuple[Vectors, Vectors]:
@@ -63,6 +68,13 @@ class SignSketch:
         found *= self._factors
         found += query @ self._centre
         return found
+
+
+@lru_cache
+def _rotation(width: int) -> Vectors:
+    """The same for all segments of an index."""
+    drawn = np.random.default_rng(ROTATION_SEED).standard_normal((width, width))
+    return np.ascontiguousarray(np.linalg.qr(drawn)[0], np.float32)
 
 
 def _packed(bits: npt.NDArray[np.bool_] | npt.NDArray[np.uint8], words: int) -> npt.NDArray[np.uint64]:

@@ -16,10 +16,11 @@ from typing import TypeVar
 from memory_store import log, rows, scrub, vector_rows
 from memory_store.cipher import Key
 from memory_store.commit import Followed, GroupCommit
+from memory_store.courtesy import STEP_ROWS, Courtesy
 from memory_store.dbfile import Connection, DatabaseFile, translated
 from memory_store.embed import Embedder, StaticEmbedder, checked
 from memory_store.errors import DiskFull, InvalidMemory, NoSuchMemory, StoreBusy
-from memory_store.intake import prepare
+from memory_store.intake import Prepared, prepare
 from memory_store.records import Added, Author, Change, Memory, NewMemory, SourceRecord, State
 from memory_store.vector_rows import EmbedderRow
 from memory_store.writing import Writing
@@ -49,6 +50,7 @@ class Store:
         self.clock = clock
         self.embedder: Embedder = StaticEmbedder() if embedder is None else embedder
         self.encrypted = key is not None
+        self.courtesy = Courtesy()
         self._file = DatabaseFile(path, key, busy_seconds)
         self._file.create()
         self._idle: list[Connection] = []
@@ -89,8 +91,13 @@ class Store:
         Raises as `add` does. InvalidMemory where a given id already holds another text.
         """
         now = self.clock()
-        prepared = [prepare(new, salt=self._salt, now=now) for new in batch]
-        vectors = [vector_rows.blob(row) for row in checked(self.embedder, [new.text for new in batch])]
+        prepared, vectors = list[Prepared](), list[bytes | None]()
+        for start in range(0, len(batch), STEP_ROWS):
+            some = batch[start : start + STEP_ROWS]
+            prepared += [prepare(new, salt=self._salt, now=now) for new in some]
+            vectors += [vector_rows.blob(row) for row in checked(self.embedder, [new.text for new in some])]
+            if len(batch) > STEP_ROWS:
+                self.courtesy.give_way()
         own = self._own.id
 
         def work(connection: Connection) -> tuple[Added, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from memory_store.errors import DiskFull
-from memory_store.postings import Segment
+from memory_store.postings import Segment, weighed
 
 NAME = "words.npz"
 FORMAT = 1
@@ -54,7 +54,7 @@ def load(folder: Path, stamp: str) -> tuple[int, Spaces] | None:
                 return None
             counts = {int(space): count for space, count in meta["spaces"].items()}
             return meta["seq"], {
-                space: tuple(_segment(arrays, f"{space}.{at}") for at in range(count))
+                space: weighed([_segment(arrays, f"{space}.{at}") for at in range(count)])
                 for space, count in counts.items()
             }
     except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):

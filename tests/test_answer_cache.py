@@ -14,6 +14,7 @@ from localai.answer_cache import RULES
 from localai.answer_file import AnswerFile, Kept
 from localai.same_question import canonical, category
 from memory_store.embed import StaticEmbedder
+from tests import held_out_pairs
 from tests.daemon_fixture import Daemon, events_of, running, wait_for
 from tests.question_pairs import DIFFERENT, SAME
 
@@ -32,6 +33,11 @@ def hits(left: str, right: str) -> bool:
 @pytest.mark.parametrize("kind", DIFFERENT)
 def test_look_alikes_are_told_apart(kind: str) -> None:
     pairs = DIFFERENT[kind] + [(right, left) for left, right in DIFFERENT[kind]]
+    assert [pair for pair in pairs if hits(*pair)] == []
+
+
+def test_look_alikes_that_nothing_was_tuned_to_are_told_apart() -> None:
+    pairs = held_out_pairs.DIFFERENT + [(right, left) for left, right in held_out_pairs.DIFFERENT]
     assert [pair for pair in pairs if hits(*pair)] == []
 
 

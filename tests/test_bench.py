@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from localai.bench import journal, pareto, report, tables
+from localai.bench import journal, pareto, report, surroundings, tables
 from localai.bench.compare import compare
 from localai.bench.instructions import all_met
 from localai.bench.journal import config_rounds
 from localai.bench.loaders import load_tasks
+from localai.bench.progress import Progress
 from localai.bench.rows import Block
 from localai.bench.sandbox import passes
 from localai.bench.scoring import likeliest, right
@@ -23,6 +24,7 @@ from localai.bench.stats import Estimate, bootstrap, ratio, wilson
 from localai.bench.suites import NAMES, generated
 from localai.bench.summary import ENOUGH, oracle, pairs, results
 from localai.bench.tasks import Instruction, Item
+from localai.energy.sensor import CounterSensor, Spec
 from localai.errors import BadRequest, Conflict
 from tests.bench_reports import PLANTED, block, configuration, head, made, row
 
@@ -202,6 +204,7 @@ def test_published_formats(tmp_path: Path, kind: str, name: str, content: str, c
         pytest.param("bbh=x.json", '{"examples": 3}', "neither a list nor", id="no list"),
         pytest.param("mmlu=x.csv", "", "no questions", id="empty"),
         pytest.param("mmlu=missing.csv", None, "cannot be read", id="missing"),
+        pytest.param("gsm8k=.", None, "is a folder", id="a folder"),
         pytest.param("quiz=x.csv", "", "is no task", id="unknown kind"),
         pytest.param("arc=hf:nowhere", None, "names no file of a hub", id="no hub file"),
     ],
@@ -397,3 +400,21 @@ def test_the_shared_file_holds_figures_only(tmp_path: Path) -> None:
     given = json.dumps(shared(found, {"smollm2-135m-instruct"}))
     assert PLANTED not in given
     assert json.loads(given)["results"][0]["accuracy"]["value"] == found.results[0].accuracy.value
+
+
+def test_watching_the_idle_machine_ends_whatever_its_sensors_say() -> None:
+    def gone() -> int:
+        raise FileNotFoundError
+
+    spec = Spec(id="lost", scope="cpu_package", method="counter", period_s=0.1, covers="")
+    found = surroundings.idle("before", (CounterSensor(spec, gone, 1.0),), 0.05)
+    assert (found.watts, "is gone" in found.reason) == ({"lost": None}, True)
+    unseen = surroundings.idle("before", (), 600.0)
+    assert (unseen.watts, unseen.reason) == ({}, "no energy sensor here")
+
+
+def test_what_was_answered_before_tells_nothing_of_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(100) as progress:
+        progress.resume(90)
+        progress.stage("going on")
+    assert "going on (90 of 100)" in capsys.readouterr().err

@@ -23,6 +23,9 @@ class Quiet:
     def stage(self, text: str) -> None:
         self.stages.append(text)
 
+    def resume(self, count: int) -> None:
+        self.count = count
+
     def advance(self, count: int) -> None:
         self.count += count
 

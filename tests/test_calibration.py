@@ -23,7 +23,7 @@ from localai.choice import Choice
 from localai.config import Config
 from localai.device import inspect
 from localai.errors import EngineFailed, OutOfResources
-from localai.laboratory import PASSES, Laboratory, Limits
+from localai.laboratory import PASSES, Laboratory, Limits, disturbed
 from localai.ladder import climb
 from localai.local_model import LocalModel
 from localai.measuring import Pass, Steps, measure
@@ -296,3 +296,17 @@ def test_the_same_bytes_have_one_identity_wherever_they_lie(tmp_path: Path) -> N
     first, second, third = (identity(echo_model(path)) for path in paths)
     assert first == second != third
     assert identity(replace(echo_model(paths[0]), digest="abc")) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "foreign", "most", "tells_nothing"),
+    [
+        pytest.param("", 0.1, 0.3, False, id="quiet"),
+        pytest.param("", 0.6, 0.3, True, id="beside others"),
+        pytest.param("it was not done within 28 s", 1.5, math.inf, True, id="late, beside others"),
+        pytest.param("it was not done within 28 s", 0.1, 0.3, False, id="late by itself"),
+        pytest.param("its process died 3 times while it was measured", 1.5, 0.3, False, id="died"),
+    ],
+)
+def test_no_engine_is_blamed_for_a_busy_machine(verdict: str, foreign: float, most: float, tells_nothing: bool) -> None:
+    assert disturbed(verdict, foreign, most) is tells_nothing

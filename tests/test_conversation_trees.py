@@ -151,6 +151,28 @@ def test_a_request_body_becomes_a_chat() -> None:
     assert [m.content for m in read.messages] == ["Hi", "Hello"]
 
 
+@pytest.mark.parametrize(
+    ("written", "thought", "said"),
+    [
+        ("<think>\nSo,\n\nblue.\n</think>\n\nBlue", "So,\n\nblue.", "Blue"),
+        ("<thinking>Hm</thinking> Blue", "Hm", "Blue"),
+        ("<think>never ended", "never ended", ""),
+        (
+            '<details type="reasoning" done="true" duration="3">\n<summary>Thought for 3 s</summary>\n'
+            "&gt; So, &lt;blue&gt;\n> it is.\n</details>\nBlue",
+            "So, <blue>\nit is.",
+            "Blue",
+        ),
+        ("Blue, as in <think>x</think>", "", "Blue, as in <think>x</think>"),
+    ],
+    ids=["think", "thinking", "unended", "Open WebUI", "quoted later"],
+)
+def test_what_a_model_thought_is_told_from_what_it_said(written: str, thought: str, said: str) -> None:
+    (read,) = imported({"messages": [{"role": r, "content": written} for r in ("user", "assistant")]})
+    assert (read.messages[0].content, read.messages[0].reasoning) == (written, "")
+    assert (read.messages[1].content, read.messages[1].reasoning) == (said, thought)
+
+
 _CIRCLE = {"mapping": {"a": gpt("a", "b", "user", "x"), "b": gpt("b", "a", "user", "y")}, "title": ""}
 
 

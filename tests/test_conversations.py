@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from localai.attached import with_files
 from localai.conversations import Conversations, title_of
 from localai.errors import BadRequest, ConfigError, NotFound, OutOfResources
 
@@ -69,8 +70,10 @@ def test_branches_keep_their_own_paths(store: Conversations) -> None:
         ("  two\n\nlines ", "two lines"),
         ("word " * 20, "word word word word word word word word word word…"),
         ("x" * 80, "x" * 50 + "…"),
+        (with_files("Sum it up", [("a.txt", "```\nlong"), ("b/", "== c ==\n")]), "Sum it up"),
+        (with_files("", [("a.txt", "long"), ("b/", "")]), "a.txt, b/"),
     ],
-    ids=["short", "lines", "between words", "one long word"],
+    ids=["short", "lines", "between words", "one long word", "with files", "files alone"],
 )
 def test_title_is_the_beginning_of_the_question(text: str, title: str) -> None:
     assert title_of(text) == title

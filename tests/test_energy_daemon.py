@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from localai.energy.report import priced, table
+from localai.ledger import Ledger
+from localai.messages import TurnRequest
+from localai.metrics import Metrics
 from tests.daemon_fixture import Daemon, Json, events_of, running, wait_for
 
 PROMISED = {
     *("joules", "prefill_joules", "decode_joules", "idle_joules", "watts", "quality", "method", "scope"),
-    *("coverage", "uncertainty"),
+    *("coverage", "uncertainty", "cpu_seconds", "predicted_joules", "forecast_joules", "forecast_tokens"),
 }
 
 
@@ -41,6 +45,9 @@ def test_answers_say_what_they_took(warm: Daemon) -> None:
     assert float(answer.headers["x-energy-joules"]) == energy["joules"]
     assert answer.headers["x-energy-quality"] == energy["quality"]
     assert energy["predicted_joules"] is not None
+    # It may not end before its limit: its length was known, and so both are of as many tokens.
+    assert energy["forecast_tokens"] == 24
+    assert energy["forecast_joules"] == pytest.approx(energy["predicted_joules"], rel=0.5)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,22 @@ def test_the_report_sums_up(warm: Daemon, by: str) -> None:
     assert all(row["kwh"] == pytest.approx((row["joules"] + (row["idle_joules"] or 0.0)) / 3.6e6) for row in known)
     assert {row["cost"] for row in report["rows"]} == {None}
     assert report["quality"] in warm.cli("energy", "--by", by).stdout
+
+
+def test_the_report_needs_no_daemon_and_takes_prices_from_the_environment(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, 0, LOCALAI_TARIFF="0.4", LOCALAI_CURRENCY="EUR", LOCALAI_CARBON="300")
+    assert json.loads(daemon.cli("energy", "--json").stdout)["rows"] == []
+    assert not (tmp_path / "ledger.db").exists()
+    ledger = Ledger(tmp_path / "ledger.db", Metrics())
+    with ledger.entry(TurnRequest(kind="chat", model="m")) as entry:
+        entry.row |= {"joules": 3.6e6, "quality": "measured", "completion_tokens": 5}
+    ledger.close()
+    found = json.loads(daemon.cli("energy", "--by", "model", "--json").stdout)
+    assert [(row["key"], row["cost"], row["co2_g"]) for row in found["rows"]] == [("m", 0.4, 300.0)]
+    assert "cost EUR" in daemon.cli("energy").stdout
+    (tmp_path / "ledger.db").write_bytes(b"no database at all, but long enough to look like one" * 40)
+    refused = daemon.cli("energy")
+    assert (refused.returncode, "damaged" in refused.stderr) == (2, True)
 
 
 def test_energy_has_a_price_and_a_weight() -> None:

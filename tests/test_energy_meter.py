@@ -151,6 +151,27 @@ def test_what_a_broken_sensor_leaves_is_null_with_the_reason(trouble: Callable[[
             assert ask(meter, machine, 2).joules is not None
 
 
+def test_sensors_may_come_and_go_between_answers() -> None:
+    machine = Machine()
+    present = [False]
+
+    def look(*, lost: bool) -> Inventory:
+        return Inventory((machine.sensor(),) if present[0] else (), ())
+
+    meter = Meter(Inventory((), ()), slept=lambda: 0.0, look=look)
+    try:
+        assert ask(meter, machine, 1).scope == ()
+        present[0] = True
+        assert ask(meter, machine, 2, steps=20).scope == ("cpu_package",)
+        totals = meter.totals()
+        assert totals.attributed + totals.idle + totals.unattributed == pytest.approx(totals.risen, rel=1e-6)
+        present[0] = False
+        assert ask(meter, machine, 3).scope == ()
+        assert meter.basis == "modelled"
+    finally:
+        meter.close()
+
+
 def test_a_limit_holds_after_the_sensor_is_lost() -> None:
     """By the model, of processor time that this process really takes; without it the answer would never end."""
     machine, times = Machine(), ProcessTimes()

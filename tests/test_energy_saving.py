@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from localai.config import Config
-from localai.energy.draw import Draw, Draws, typical
+from localai.energy.draw import HINDERED, Draw, Draws, typical
 from localai.energy.figures import Energy
 from localai.energy.on_battery import PowerSource, Saver
 from localai.energy.pacing import Pacer
 from localai.energy.prediction import query_joules, row_joules, token_rates
+from localai.energy.shares import Amount
 from localai.energy.taps import EngineKey, Rates, Work
 from localai.forecast import Speeds, Workload
 from tests.daemon_fixture import Daemon, running
@@ -56,8 +57,9 @@ def test_a_planned_row_has_a_range_and_says_how_it_is_known() -> None:
 def test_the_error_of_a_prediction_is_that_of_what_was_known_before() -> None:
     rates = token_rates(SPEEDS, DRAW)
     assert (rates.prefill, rates.decode) == pytest.approx((40 / 512, 0.2))
-    assert Work(Rates(decode=0.3).completed(rates), 512, 10).predicted() == pytest.approx(40 + 3)
-    assert Work(Rates(prefill=1.0), 0, 10).predicted() is None
+    prompt, answer = Amount(1, 512, 0), Amount(10, 10, 0)
+    assert Work(Rates(decode=0.3).completed(rates), prefill=prompt, decode=answer).predicted() == pytest.approx(40 + 3)
+    assert Work(Rates(prefill=1.0), decode=answer).predicted() is None
 
 
 def test_watts_are_learned_and_outlive_the_daemon(draws: Draws, tmp_path: Path) -> None:
@@ -75,6 +77,23 @@ def test_watts_are_learned_and_outlive_the_daemon(draws: Draws, tmp_path: Path) 
     assert scaled is not None
     assert (scaled.decode, scaled.quality) == (10.0, "modelled")
     assert Draws(tmp_path / "watts.json", "another device").of("onnx", "", 2) is None
+
+
+def test_one_odd_answer_moves_watts_little(draws: Draws) -> None:
+    draws.learn("onnx", "", DRAW)
+    draws.learn("onnx", "", Draw(threads=2, prefill=4000.0, decode=0.01, quality="measured", basis="here"))
+    learned = draws.of("onnx", "", 2)
+    assert learned is not None
+    assert (learned.prefill, learned.decode) == pytest.approx((48.0, 18.0))
+
+
+def test_watts_of_a_quiet_machine_replace_those_beside_others(draws: Draws) -> None:
+    beside = Draw(threads=2, prefill=4.0, decode=2.0, quality="measured", basis=f"here{HINDERED}")
+    draws.learn("onnx", "", beside)
+    assert draws.of("onnx", "", 2) == beside
+    draws.learn("onnx", "", DRAW)
+    draws.learn("onnx", "", beside)
+    assert draws.of("onnx", "", 2) == DRAW
 
 
 class Engine:

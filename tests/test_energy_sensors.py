@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from localai.energy import apple, battery, hwmon, nvml, rapl
+from localai.energy.lookout import Lookout
 from localai.energy.sensor import CounterSensor, Spec
-from localai.energy.sensors import find
+from localai.energy.sensors import Inventory, find
 from localai.errors import SensorFault
 
 WRAP = 262_143_328_850
@@ -209,6 +210,57 @@ def test_the_battery_counts_while_it_discharges(
     (root / "sys/class/power_supply/BAT0/status").write_text("Charging\n")
     with pytest.raises(SensorFault):
         sensor.read(3.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "watts"),
+    [
+        pytest.param(("Discharging", 9_000_000), ("Not charging", 0), 9.0, id="one rests"),
+        pytest.param(("Full", None), ("Discharging", 7_000_000), 7.0, id="one is full and says no more"),
+        pytest.param(("Discharging", 9_000_000), ("Discharging", 3_000_000), 12.0, id="both"),
+        pytest.param(("Discharging", 9_000_000), ("Charging", 4_000_000), 5.0, id="one charges the other"),
+        pytest.param(("Discharging", 1_000_000), ("Charging", 40_000_000), None, id="the mains charge one"),
+        pytest.param(("Not charging", 0), ("Full", 0), None, id="on mains"),
+    ],
+)
+def test_two_batteries_are_one_source(
+    tmp_path: Path, first: tuple[str, int | None], second: tuple[str, int | None], watts: float | None
+) -> None:
+    files: dict[str, str | int] = {}
+    for name, (status, power) in {"BAT0": first, "BAT1": second}.items():
+        files |= {f"power_supply/{name}/type": "Battery", f"power_supply/{name}/status": status}
+        files |= {} if power is None else {f"power_supply/{name}/power_now": power}
+    found = battery.find(_tree(tmp_path, files), "Linux")
+    assert [sensor.spec.scope for sensor in found.sensors] == ([] if watts is None else ["system_battery"])
+    for sensor in found.sensors:
+        assert [sensor.read(0.0), sensor.read(2.0)] == pytest.approx([0.0, 2 * (watts or 0.0)])
+
+
+def test_sensors_are_looked_for_again_where_something_has_changed(tmp_path: Path) -> None:
+    now = [0.0]
+    root = _tree(tmp_path, {"power_supply/BAT0/type": "Battery", "power_supply/BAT0/status": "Full"})
+    lookout = Lookout(root, "Linux", lambda root, _: Inventory(battery.find(root, "Linux").sensors, ()), lambda: now[0])
+    assert not lookout.find().sensors
+    now[0] = 10.0
+    assert lookout.look() is None
+    status = root / "sys/class/power_supply/BAT0/status"
+    status.write_text("Discharging")
+    (status.parent / "power_now").write_text("5000000")
+    now[0] = 11.0
+    assert lookout.look() is None, "not so soon again"
+    now[0] = 20.0
+    found = lookout.look()
+    assert found is not None
+    assert len(found.sensors) == 1
+    now[0] = 30.0
+    assert lookout.look() is None
+    status.write_text("Charging")
+    now[0] = 40.0
+    gone = lookout.look()
+    assert gone is not None
+    assert not gone.sensors
+    now[0] = 50.0
+    assert lookout.look(lost=True) is not None
 
 
 def test_the_battery_of_a_mac() -> None:

@@ -153,6 +153,18 @@ def test_a_forgotten_memory_is_in_no_block(daemon: Daemon, engine: str) -> None:
     assert chat(daemon, engine, other)["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 
 
+def test_a_deleted_file_of_a_watched_folder_is_in_no_block(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "gate.txt").write_text("The gate code of Ilse Brandt is 40917.")
+    watch = {"folder": str(tmp_path), "namespace": "gate"}
+    assert daemon.ask("POST", "/localai/memory/watch", watch, unix=True).status == 200
+    question = "What is the gate code of Ilse Brandt?"
+    wait_for(lambda: chat(daemon, "echo", question, memory="gate").get("memories"))
+    wait_for(lambda: has(spelt(daemon, "echo"), b"40917"))
+    (tmp_path / "gate.txt").unlink()
+    wait_for(lambda: not has(spelt(daemon, "echo"), b"40917"))
+    assert not chat(daemon, "echo", question, memory="gate").get("memories")
+
+
 def test_blocks_of_models_that_are_not_loaded_go_all(daemon: Daemon) -> None:
     added = daemon.ask("POST", "/localai/memory", {"text": "The boat key hangs in the shed"}, unix=True).json
     chat(daemon, "echo", "Where does the key of the boat hang?", memory="default")

@@ -9,11 +9,14 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 
+from localai.config import Config
+from localai.memories import Memories
 from memory_store.cipher import Key, key_from_keyring, new_key
 from memory_store.doctor import examine
 from memory_store.embed import StaticEmbedder
 from memory_store.erase import forget, store_files
 from memory_store.errors import DiskFull, InvalidMemory, StoreLocked
+from memory_store.recall import Question
 from memory_store.records import NewMemory
 from memory_store.store import Store
 
@@ -99,3 +102,32 @@ def test_an_encrypted_store_is_known_as_one(tmp_path: Path) -> None:
         store = Store(path, embedder=EMBEDDER, key=key)
         assert store.encrypted is (key is not None)
         store.close()
+
+
+def test_the_daemons_memory_is_encrypted_where_it_is_set(tmp_path: Path, drawer: Drawer) -> None:
+    def opened(encrypted: int) -> Memories:
+        return Memories(Config(home=tmp_path, memory_encrypted=encrypted))
+
+    memories = opened(1)
+    memories.remember(NewMemory(text=TEXT))
+    memories.close()
+    assert [name for _, name in drawer.held] == [str(tmp_path / "memory.db")]
+    for path in (each for each in tmp_path.rglob("*") if each.is_file()):
+        assert b"treasure" not in path.read_bytes(), path
+    memories = opened(1)
+    assert [hit.memory.text for hit in memories.search(Question(text="the treasure"))] == [TEXT]
+    memories.close()
+    with pytest.raises(StoreLocked, match="another key"):
+        opened(0).search(Question(text="the treasure"))
+    drawer.held.clear()
+    with pytest.raises(StoreLocked, match="no key"):
+        opened(1).search(Question(text="the treasure"))
+
+
+def test_a_plain_memory_is_never_taken_for_an_encrypted_one(tmp_path: Path, drawer: Drawer) -> None:
+    plain = Memories(Config(home=tmp_path))
+    plain.remember(NewMemory(text=TEXT))
+    plain.close()
+    with pytest.raises(StoreLocked, match="not encrypted"):
+        Memories(Config(home=tmp_path, memory_encrypted=1)).search(Question(text="the treasure"))
+    assert not drawer.held

@@ -186,6 +186,23 @@ def test_what_has_nothing_to_do_with_it_is_not_shown(daemon: Daemon) -> None:
     assert asked(daemon, "Hello, write a limerick on owls", memory="van")["memories"] == []
 
 
+def test_what_is_pinned_goes_along_with_every_question(daemon: Daemon) -> None:
+    made = shown(daemon, "add", "The owner answers to Captain", "-n", "pins")["id"]
+    other = shown(daemon, "add", "A pinned note elsewhere", "-n", "elsewhere")["id"]
+    question = {"text": "How tall is the Eiffel tower?", "memory": "pins"}
+    assert not asked(daemon, **question)["memories"]
+    for each in (made, other):
+        assert post(daemon, f"/{each}/pin", {"pinned": True}).json["pinned"]
+    assert [m["id"] for m in asked(daemon, **question)["memories"]] == [made]
+    assert [m["id"] for m in daemon.client.get(f"{ROUTE}/pins")["memories"]] == [made, other]
+    assert [m["id"] for m in shown(daemon, "list", "--tag", "pinned", "-n", "pins")["memories"]] == [made]
+    assert memory(daemon, "forget", other, "--yes").returncode == 0
+    assert post(daemon, f"/{made}/pin", {"pinned": False}).status == 200
+    assert daemon.client.get(f"{ROUTE}/pins")["memories"] == []
+    assert not asked(daemon, **question)["memories"]
+    assert post(daemon, "/nothing/pin", {"pinned": True}).status == 404
+
+
 def test_recall_stays_within_its_budget(daemon: Daemon) -> None:
     for number in range(12):
         post(daemon, "", {"text": f"The zebra {number} eats " + "fresh green grass " * 60, "namespace": "zoo"})

@@ -108,6 +108,19 @@ def test_equal_scores_come_in_the_order_of_their_numbers(tmp_path: Path) -> None
         index.search("default", "same", 0)
 
 
+def test_scores_do_not_depend_on_how_long_texts_were_at_first(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.db")
+    grown = LexicalIndex(store)
+    for length in (1, 2, 40, 400):
+        store.add_many([NewMemory(text="zebra " + f"w{length} " * length, id=f"{length}-{n}") for n in range(50)])
+    rebuilt = LexicalIndex(store)
+    for query in ("zebra", "zebra w400", "w1 w2 w40"):
+        one, other = (index.search("default", query, 60) for index in (grown, rebuilt))
+        assert one[0].tolist() == other[0].tolist()
+        assert one[1].tolist() == other[1].tolist()
+    assert grown.search("default", "zebra", 1)[0].tolist() == [1], "the shortest text says most by one word"
+
+
 def test_a_restart_reads_the_file_and_answers_the_same(tmp_path: Path) -> None:
     store = Store(tmp_path / "m.db")
     store.add_many([NewMemory(text=text, id=str(number)) for number, text in enumerate(texts(2000))])

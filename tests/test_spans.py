@@ -85,6 +85,8 @@ def test_every_query_is_a_span_without_its_text(collector: Collector) -> None:
     assert figures["gen_ai.response.finish_reasons"] == ["length"]
     assert figures["localai.joules"] == pytest.approx(answer["usage"]["energy"]["joules"], rel=0.01)
     assert figures["localai.quality"] == "modelled"
+    assert figures["localai.cpu_seconds"] > 0
+    assert figures["localai.forecast_tokens"] == 8
     assert first.end_time_unix_nano > first.start_time_unix_nano
     assert told(second)["error.type"] == "model_not_found"
     assert not any(b"marzipan" in body for body in collector.bodies)
@@ -101,6 +103,12 @@ def test_a_collector_that_is_gone_costs_no_answer() -> None:
     with running(LOCALAI_OTLP="http://127.0.0.1:9") as daemon:
         assert daemon.chat("hello").status == 200
         assert daemon.end() == 0
+
+
+def test_all_figures_of_a_row_are_told() -> None:
+    known = {"idle_joules": 2.0, "predicted_joules": 3.0, "forecast_joules": 4.0, "cpu_seconds": 0.5}
+    told = attributes_of({"kind": "chat", "model": "m", **known})
+    assert {name: told[f"localai.{name}"] for name in known} == known
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -336,3 +336,14 @@ def test_no_guess_is_made_where_it_would_not_pay(engine: Engine) -> None:
     assert isinstance(end, Finish)
     assert loop.drafted == (0, 0)
     assert "pay" in end.usage.guesses.unguessed
+
+
+@pytest.mark.parametrize("speculation", ["auto", "lookup"])
+def test_no_guess_is_made_before_a_step_was_read(engine: Engine, speculation: str) -> None:
+    """Another number of threads begins without readings, in the middle of an answer."""
+    loop = Loop(engine)
+    loop.run_all([_POEM * 4], governor=Fixed((1,)), max_tokens=12, speculation=speculation)
+    end = loop.events[-1]
+    assert isinstance(end, Finish)
+    assert end.usage.completion_tokens == 12
+    assert loop.drafted == (0, 0)

@@ -36,7 +36,7 @@ SLOW_MS = 40
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Daemon]:
-    with running(LOCALAI_DEFAULT_MODEL="echo:/dev/null") as started:
+    with running(LOCALAI_DEFAULT_MODEL="echo:/dev/null", HF_HUB_OFFLINE="1") as started:
         yield started
 
 
@@ -69,11 +69,23 @@ async def test_text_appears_while_it_is_written_and_esc_stops_it(host: Daemon, s
         await pilot.press("escape")
         await answered(pilot)
         part = answers(pilot)[0]
-        await shows(pilot, "stopped")
+        await shows(pilot, "stopped", "tok/s", "TTFT")
         conversation = app_of(pilot).chat.conversation
         await wait_until(pilot, lambda: stored(host, conversation)["messages"][-1]["finish_reason"] == "cancelled")
+        kept = stored(host, conversation)["messages"][-1]
     assert 0 < len(part) < 200
-    assert stored(host, conversation)["messages"][-1]["content"].startswith(part)
+    assert kept["content"] == part
+    assert kept["usage"]["completion_tokens"] == len(part)
+    assert kept["usage"]["energy"]["joules"] > 0
+
+
+async def test_esc_twice_waits_for_no_figures(host: Daemon, slow: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=slow)) as pilot:
+        await say(pilot, "word " * 40)
+        await wait_until(pilot, lambda: answers(pilot) and answers(pilot)[0].count("word") > 1)
+        await pilot.press("escape", "escape")
+        await answered(pilot)
+        await shows(pilot, "stopped")
 
 
 async def test_a_chat_that_goes_away_loses_no_word(host: Daemon, slow: str, tmp_path: Path) -> None:
@@ -85,8 +97,12 @@ async def test_a_chat_that_goes_away_loses_no_word(host: Daemon, slow: str, tmp_
         wait_for, lambda: [m for m in stored(host, conversation)["messages"][1:] if m["finish_reason"]], 60
     )
     assert kept[0]["content"].startswith(received)
+    assert kept[0]["usage"]["completion_tokens"] == len(kept[0]["content"]) > 0
     async with opened(chat(host, tmp_path, conversation)) as pilot:
         await wait_until(pilot, lambda: answers(pilot) == [kept[0]["content"]])
+        figures, usage = app_of(pilot).chat.figures, kept[0]["usage"]
+        assert (figures.used, figures.exact) == (usage["total_tokens"], True)
+        assert figures.n_ctx == kept[0]["figures"]["n_ctx"] > 0
 
 
 async def test_again_makes_a_branch_and_the_keys_go_between(host: Daemon, fast: str, tmp_path: Path) -> None:
@@ -164,7 +180,7 @@ async def test_a_fork_goes_on_alone(host: Daemon, fast: str, tmp_path: Path) -> 
     async with opened(chat(host, tmp_path, before)) as pilot:
         await shows(pilot, "d")
         await wait_until(pilot, lambda: len(answers(pilot)) == 2)
-        await pilot.press("alt+up", "alt+up", "alt+up", "alt+f")
+        await pilot.press("alt+up", "alt+up", "alt+up", "alt+o")
         await wait_until(pilot, lambda: app_of(pilot).chat.conversation != before and answers(pilot) == ["b"])
     assert len(stored(host, before)["messages"]) == 4
 
@@ -274,11 +290,11 @@ async def test_code_is_chosen_copied_and_saved(host: Daemon, tmp_path: Path) -> 
     text = "One:\n\n```python\nprint(1)\n```\n\n- two:\n\n  ```sh\n  ls\n  ```\n"
     async with opened(chat(host, tmp_path, planted(host, ("user", "x"), ("assistant", text)))) as pilot:
         await shows(pilot, "─ python", "print(1)")
-        await pilot.press("alt+b", "alt+c")
+        await pilot.press("alt+k", "alt+c")
         assert pilot.app.clipboard == "print(1)"
-        await pilot.press("alt+b", "alt+c")
+        await pilot.press("alt+k", "alt+c")
         assert pilot.app.clipboard == "ls"
-        await pilot.press("alt+b", "alt+s")
+        await pilot.press("alt+k", "alt+s")
         await wait_until(pilot, lambda: (tmp_path / "code.py").exists())
         await pilot.press("alt+s")
         await wait_until(pilot, lambda: (tmp_path / "code-2.py").exists())
@@ -303,11 +319,31 @@ async def test_help_lists_the_keys_that_work(host: Daemon, tmp_path: Path) -> No
         await wait_until(pilot, lambda: not isinstance(pilot.app.screen, Help))
 
 
+async def test_a_model_is_pulled_only_when_asked_twice(host: Daemon, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path), size=(110, 30)) as pilot:
+        await pilot.press("f4")
+        await shows(pilot, "to pull, 639 MB")
+        screen = pilot.app.screen
+        assert isinstance(screen, Models)
+        screen.rows.highlighted = screen.rows.get_option_index("qwen3-0.6b")
+        await pilot.press("p")
+        await wait_until(pilot, lambda: screen._costs.get("qwen3-0.6b") not in (None, "planning…"))
+        await pilot.press("enter")
+        await shows(pilot, "Enter again pulls qwen3-0.6b")
+        await pilot.press("up")
+        await shows(pilot, "Models: Enter takes one")
+        screen.rows.highlighted = screen.rows.get_option_index("qwen3-0.6b")
+        await pilot.press("enter", "enter")
+        await wait_until(pilot, lambda: pilot.app.screen is app_of(pilot).chat)
+        await wait_until(pilot, lambda: turns(pilot, "notice"))
+
+
 async def test_a_model_is_chosen_with_what_it_costs(host: Daemon, tmp_path: Path) -> None:
     async with opened(chat(host, tmp_path), size=(110, 30)) as pilot:
         await pilot.press("f4")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, Models))
         await shows(pilot, "smollm2-135m-instruct", "tok/s", "MiB", "llama.cpp")
+        await shows(pilot, "qwen3-0.6b", "to pull, 639 MB", "by size")
         await pilot.press("down", "enter")
         await wait_until(pilot, lambda: not isinstance(pilot.app.screen, Models))
         assert app_of(pilot).chat.model == "smollm2-135m-instruct"

@@ -93,7 +93,7 @@ async def test_messages_are_chosen_and_scrolled(host: Daemon, tmp_path: Path) ->
 
 async def test_letters_with_alt_are_not_typed(host: Daemon, tmp_path: Path) -> None:
     async with opened(chat(host, tmp_path)) as pilot:
-        for letter in "abcdefknosyz":
+        for letter in "abcdefknosxyz":
             pilot.app.post_message(events.Key(f"alt+{letter}", letter))
         pilot.app.post_message(events.Key("x", "x"))
         await wait_until(pilot, lambda: app_of(pilot).chat.prompt.text)
@@ -188,7 +188,7 @@ async def test_a_long_talk_goes_on_from_a_summary(host: Daemon, fast: str, tmp_p
         await wait_until(pilot, lambda: len(answers(pilot)) == 2)
         await say(pilot, "/compact")
         await wait_until(pilot, lambda: app_of(pilot).chat.conversation != long and answers(pilot) == ["four"])
-        await shows(pilot, "localai · Long, compacted")
+        await shows(pilot, "localai · Long, compacted", "2 messages of 2 words became a summary of")
         short = stored(host, app_of(pilot).chat.conversation)
     assert "What was said before, in short:" in short["system"]
     assert "Person: one" in short["system"]

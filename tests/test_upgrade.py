@@ -21,7 +21,7 @@ from localai.tools.consent import Consents
 from memory_store.schema import STEPS as MEMORY
 from memory_store.store import Store
 
-LEDGER = (ledger_module.m001_queries, ledger_module.m002_energy, ledger_module.m003_auto)
+LEDGER = (ledger_module.m001_queries, ledger_module.m002_energy, ledger_module.m003_auto, ledger_module.m004_forecasts)
 
 
 def older(path: Path, name: str, steps: Sequence[Any], rows: Sequence[tuple[str, dict[str, Any]]]) -> None:

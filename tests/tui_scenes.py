@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from localai.conversation_files import FORMAT, VERSION
 from tests.bench_reports import made
 from tests.daemon_fixture import Daemon, running
 from tests.tui_driver import Driver, app_of, shows, wait_until
-from tui.dashboard import Dashboard, Engine, Reading
+from tui.dashboard import KEPT, Dashboard, Engine, Reading
 from tui.models import Cost, ModelLine, Models
 from tui.tools import ToolLine, Tools
 
@@ -71,6 +72,7 @@ def still_daemon() -> Iterator[tuple[Daemon, str]]:
             for c in daemon.client.post("/localai/conversations/import", {"content": [chat, one]})["conversations"]
         ]
         daemon.client.patch(f"/localai/conversations/{ids[0]}", {"pinned": True})
+        daemon.client.post("/localai/memory/m2/pin", {"pinned": True})
         with closing(sqlite3.connect(daemon.home / "conversations.db", timeout=30)) as db, db:
             db.execute("UPDATE conversations SET updated = ?", [NOON])
         found = made(daemon.home, {"smollm2": (0.55, 3.0), "qwen3-0.6b": (0.8, 12.0), "qwen3-4b": (0.86, 70.0)})
@@ -119,7 +121,12 @@ async def keys(pilot: Driver) -> None:
 async def models(pilot: Driver) -> None:
     await chat(pilot)
     screen = Models(app_of(pilot).chat.client)
-    lines = ModelLine("qwen3-0.6b", "Q8_0", 32768, False), ModelLine("smollm2-135m-instruct", "Q4_1", 8192, True)
+    guess = Cost("about", True, False, 6.4, 1.9, 2890 * 2**20, rough=True)
+    lines = (
+        ModelLine("qwen3-0.6b", "Q8_0", 32768, False),
+        ModelLine("smollm2-135m-instruct", "Q4_1", 8192, True),
+        ModelLine("qwen3-4b-instruct", "Q4_K_M", 262144, False, False, 2_497_281_120, guess),
+    )
     costs = {
         lines[0].id: (Cost("llama.cpp", True, False, 38.0, 0.31, 805 * 2**20),),
         lines[1].id: (
@@ -149,7 +156,7 @@ async def tools(pilot: Driver) -> None:
 
 async def dashboard(pilot: Driver) -> None:
     await chat(pilot)
-    screen = Dashboard(app_of(pilot).chat.client, live=False)
+    screen = Dashboard(app_of(pilot).chat.client, deque(maxlen=KEPT), live=False)
     await app_of(pilot).push_screen(screen)
     engines = (
         Engine(
@@ -163,7 +170,7 @@ async def dashboard(pilot: Driver) -> None:
             (("live", 5120), ("ssd", 768)),
             2**26,
         ),
-        Engine("qwen3-30b-a3b", "llama.cpp", "loaded", 1, 2, 6 * 2**30, 0.34, (("ram", 256),), 2**28),
+        Engine("qwen3-30b-a3b", "llama.cpp", "loaded", 1, 2, 6 * 2**30, 0.34, (("ram", 256),), 2**28, _LAYERS, 6),
     )
     joules, readings = 0.0, []
     for number in range(60):
@@ -184,4 +191,5 @@ SCENES: dict[str, Callable[[Driver], Awaitable[None]]] = {
     scene.__name__: scene
     for scene in (chat, commands, conversations, branches, models, tools, memory, dashboard, bench, keys)
 }
+_LAYERS = tuple([1.0] * 8 + [round(0.9 - 0.03 * layer, 2) for layer in range(30)] + [0.0] * 4 + [1.0] * 6)
 PICTURES = Path(__file__).parent / "pictures"

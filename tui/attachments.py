@@ -44,11 +44,6 @@ def read(path: Path) -> Attachment:
     return attached(str(path), _text(path))
 
 
-def message_of(text: str, attachments: tuple[Attachment, ...]) -> str:
-    """What is sent: the attachments as fenced files, then what was typed."""
-    return "\n\n".join([*(f"File {a.name}:\n{_fenced(a.text)}" for a in attachments), text])
-
-
 def listed(folder: Path) -> tuple[str, ...]:
     """Files and folders below `folder`, relative to it; hidden ones and those that programs make are passed over."""
     found: list[str] = []
@@ -100,13 +95,3 @@ def _text(path: Path) -> str:
     if "\0" in text:
         raise BadRequest(f"{path.name} is not a text file", "attach text in UTF-8")
     return text
-
-
-def _fenced(text: str) -> str:
-    """In a fence that is longer than any inside."""
-    longest = run = 0
-    for character in text:
-        run = run + 1 if character == "`" else 0
-        longest = max(longest, run)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -12,32 +11,28 @@ from urllib.parse import quote
 from textual.binding import Binding, BindingType
 
 from localai.client import Client
-from localai.errors import LocalaiError
 from tui.bench_screen import BenchScreen
 from tui.branches import Branches
-from tui.chooser import Chooser
-from tui.compacting import Compacting
 from tui.conversation import ROOT
-from tui.dashboard import Dashboard
-from tui.files import chats_of, written
+from tui.dashboard import KEPT, Dashboard, Reading
+from tui.drafts import Drafts
+from tui.fetching import PULL, pull_text
 from tui.help import Help, keys_text
+from tui.managing import ManagingScreen
 from tui.memory_panel import MemoryPanel
 from tui.models import Choice, Models
-from tui.options import option_of
 from tui.prompt import Prompt
 from tui.remembering import MODES, Mode, proposed
-from tui.sanitize import clean, one_line
 from tui.settings import Settings
 from tui.tools import Tools
 from tui.tree import Tree, tree_of
 from tui.turns import Turn
 from tui.welcome import welcome
 from tui.wire import Figures, ToolAsked
-from tui.writing import WritingScreen
 
 
-class ChatScreen(WritingScreen):
-    # Many terminals send Alt+B, Alt+F and Alt+Backspace as other keys; these have a second one.
+class ChatScreen(ManagingScreen):
+    # Alt+B, Alt+D and Alt+F edit words in the prompt, as in a shell.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="help"),
         Binding("escape", "stop", "Stop", id="stop"),
@@ -56,9 +51,9 @@ class ChatScreen(WritingScreen):
         Binding("alt+left", "sibling(-1)", "The branch before", show=False, id="branch_before"),
         Binding("alt+right", "sibling(1)", "The branch after", show=False, id="branch_after"),
         Binding("alt+e", "edit", "Edit the chosen question and send it again", show=False, id="edit"),
-        Binding("alt+f,alt+o", "fork", "Go on from here in a new conversation", show=False, id="fork"),
+        Binding("alt+o", "fork", "Go on from here in a new conversation", show=False, id="fork"),
         Binding("alt+z", "undo", "Back to what was shown before", show=False, id="undo"),
-        Binding("alt+b,alt+k", "next_code", "Choose the next code", show=False, id="next_code"),
+        Binding("alt+k", "next_code", "Choose the next code", show=False, id="next_code"),
         Binding("alt+c", "copy", "Copy the chosen code, else the answer", show=False, id="copy"),
         Binding("alt+s", "save_code('')", "Save the chosen code", show=False, id="save_code"),
         Binding("ctrl+g", "editor", "Write in $EDITOR", show=False, id="editor"),
@@ -66,22 +61,33 @@ class ChatScreen(WritingScreen):
         Binding("alt+y", "answer('once')", "Yes: run the tool, or remember it", show=False, id="yes"),
         Binding("alt+a", "answer('always')", "Run this tool always", show=False, id="always"),
         Binding("alt+n", "answer('no')", "No: do not run it, do not remember it", show=False, id="no"),
-        Binding(
-            "alt+backspace,alt+d", "detach", "Take the last attachment away", show=False, id="detach", priority=True
-        ),
+        Binding("alt+x", "detach", "Take the last attachment away", show=False, id="detach"),
+        Binding("alt+backspace", "erase", "Delete a word, else an attachment", show=False, id="erase", priority=True),
     ]
 
     def __init__(
-        self, client: Client, conversation: str | None, model: str | None, folder: Path, settings: Settings
+        self,
+        client: Client,
+        conversation: str | None,
+        model: str | None,
+        folder: Path,
+        settings: Settings,
+        drafts: Path | None = None,
     ) -> None:
         super().__init__(client, conversation, model, folder)
         self.memories: Mode = settings.memories
         self.keys = settings.keys
-        self.compacting: Compacting | None = None
+        self.drafts = Drafts(drafts)
+        self.told = settings.mistakes
+        self.readings: deque[Reading] = deque(maxlen=KEPT)
 
     def on_mount(self) -> None:
         self.begin_with(self.conversation)
         if self.conversation is None:
+            told, self.told = self.told, ""
+            if told:
+                self.inform(told)
+            self.restore()
             self.refresh_today()
             self.fetch(lambda: welcome(self.client, self.memories), self._welcome)
         else:
@@ -89,8 +95,8 @@ class ChatScreen(WritingScreen):
 
     def _welcome(self, text: str) -> None:
         """What the first run tells; what is being typed meanwhile is not touched."""
-        if text and not self.transcript.turns:
-            self.transcript.show([Turn(role="assistant", content=text)])
+        if text and all(turn.role == "info" for turn in self.transcript.turns):
+            self.transcript.show([Turn(role="assistant", content=text), *self.transcript.turns])
 
     # Other screens.
 
@@ -100,7 +106,7 @@ class ChatScreen(WritingScreen):
         self.app.push_screen(Help([replace(b, key=self.keys.get(b.id or "", b.key)) for b in bindings]))
 
     def action_dashboard(self) -> None:
-        self.app.push_screen(Dashboard(self.client))
+        self.app.push_screen(Dashboard(self.client, self.readings))
 
     def action_bench(self) -> None:
         self.app.push_screen(BenchScreen(self.client))
@@ -115,7 +121,9 @@ class ChatScreen(WritingScreen):
         self.app.push_screen(Models(self.client), self._take_model)
 
     def _take_model(self, choice: Choice | None) -> None:
-        if choice is not None:
+        if choice is not None and choice.pull:
+            self.action_pull(choice.model)
+        elif choice is not None:
             self.action_use(choice.model)
             self.options.pop("backend", None)
             if choice.backend:
@@ -149,152 +157,15 @@ class ChatScreen(WritingScreen):
     def _branches(self, tree: Tree, cut: Any, chosen: Any) -> None:
         self.app.push_screen(Branches(tree, cut), chosen)
 
-    # Whole conversations.
-
-    @property
-    def working(self) -> bool:
-        return self.compacting is not None or super().working
-
-    def busy(self) -> bool:
-        if self.compacting is not None:
-            self.notify("A summary is being written. Esc stops it.")
-        return self.compacting is not None or super().busy()
-
-    def stop(self) -> None:
-        super().stop()
-        if self.compacting is not None:
-            self.compacting.stop()
-
-    async def leave(self) -> None:
-        self.stop()
-        await super().leave()
-
-    def action_compact(self) -> None:
-        if self.conversation is None or self.busy():
-            return
-        figures = self.figures
-        self.compacting = Compacting(self.client, self.conversation, self.model or figures.model, figures.n_ctx)
-        self.refresh_bindings()
-        self.fetch(partial(self.compacting.run, self._tell), self._compacted, self.action_compact)
-
-    def _tell(self, text: str) -> None:
-        self.app.call_from_thread(self.gauges.set_activity, text)
-
-    def _compacted(self, conversation: str | None) -> None:
-        self._end_compacting()
-        if conversation is not None:
-            self.begin_with(conversation)
-            self.notify("This goes on from a summary. The whole conversation is kept beside it: F2.")
-
-    def _end_compacting(self) -> None:
-        self.compacting = None
-        self.gauges.set_activity("")
-        self.refresh_bindings()
-
-    async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
-        if again == self.action_compact:
-            self._end_compacting()
-        await super().fetch_failed(error, again)
-
-    async def action_new(self) -> None:
-        await self.leave()
-        self.options.clear()
-        self.begin_with(None)
-
-    def action_open(self) -> None:
-        self.app.push_screen(Chooser(self.client), self._chosen)
-
-    async def _chosen(self, conversation: str | None) -> None:
-        if conversation is not None:
-            await self.leave()
-            self.options.clear()
-            self.begin_with(conversation)
-        elif self.conversation is not None and self.reply is None:
-            # It may have been renamed, or deleted.
-            self.load(self.conversation)
-
-    def action_fork(self) -> None:
-        """Up to the chosen message, else to the last."""
-        turn = self.transcript.selected
-        message = (turn.id if turn else None) or self.leaf
-        if self.conversation is None or message is None or self.busy():
-            return
-        path = f"{ROOT}/{quote(self.conversation)}/fork"
-        self.fetch(lambda: self.client.post(path, {"message": message}), self._forked)
-
-    def _forked(self, body: dict[str, Any]) -> None:
-        self.begin_with(body["id"])
-        self.notify("This is a new conversation now.")
-
-    def action_rename(self, title: str) -> None:
-        self._change({"title": title}, lambda body: self.set_title(one_line(body["title"])))
-
-    def action_pin(self) -> None:
-        if self.conversation is not None:
-            path = f"{ROOT}/{quote(self.conversation)}"
-
-            def turn() -> bool:
-                pinned = not self.client.get(path)["pinned"]
-                self.client.patch(path, {"pinned": pinned})
-                return pinned
-
-            self.fetch(turn, lambda pinned: self.notify("Pinned." if pinned else "Not pinned any more."))
-
-    def action_system(self, text: str) -> None:
-        if self.conversation is None:
-            body = {"system": text, **({"model": self.model} if self.model else {})}
-            self.fetch(lambda: self.client.post(ROOT, body), self._begun)
-        else:
-            self._change({"system": text}, lambda _: self.notify("The next answers follow it."))
-
-    def _begun(self, body: dict[str, Any]) -> None:
-        self.conversation = body["id"]
-        self.notify("The next answers follow it.")
-
-    def action_set(self, text: str) -> None:
-        def took(option: tuple[str, object | None]) -> None:
-            name, value = option
-            self.options.pop(name, None)
-            if value is not None:
-                self.options[name] = value
-            self.notify(f"{name}: {'as usual' if value is None else value}", markup=False)
-
-        self.fetch(lambda: option_of(text), took)
-
-    def action_export(self, kind: str) -> None:
-        conversation = self.conversation
-        if conversation is None:
-            self.notify("There is nothing to export yet.")
-            return
-        path = f"{ROOT}/{quote(conversation)}/export?kind={quote(kind or 'markdown')}"
-
-        def export() -> Path:
-            body = self.client.get(path)
-            return written(self.folder / Path(body["name"]).name, body["content"])
-
-        self.fetch(export, self.say_written)
-
-    def action_import(self, name: str) -> None:
-        def bring_in() -> list[dict[str, Any]]:
-            content = chats_of(self.folder / Path(name).expanduser())
-            found: list[dict[str, Any]] = self.client.post(f"{ROOT}/import", {"content": content}, timeout=300)[
-                "conversations"
-            ]
-            return found
-
-        def brought(chats: list[dict[str, Any]]) -> None:
-            self.notify(f"{len(chats)} conversations were imported.")
-            self.begin_with(chats[-1]["id"])
-
-        self.fetch(bring_in, brought)
-
     # What is remembered.
 
     def action_remember(self, text: str) -> None:
         self._remember(text, "Remembered.")
 
     def action_memories(self, mode: str) -> None:
-        if mode in MODES:
+        if not mode:
+            self.inform(f"What you say about yourself: {self.memories}. /memories {'|'.join(MODES)} changes it.")
+        elif mode in MODES:
             self.memories = mode
             self.notify(f"What you say about yourself: {mode}")
         else:
@@ -347,7 +218,7 @@ class ChatScreen(WritingScreen):
         """Progress shows in the gauges; leaving the chat stops it, and what has arrived is kept."""
 
         def pull() -> str:
-            with self.client.stream("/localai/pull", {"model": model}) as events:
+            with self.client.stream(PULL, {"model": model}) as events:
                 for event in events:
                     if event.data is not None:
                         self.app.call_from_thread(self.gauges.set_activity, pull_text(event.data))
@@ -359,17 +230,3 @@ class ChatScreen(WritingScreen):
             self.notify(f"{name} is here.", markup=False)
 
         self.fetch(pull, pulled)
-
-    def _change(self, body: dict[str, Any], then: Any) -> None:
-        if self.conversation is None:
-            self.notify("There is no conversation yet: it begins with the first message.")
-            return
-        path = f"{ROOT}/{quote(self.conversation)}"
-        self.fetch(lambda: self.client.patch(path, body), then)
-
-
-def pull_text(progress: dict[str, Any]) -> str:
-    """`downloading model.gguf 40%`."""
-    total, done = progress.get("total"), progress.get("completed")
-    share = f" {done / total:.0%}" if total and done is not None else ""
-    return one_line(clean(str(progress.get("status") or ""))) + share

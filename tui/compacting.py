@@ -6,6 +6,7 @@ It blocks, and belongs to a thread. The long conversation stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +27,14 @@ _ASK = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """The new conversation, and in words what has become of how much."""
+
+    conversation: str
+    text: str
+
+
 class Compacting:
     """`run` may be cut short by `stop` from another thread; it then gives None and has changed nothing."""
 
@@ -42,8 +51,8 @@ class Compacting:
         if self._stream is not None:
             self._stream.close()
 
-    def run(self, say: Callable[[str], object]) -> str | None:
-        """The id of the new conversation. `say` is told how far it is. Raises LocalaiError."""
+    def run(self, say: Callable[[str], object]) -> Compacted | None:
+        """The new conversation. `say` is told how far it is. Raises LocalaiError."""
         chat = self._client.get(self._path)
         said = [message for message in chat["messages"] if message["role"] in ("user", "assistant")]
         if len(said) <= _KEPT:
@@ -55,7 +64,11 @@ class Compacting:
             if self._stopped:
                 return None
         system = "\n\n".join(filter(None, (chat.get("system"), f"What was said before, in short:\n{summary}")))
-        return self._begun(chat, system, said[-_KEPT:])
+        made = self._begun(chat, system, said[-_KEPT:])
+        count, words = len(said) - _KEPT, len(summary.split())
+        before = sum(len(message["content"].split()) for message in said[:-_KEPT])
+        messages = f"{count:,} message{'s' * (count != 1)} of {before:,} words"
+        return Compacted(made, f"{messages} became a summary of {words:,} words; the last {_KEPT} messages stay.")
 
     def _summary(self, text: str) -> str:
         body = {

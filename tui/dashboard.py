@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,11 +26,18 @@ KEPT = 240
 _MIB = 2**20
 _BARS = " ▁▂▃▄▅▆▇█"
 _ROWS = 4
+_CELLS = 48
+_SHADES = "·░▒▓█"
+_WHOLE, _NONE = 0.99, 0.01
+"""Shares of a layer from which it counts as in memory, and below which it does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One loaded engine. `weights` is the share of its weights that is in memory, None where all of them are."""
+    """One loaded engine. `weights` is the share of its weights that is in memory, None where all of them are.
+
+    `layers` are these shares layer by layer, () where the engine does not tell; the last `vram` of them are on a GPU.
+    """
 
     model: str
     backend: str
@@ -40,6 +48,8 @@ class Engine:
     weights: float | None
     hits: tuple[tuple[str, int], ...]
     kv_ram: int
+    layers: tuple[float, ...] = ()
+    vram: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +72,13 @@ class Dashboard(FetchingScreen[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f5", "dismiss(None)", "Back")]
 
-    def __init__(self, client: Client, *, live: bool = True) -> None:
-        """Not `live`, it shows only the readings that it is given."""
+    def __init__(self, client: Client, readings: deque[Reading], *, live: bool = True) -> None:
+        """`readings` are those of before, and get the new ones. Not `live`, it shows only those that it is given."""
         super().__init__()
         self._live = live
         self._client = client
         self._board = Static(markup=False)
-        self._readings: deque[Reading] = deque(maxlen=KEPT)
+        self._readings = readings
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
@@ -76,6 +86,7 @@ class Dashboard(FetchingScreen[None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        self.on_resize()
         if self._live:
             self._look()
             self.set_interval(EVERY_S, self._look)
@@ -115,7 +126,7 @@ def reading_of(status: dict[str, Any], energy: dict[str, Any], at: float) -> Rea
 
 
 def _engine_of(row: dict[str, Any]) -> Engine:
-    weights, kv = row.get("weights"), row.get("kv_cache") or {}
+    weights, kv, places = row.get("weights"), row.get("kv_cache") or {}, row.get("residency") or {}
     share = None
     if weights:
         share = weights["resident"] / max(1, weights["pinned"] + weights["paged"])
@@ -129,6 +140,8 @@ def _engine_of(row: dict[str, Any]) -> Engine:
         weights=share,
         hits=tuple((one_line(tier), int(tokens)) for tier, tokens in (kv.get("hit_tokens") or {}).items()),
         kv_ram=int(kv.get("ram_bytes") or 0),
+        layers=tuple(float(share) for share in places.get("layers") or ()),
+        vram=int(places.get("vram_layers") or 0),
     )
 
 
@@ -148,18 +161,53 @@ def board_text(readings: tuple[Reading, ...], width: int) -> str:
 def _engine_lines(engine: Engine) -> list[str]:
     threads = f"  {engine.threads} threads" if engine.threads else ""
     head = f"  {engine.model}  {engine.backend}  {engine.state}{threads}  {engine.charged // _MIB} MiB"
+    if engine.state != "loaded":
+        return [head]
     share = 1.0 if engine.weights is None else engine.weights
-    full = round(share * 24)
-    lines = [head, f"    weights in memory ▕{'█' * full}{'·' * (24 - full)}▏ {share:.0%}"]
+    lines = [head, f"    weights ▕{residency_map(engine, share)}▏ {share:.0%} in memory"]
+    lines += [f"    {residency_text(engine.layers, engine.vram)}"] if engine.layers else []
     hits = "  ".join(f"{tier} {tokens}" for tier, tokens in engine.hits if tokens) or "none yet"
     return [*lines, f"    tokens from the cache: {hits}; blocks in RAM {engine.kv_ram // _MIB} MiB"]
+
+
+def residency_map(engine: Engine, share: float) -> str:
+    """A cell for each layer, or for each few of them: how much of it is in memory, or that it is on a GPU."""
+    if not engine.layers:
+        full = round(share * _CELLS)
+        return "█" * full + "·" * (_CELLS - full)
+    count = len(engine.layers)
+    cells = min(count, _CELLS)
+    groups = [range(cell * count // cells, (cell + 1) * count // cells) for cell in range(cells)]
+    return "".join(_cell([engine.layers[n] for n in group], group[-1] >= count - engine.vram) for group in groups)
+
+
+def _cell(shares: list[float], on_gpu: bool) -> str:
+    mean = sum(shares) / len(shares)
+    return "G" if on_gpu else _SHADES[min(len(_SHADES) - 1, math.ceil(mean * (len(_SHADES) - 1) - 0.01))]
+
+
+def residency_text(layers: tuple[float, ...], vram: int) -> str:
+    """`30 layers: 20 in RAM, 4 in part, 2 on disk, 4 on the GPU`."""
+    near = layers[: len(layers) - vram]
+    counts = {
+        "in RAM █": sum(share > _WHOLE for share in near),
+        "in part ░▒▓": sum(_NONE <= share <= _WHOLE for share in near),
+        "on disk ·": sum(share < _NONE for share in near),
+        "on the GPU G": vram,
+    }
+    return f"{len(layers)} layers: {', '.join(f'{count} {where}' for where, count in counts.items() if count)}"
 
 
 def watts(readings: tuple[Reading, ...]) -> list[float]:
     """Watts of answers, beyond idle, between each two readings that know."""
     pairs = pairwise(readings)
     known = [(a, b) for a, b in pairs if a.joules is not None and b.joules is not None and b.at > a.at]
-    return [max(0.0, (b.joules or 0.0) - (a.joules or 0.0)) / (b.at - a.at) for a, b in known]
+    found = []
+    for a, b in known:
+        # While nobody looked, the mean of that time stands for each moment of it. A new daemon counts from 0.
+        times = min(KEPT, max(1, round((b.at - a.at) / EVERY_S)))
+        found += [max(0.0, (b.joules or 0.0) - (a.joules or 0.0)) / (b.at - a.at)] * times
+    return found
 
 
 def _power_lines(readings: tuple[Reading, ...], width: int) -> list[str]:

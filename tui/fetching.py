@@ -11,8 +11,10 @@ from textual.screen import Screen
 from textual.worker import get_current_worker
 
 from localai.errors import LocalaiError
+from tui.sanitize import clean, one_line
 from tui.wire import understood
 
+PULL = "/localai/pull"
 ResultT = TypeVar("ResultT")
 Value = TypeVar("Value")
 
@@ -76,3 +78,10 @@ class FetchingScreen(Screen[ResultT]):
     async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
         """Say it; screens that can try again by a key say more."""
         self.notify(f"{error.message}. {error.hint}".strip(), severity="error", markup=False)
+
+
+def pull_text(progress: dict[str, Any]) -> str:
+    """`downloading model.gguf 40%`."""
+    total, done = progress.get("total"), progress.get("completed")
+    share = f" {done / total:.0%}" if total and done is not None else ""
+    return one_line(clean(str(progress.get("status") or ""))) + share

@@ -68,12 +68,13 @@ def figures_text(figures: Figures) -> list[str]:
     elif figures.quality is not None:
         parts.append("J unknown")
     if figures.used is not None:
-        parts.append(context_text(figures.used, figures.n_ctx))
+        parts.append(("" if figures.exact else "about ") + context_text(figures.used, figures.n_ctx))
     cached = [f"{tier} {tokens}" for tier, tokens in figures.cached or () if tokens]
     if cached:
         parts.append(f"cached {', '.join(cached)}")
     if figures.memories:
-        parts.append(f"{len(figures.memories)} memories")
+        count = len(figures.memories)
+        parts.append(f"{count} {'memory' if count == 1 else 'memories'}")
     return parts
 
 

@@ -29,10 +29,15 @@ class Help(ModalScreen[None]):
         self._keys = [binding for binding in bindings if binding.description]
 
     def compose(self) -> ComposeResult:
-        keys = [f"{keys_text(each.key):24}{each.description}" for each in self._keys]
+        keys = [f"{keys_text(each.key):24}{each.description}{_named(each)}" for each in self._keys]
         typed = [f"{f'/{each.name} {each.argument}':24}{each.help}" for each in COMMANDS]
         with VerticalScroll():
             yield Static("\n".join([*keys, "", *typed]), markup=False)
+
+
+def _named(binding: Binding) -> str:
+    """By this name `chat.toml` gives it another key."""
+    return f"  ({binding.id})" if binding.id else ""
 
 
 _NAMES = {"escape": "Esc", "pageup": "PageUp", "pagedown": "PageDown"}

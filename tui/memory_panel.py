@@ -21,17 +21,18 @@ _ROOT = "/localai/memory"
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A memory as it is now; `text` is "" where it was forgotten since."""
+    """A memory as it is now; `text` is "" where it was forgotten since; `pinned` ones go along with all questions."""
 
     id: str
     text: str
     source: str
     trust: float
     state: str
+    pinned: bool = False
 
 
 class MemoryPanel(ListScreen[None]):
-    HEADING = "Recalled for this answer: source, trust, text"
+    HEADING = "Recalled for this answer: source, trust, text; * is pinned, and goes along with every question"
     DEFAULT_CSS = """
     MemoryPanel Input, MemoryPanel Input:focus { border: none; height: 1; padding: 0; background: $panel; }
     MemoryPanel Input { display: none; }
@@ -40,7 +41,7 @@ class MemoryPanel(ListScreen[None]):
         Binding("c", "judge('confirmed')", "Confirm"),
         Binding("r", "judge('refuted')", "Refute"),
         Binding("e", "correct", "Correct"),
-        Binding("p", "pin", "Pin"),
+        Binding("p", "pin", "Pin or unpin"),
         Binding("f", "forget", "Forget"),
     ]
 
@@ -72,13 +73,23 @@ class MemoryPanel(ListScreen[None]):
             self.fetch(lambda: self._client.post(path, {"verdict": verdict}), lambda _: self._refresh())
 
     def action_pin(self) -> None:
+        """The ranking learns from it too: such questions want this memory."""
         chosen = self.chosen
-        if chosen is not None:
-            body = {"query": self._question, "kept": [chosen], "how": "pinned"}
-            self.fetch(
-                lambda: self._client.post(f"{_ROOT}/feedback", body),
-                lambda _: self.notify("Pinned: the ranking learns that this one belongs to such questions."),
-            )
+        if chosen is None or not self._known[chosen].text:
+            return
+        pinned = not self._known[chosen].pinned
+        learned = {"query": self._question, "kept": [chosen], "how": "pinned"}
+
+        def pin() -> None:
+            self._client.post(f"{_ROOT}/{quote(chosen)}/pin", {"pinned": pinned})
+            if pinned and any(each.id == chosen for each in self._used) and self._question.strip():
+                self._client.post(f"{_ROOT}/feedback", learned)
+
+        self.fetch(pin, lambda _: self._pinned(pinned))
+
+    def _pinned(self, pinned: bool) -> None:
+        self.notify("Pinned: it goes along with every question." if pinned else "Not pinned any more.")
+        self._refresh()
 
     def action_forget(self) -> None:
         """Asked for twice: it is erased from every file."""
@@ -117,12 +128,23 @@ class MemoryPanel(ListScreen[None]):
         self.heading.update(self.HEADING)
 
     def _refresh(self) -> None:
-        self.fetch(lambda: tuple(recalled(self._client, each) for each in self._used), self._show)
+        self.fetch(lambda: with_pinned(self._client, self._used), self._show)
 
     def _show(self, found: tuple[Recalled, ...]) -> None:
         self._doomed = None
         self._known = {each.id: each for each in found}
         self.fill(((each.id, recalled_text(each)) for each in found), empty="No memory was recalled for this answer")
+
+
+def with_pinned(client: Client, used: tuple[UsedMemory, ...]) -> tuple[Recalled, ...]:
+    """What was used, and what is pinned beside it. Blocks; raises LocalaiError."""
+    pinned = {
+        row["id"]: Recalled(row["id"], one_line(row["text"]), one_line(row["source"]), row["trust"], row["state"], True)
+        for row in client.get(f"{_ROOT}/pins")["memories"]
+    }
+    known = [pinned.get(each.id) or recalled(client, each) for each in used]
+    rest = pinned.keys() - {each.id for each in used}
+    return (*known, *(memory for memory in pinned.values() if memory.id in rest))
 
 
 def recalled(client: Client, used: UsedMemory) -> Recalled:
@@ -138,4 +160,4 @@ def recalled(client: Client, used: UsedMemory) -> Recalled:
 
 def recalled_text(memory: Recalled) -> str:
     state = "" if memory.state == "kept" else f" ({memory.state})"
-    return f"{memory.source}  trust {memory.trust:.2f}{state}  {memory.text}"
+    return f"{'*' if memory.pinned else ' '} {memory.source}  trust {memory.trust:.2f}{state}  {memory.text}"

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from localai.errors import BadRequest
 
 _NUMBERS = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int, "seed": int}
 _NUMBERS |= {"max_joules": float, "repeat_penalty": float}
 _WORDS = {"policy": ("balanced", "fastest", "frugal"), "backend": ()}
 NAMES = (*_NUMBERS, *_WORDS, "memory")
+
+
+def options_text(options: Mapping[str, object]) -> str:
+    """What is set in a chat, in one line."""
+    known = ", ".join(f"{name} {_shown(options[name])}" for name in NAMES if name in options)
+    return f"Set in this chat: {known}" if known else f"All is as usual. /set NAME VALUE sets {', '.join(NAMES)}."
+
+
+def _shown(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def option_of(text: str) -> tuple[str, object | None]:

@@ -34,6 +34,9 @@ class Prompt(TextArea):
         Binding("tab", "complete", "Take the completion", show=False),
         Binding("up", "cursor_up", "Up; above the first line, earlier messages", show=False),
         Binding("down", "cursor_down", "Down; below the last line, later messages", show=False),
+        Binding("alt+b", "cursor_word_left", "A word to the left", show=False),
+        Binding("alt+f", "cursor_word_right", "A word to the right", show=False),
+        Binding("alt+d", "delete_word_right", "Delete the word to the right", show=False),
         Binding("pageup", "screen.scroll_transcript(-1)", "Scroll up", show=False),
         Binding("pagedown", "screen.scroll_transcript(1)", "Scroll down", show=False),
     ]
@@ -73,6 +76,9 @@ class Prompt(TextArea):
             "shift+enter": self.action_newline,
             "ctrl+j": self.action_newline,
             "tab": self.action_complete,
+            "alt+b": self.action_cursor_word_left,
+            "alt+f": self.action_cursor_word_right,
+            "alt+d": self.action_delete_word_right,
         }
         if self._completion.open and event.key in ("up", "down", "escape"):
             action |= {

@@ -14,6 +14,9 @@ from localai.client import Client, EventStream
 from localai.errors import LocalaiError
 from tui.wire import Called, Created, Opened, ReplyEvent, Text, reply_events, understood
 
+_STOP_S = 5.0
+"""Seconds that the daemon gets to take the wish to stop."""
+
 
 class Reply:
     """`run` belongs to a thread of its own; the rest may be called from any. `asked` is the id of a stored question."""
@@ -63,6 +66,17 @@ class Reply:
         return taken
 
     def stop(self) -> None:
+        """Have the daemon end the answer; its last events, with what it took, still come. Blocks."""
+        self.stopped = True
+        try:
+            path = f"/localai/conversations/{self._conversation}/stop"
+            stopping = self._client.post(path, {}, timeout=_STOP_S)["stopping"] if self._stream is not None else 0
+        except (LocalaiError, KeyError):
+            stopping = 0
+        if not stopping:
+            self.close()
+
+    def close(self) -> None:
         """Close the connection, which makes the daemon stop generating; what has arrived stays."""
         self.stopped = True
         if self._stream is not None:

@@ -40,3 +40,4 @@ PLAIN = replace(
 THEMES = (CONTRAST, PLAIN)
 ORDER = ("textual-dark", "textual-light", "contrast", "plain")
 """Through which the key for themes goes: dark, light, high contrast, no colour."""
+THEME_NAMES = tuple(dict.fromkeys((*ORDER, *BUILTIN_THEMES)))

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from rich.segment import Segment
 
+from localai.attached import parted
 from localai.errors import LocalaiError
 from tui.document import Block, Document
 from tui.painting import Line, Painter
-from tui.sanitize import clean
+from tui.sanitize import clean, one_line
 from tui.wire import Figures, ShownMessage, ToolCall
 
 _ENDINGS = {
@@ -48,6 +49,14 @@ class Turn:
     folds: set[int] = field(default_factory=set)
     _painted: dict[int, tuple[Block, bool, list[Line]]] = field(default_factory=dict)
     _painter: Painter | None = None
+    _parts: tuple[tuple[tuple[str, str], ...], str] | None = None
+
+    @property
+    def parts(self) -> tuple[tuple[tuple[str, str], ...], str]:
+        """Of a question: the files that went along, as names with texts, and what was typed."""
+        if self._parts is None:
+            self._parts = parted(self.content)
+        return self._parts
 
     def write(self, content: str, reasoning: str) -> None:
         """Append to an answer that is being written."""
@@ -70,7 +79,8 @@ class Turn:
     def guess(self, width: int) -> int:
         """About how many lines it takes, without painting it."""
         room = max(8, width)
-        return sum(1 + len(line) // room for line in self.content.split("\n")) + 1 + bool(self.note)
+        files, text = self.parts if self.role == "user" else ((), self.content)
+        return sum(1 + len(line) // room for line in text.split("\n")) + len(files) + 1 + bool(self.note)
 
     def lines(self, painter: Painter, *, selected: bool = False, marked: int | None = None) -> list[Line]:
         """All lines, the empty one after it too; `marked` is the number of the chosen fence."""
@@ -88,9 +98,19 @@ class Turn:
         palette = painter.palette
         if self.role == "notice":
             return painter.text(self.content, palette.error)
+        if self.role == "info":
+            return painter.text(self.content, palette.accent)
         if self.role == "user":
-            return painter.text(self.content, palette.text if self.id else palette.muted)
+            return self._question(painter)
         return self._row(painter, f"{self.role}: {' '.join(self.content.split())[:60]}", self.content, 0)
+
+    def _question(self, painter: Painter) -> list[Line]:
+        files, typed = self.parts
+        body: list[Line] = []
+        for name, text in files:
+            body += self._row(painter, f"{one_line(name)} ({_lines_text(text)})", text, len(body))
+        style = painter.palette.text if self.id else painter.palette.muted
+        return [*body, *painter.text(typed, style)] if typed.strip() or not files else body
 
     def _answer(self, painter: Painter, marked: int | None) -> list[Line]:
         body: list[Line] = []
@@ -143,6 +163,16 @@ def turn_of(message: ShownMessage) -> Turn:
         note=ending,
         figures=message.figures,
     )
+
+
+def _lines_text(text: str) -> str:
+    count = text.count("\n") + 1
+    return f"{count:,} line{'s' * (count != 1)}"
+
+
+def info(text: str) -> Turn:
+    """Something about the chat that is said in its place, and not stored."""
+    return Turn(role="info", content=clean(text))
 
 
 def notice(error: LocalaiError, key: str) -> Turn:

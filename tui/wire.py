@@ -25,7 +25,7 @@ class UsedMemory:
 class Figures:
     """What is known of how an answer was made; None where it is not. Rates in tokens/s, times in ms, energy in J.
 
-    `cached` are tokens found in the KV cache by tier.
+    `cached` are tokens found in the KV cache by tier; `used` are those of the context, counted where `exact`.
     """
 
     model: str | None = None
@@ -34,6 +34,7 @@ class Figures:
     decode_tps: float | None = None
     ttft_ms: float | None = None
     used: int | None = None
+    exact: bool = True
     n_ctx: int | None = None
     joules: float | None = None
     quality: str | None = None
@@ -43,11 +44,16 @@ class Figures:
     def updated(self, newer: Figures) -> Figures:
         """These, with what `newer` knows."""
         known = {f.name: v for f in fields(newer) if (v := getattr(newer, f.name)) is not None}
+        known["exact"] = self.exact if newer.used is None else newer.exact
         return replace(self, **known)
 
     def before_an_answer(self) -> Figures:
         """What also holds for the next answer."""
-        return Figures(model=self.model, backend=self.backend, used=self.used, n_ctx=self.n_ctx)
+        return Figures(model=self.model, backend=self.backend, used=self.used, exact=self.exact, n_ctx=self.n_ctx)
+
+    def in_context(self, room: Figures) -> Figures:
+        """These, with how full the context is by `room`."""
+        return replace(self, used=room.used or self.used, exact=room.exact, n_ctx=room.n_ctx or self.n_ctx)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +85,14 @@ class ShownMessage:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One conversation, with the messages of the branch that is shown."""
+    """One conversation, with the messages of the branch that is shown; `room` tells how full its context is."""
 
     id: str
     title: str
     model: str | None
     system: str
     messages: tuple[ShownMessage, ...]
+    room: Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +201,12 @@ def chat_of(body: dict[str, Any]) -> Chat:
         model=body.get("model"),
         system=body.get("system") or "",
         messages=tuple(_message_of(message) for message in body["messages"]),
+        room=_room_of(body.get("context") or {}),
     )
+
+
+def _room_of(room: dict[str, Any]) -> Figures:
+    return Figures(used=room.get("used"), exact=bool(room.get("exact", True)), n_ctx=room.get("n_ctx"))
 
 
 def chat_lines_of(body: dict[str, Any]) -> tuple[ChatLine, ...]:

@@ -7,26 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from textual.app import ComposeResult, SuspendNotSupported
+from textual.timer import Timer
 from textual.widgets import Footer, Static
 
+from localai.attached import parted, with_files
 from localai.client import Client
-from localai.errors import LocalaiError
+from localai.errors import BadRequest, LocalaiError
 from tui import attachments, commands
+from tui.answering import AnsweringScreen
 from tui.attachments import Attachment
 from tui.completion import Completion
-from tui.conversation import ConversationScreen
+from tui.drafts import Drafts
 from tui.editor import edited
+from tui.fetching import Fetched
 from tui.files import ending_of, written
 from tui.prompt import Prompt
 from tui.remembering import Proposals
-from tui.sanitize import one_line
+from tui.sanitize import clean, one_line
 from tui.tools import Question
 from tui.transcript import Transcript
-from tui.turns import Turn
+from tui.turns import Turn, info
 from tui.wire import Chat
 
+_KEEP_S = 0.3
+"""Seconds of typing that a killed terminal may cost."""
 
-class WritingScreen(ConversationScreen):
+
+class WritingScreen(AnsweringScreen):
     AUTO_FOCUS = "Prompt"
     CSS = """
     #title { height: 1; padding: 0 1; background: $panel; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -42,8 +49,12 @@ class WritingScreen(ConversationScreen):
         self.attachments: tuple[Attachment, ...] = ()
         self.editing: Turn | None = None
         self._held: str | None = None
+        self._commanded = ""
+        self._keeping: Timer | None = None
         self.completion = Completion(folder)
         self.prompt = Prompt(self.completion)
+        self.drafts = Drafts(None)
+        self.told = ""
         self.attached = Static(id="attached", markup=False)
         self.proposals = Proposals()
         self.question = Question()
@@ -66,12 +77,17 @@ class WritingScreen(ConversationScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "stop":
             return self.working or self.editing is not None or self.transcript.selected is not None
+        if action == "again":
+            return not self.working and self.repeatable
         return True
 
     # Hooks of the conversation.
 
     def put_back(self, text: str) -> None:
-        self.prompt.put_back(text)
+        files, typed = parted(text)
+        if files:
+            self._attach_all((*(attachments.attached(name, text) for name, text in files), *self.attachments))
+        self.prompt.put_back(typed)
 
     def send_again(self) -> None:
         if self.prompt.text.strip():
@@ -80,27 +96,68 @@ class WritingScreen(ConversationScreen):
             self.regenerate()
 
     def shown(self, chat: Chat) -> None:
-        self.prompt.earlier = [m.content for m in chat.messages if m.role == "user"][-200:]
+        self.prompt.earlier = [parted(m.content)[1] for m in chat.messages if m.role == "user"][-200:]
         if self.prompt.earlier:
             self.prompt.remember(self.prompt.earlier.pop())
+        told, self.told = self.told, ""
+        if told:
+            self.inform(told)
+        self.restore()
         held, self._held = self._held, None
         if held is not None:
             self.on_prompt_submitted(Prompt.Submitted(held))
 
     async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
         held, self._held = self._held, None
+        commanded, self._commanded = self._commanded, ""
         if held is not None:
             self.prompt.put_back(held)
+        elif commanded and not self.prompt.text:
+            # To be corrected: a command that was refused is still what the person wants.
+            self.prompt.load(commanded)
+        if commanded and isinstance(error, BadRequest):
+            # The same again would be refused again.
+            self.inform(f"{clean(error.message)}. {clean(error.hint)}.")
+            return
         await super().fetch_failed(error, again)
+
+    def _on_fetched(self, _: Fetched) -> None:
+        """Beside what the base does with it: Textual calls both."""
+        self._commanded = ""
 
     # Sending.
 
     def on_text_area_changed(self) -> None:
         self.typed_at = time.monotonic()
+        if self._keeping is None:
+            self._keeping = self.set_timer(_KEEP_S, self._keep)
+
+    def _keep(self) -> None:
+        self._keeping = None
+        self.drafts.keep(self.conversation, self.prompt.text)
+
+    def restore(self) -> None:
+        """Bring back what was typed here before, where nothing has been typed since."""
+        if not self.prompt.text:
+            self.prompt.load(self.drafts.of(self.conversation))
+
+    def inform(self, text: str) -> None:
+        """Say something among the messages, until the next question."""
+        self.transcript.add(info(text))
+        self.transcript.follow()
+
+    def begin_with(self, conversation: str | None) -> None:
+        """What is being typed goes along."""
+        if self.prompt.text:
+            self.drafts.keep(self.conversation, "")
+            self.on_text_area_changed()
+        super().begin_with(conversation)
 
     def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
+        # Now, because a new conversation has an id in a moment.
+        self.drafts.keep(self.conversation, "")
         if event.text.lstrip().startswith("/") and commands.parsed(event.text):
-            self._command(event.text)
+            self.run_command(event.text)
         elif event.text.lstrip().startswith("/") and event.text.split()[0].count("/") == 1:
             self.prompt.put_back(event.text)
             self.notify(f"There is no command {one_line(event.text.split()[0])}. /help lists all.", markup=False)
@@ -112,7 +169,7 @@ class WritingScreen(ConversationScreen):
             self.load(self.conversation)
         else:
             parent = self.editing.parent if self.editing else self.leaf
-            text = attachments.message_of(event.text, self.attachments)
+            text = with_files(event.text, ((a.name, a.text) for a in self.attachments))
             self._attach_all(())
             self.editing = None
             self.transcript.take_away(*(turn for turn in self.transcript.turns if turn.id is None))
@@ -122,11 +179,13 @@ class WritingScreen(ConversationScreen):
     def said(self, text: str) -> None:
         """What was typed is on its way; the attachments are not part of it."""
 
-    def _command(self, text: str) -> None:
+    def run_command(self, text: str) -> None:
+        """Act on a line that `commands.parsed` knows."""
         found = commands.parsed(text)
         assert found is not None
         command, argument = found
-        if command.argument and not argument and command.name not in ("save", "export"):
+        self._commanded = text
+        if not argument and not command.complete:
             self.prompt.put_back(text)
             self.notify(f"/{command.name} {command.argument}: {command.help}", markup=False)
             return
@@ -148,10 +207,13 @@ class WritingScreen(ConversationScreen):
         self.fetch(read, self._attach_one)
 
     def action_detach(self) -> None:
+        self._attach_all(self.attachments[:-1])
+
+    def action_erase(self) -> None:
         if self.prompt.text:
             self.prompt.action_delete_word_left()
         else:
-            self._attach_all(self.attachments[:-1])
+            self.action_detach()
 
     def _attach_one(self, added: Attachment) -> None:
         self._attach_all((*self.attachments, added))
@@ -192,6 +254,7 @@ class WritingScreen(ConversationScreen):
             self.stop()
         elif self.editing is not None:
             self.editing = None
+            self._attach_all(())
             self.prompt.clear()
         if self.transcript.selected is not None:
             self.transcript.select(None)
@@ -235,7 +298,9 @@ class WritingScreen(ConversationScreen):
             return
         self.editing = turn
         self.transcript.select(turn)
-        self.prompt.load(turn.content)
+        files, typed = turn.parts
+        self._attach_all(tuple(attachments.attached(name, text) for name, text in files))
+        self.prompt.load(typed)
         self.refresh_bindings()
 
     def action_undo(self) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from localai.api.wire import JsonRoute, json_response
+from localai.attached import typed_of
 from localai.conversation_files import ENDINGS, Kind, exported
 from localai.conversation_imports import imported
 from localai.conversation_search import snippet
@@ -36,7 +37,7 @@ def routes(kept: Conversations) -> APIRouter:
         found = await asyncio.to_thread(kept.tree, conversation)
         head = (await asyncio.to_thread(kept.get, conversation)).head
         names = ("id", "parent", "role", "model", "finish_reason", "created")
-        rows = [{name: getattr(m, name) for name in names} | {"snippet": snippet(m.content)} for m in found]
+        rows = [{name: getattr(m, name) for name in names} | {"snippet": snippet(typed_of(m.content))} for m in found]
         return json_response({"head": head, "messages": rows})
 
     @router.post("/{conversation}/fork")

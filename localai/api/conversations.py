@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import asdict
-from threading import Lock
 from typing import Any
 
 import msgspec
@@ -16,31 +12,20 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from localai.api.openai_in import SamplingBody
-from localai.api.openai_out import ChatStream, memories, timings, usage
+from localai.api.openai_out import ChatStream
+from localai.api.replies import Replies
 from localai.api.tools import asked_json, used_json
 from localai.api.wire import JsonRoute, data, json_response, stream
 from localai.auto.answering import answer
+from localai.conversation_room import room
 from localai.conversation_search import ConversationSearch
 from localai.conversations import Conversation, Conversations, StoredMessage
 from localai.errors import BadRequest, LocalaiError
-from localai.messages import (
-    ChoiceDone,
-    Delta,
-    Message,
-    Recalled,
-    Started,
-    Summary,
-    ToolAsked,
-    ToolUsed,
-    TurnEvent,
-    TurnRequest,
-)
+from localai.halting import Halt
+from localai.messages import Message, ToolAsked, ToolUsed, TurnEvent, TurnRequest
 from localai.tools.toolbox import Toolbox
 from localai.tools.using import using_tools
 from localai.turn import Parts
-
-_FLUSH_S = 0.25
-"""Seconds of received text that a crash of the daemon may cost."""
 
 
 class NewBody(BaseModel):
@@ -63,7 +48,7 @@ class ReplyBody(SamplingBody):
     tools: bool | list[str] = Field(False, description="Tools of the daemon's MCP servers: all, or these")
 
 
-def routes(parts: Parts, kept: Conversations, toolbox: Toolbox) -> APIRouter:
+def routes(parts: Parts, kept: Conversations, toolbox: Toolbox, replies: Replies) -> APIRouter:
     """The routes under /localai/conversations."""
     router = APIRouter(prefix="/localai/conversations", tags=["conversations"], route_class=JsonRoute)
     finder = ConversationSearch(kept)
@@ -88,7 +73,9 @@ def routes(parts: Parts, kept: Conversations, toolbox: Toolbox) -> APIRouter:
         """A conversation with the messages from its root to its head."""
         found = await asyncio.to_thread(kept.get, conversation)
         path = await asyncio.to_thread(kept.path, found.head) if found.head else ()
-        return json_response(_shown(found, path))
+        name = await asyncio.to_thread(_meant, found.model or "default", parts)
+        served = {slot.choice.model.id: slot.plan.n_ctx for slot in parts.pool.slots if slot.plan is not None}
+        return json_response(_shown(found, path) | {"context": room(path, found.system, name, served)})
 
     @router.patch("/{conversation}")
     async def change(conversation: str, body: ChangeBody) -> Response:
@@ -105,13 +92,20 @@ def routes(parts: Parts, kept: Conversations, toolbox: Toolbox) -> APIRouter:
     @router.post("/{conversation}/reply")
     async def reply(conversation: str, body: ReplyBody, request: Request) -> Response:
         """Append a message and stream its answer, or answer `parent` again; what was received is kept."""
-        opening = await asyncio.to_thread(_open, kept, conversation, body, parts.config.memory)
+        halt = Halt()
+        opening = await asyncio.to_thread(_open, kept, conversation, body, parts.config.memory, halt)
         out = _ReplyStream(opening)
         events = answer(opening.turn, parts)
         if body.tools:
             names = None if body.tools is True else body.tools
             events = using_tools(opening.turn, toolbox, names, lambda turn: answer(turn, parts))
-        return await stream(_kept(events, kept, opening.assistant), out)
+        return await stream(replies.begin(events, opening.assistant, halt).events(), out)
+
+    @router.post("/{conversation}/stop")
+    async def stop(conversation: str) -> dict[str, Any]:
+        """End the answers that are being written in it; their streams go on to their last event, with the figures."""
+        await asyncio.to_thread(kept.get, conversation)
+        return {"stopping": replies.stop(conversation)}
 
     return router
 
@@ -124,7 +118,7 @@ class _Opening(msgspec.Struct, frozen=True):
     turn: TurnRequest
 
 
-def _open(kept: Conversations, conversation: str, body: ReplyBody, memory: str) -> _Opening:
+def _open(kept: Conversations, conversation: str, body: ReplyBody, memory: str, halt: Halt) -> _Opening:
     found = kept.get(conversation)
     # A parent given as null begins a branch at the root; one left out continues the branch that is shown.
     parent, user = body.parent if "parent" in body.model_fields_set else found.head, None
@@ -146,71 +140,12 @@ def _open(kept: Conversations, conversation: str, body: ReplyBody, memory: str) 
         conversation=conversation,
         app="localai chat",
         trusted=True,
+        halt=halt,
         # The chat recalls unless it is told not to.
         memory=body.namespace(memory) if body.memory is not None else memory or None,
         **{**body.common(), "model": model, "n": 1, "priority": body.priority or "interactive"},
     )
     return _Opening(user, assistant, turn)
-
-
-async def _kept(
-    events: AsyncGenerator[TurnEvent, None], kept: Conversations, message: StoredMessage
-) -> AsyncGenerator[TurnEvent, None]:
-    """Pass events on and write the answer down as it comes, so that neither side's crash loses what was said."""
-    notes = _Notes(kept, message)
-    reason, spent, model = "cancelled", None, None
-    figures: dict[str, Any] = {}
-    try:
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, Started):
-                    model = event.model
-                    figures |= {"backend": event.backend, "reason": event.reason, "n_ctx": event.n_ctx or None}
-                elif isinstance(event, Recalled):
-                    figures["memories"] = memories(event)
-                elif isinstance(event, Delta):
-                    await notes.take(event)
-                elif isinstance(event, ToolUsed):
-                    figures["tools"] = [*figures.get("tools", ()), used_json(event)]
-                elif isinstance(event, ChoiceDone):
-                    reason = event.reason
-                elif isinstance(event, Summary):
-                    spent = usage(event)
-                    figures["timings"] = timings(event)
-                yield event
-    except LocalaiError:
-        reason = "error"
-        raise
-    finally:
-        notes.write()
-        kept.finish(message.id, reason, spent, model=model, figures=figures or None)
-
-
-class _Notes:
-    """Text of a message that is not written down yet."""
-
-    def __init__(self, kept: Conversations, message: StoredMessage) -> None:
-        self._kept = kept
-        self._message = message
-        self._deltas: list[Delta] = []
-        self._turn = Lock()
-        self._written = time.monotonic()
-
-    async def take(self, delta: Delta) -> None:
-        self._deltas.append(delta)
-        if time.monotonic() - self._written > _FLUSH_S:
-            self._written = time.monotonic()
-            await asyncio.to_thread(self.write)
-
-    def write(self) -> None:
-        """Write what is held. Not awaited at the end, because a request that is being cancelled cannot wait.
-
-        A write in a thread outlives its cancelled waiter; the lock keeps its text before this one's.
-        """
-        with self._turn:
-            deltas, self._deltas = self._deltas, []
-            content = "".join(delta.content for delta in deltas)
-            self._kept.extend(self._message.id, content, reasoning="".join(delta.reasoning for delta in deltas))
 
 
 class _ReplyStream(ChatStream):
@@ -230,6 +165,14 @@ class _ReplyStream(ChatStream):
 
 def _shown(conversation: Conversation, path: tuple[StoredMessage, ...]) -> dict[str, Any]:
     return {**asdict(conversation), "messages": [asdict(m) for m in path]}
+
+
+def _meant(model: str, parts: Parts) -> str | None:
+    """The id that a name stands for; None where it is not here, or chosen anew for each question."""
+    try:
+        return parts.library.resolve(model).id
+    except LocalaiError:
+        return None
 
 
 def _found(kept: Conversations, finder: ConversationSearch, query: str, limit: int) -> list[dict[str, Any]]:

@@ -114,6 +114,8 @@ class Lines:
         if self._kind == "generate" and self._messages:
             end["context"] = pack([*self._messages, Message("assistant", "".join(self._said.content))])
         took = summary.timings
+        # Only where there is something to say: Ollama's own clients know no such field.
+        end |= {"stopped": took.stopped} if took.stopped else {}
         return end | {
             "total_duration": _ns(took.total_ms),
             "load_duration": _ns(took.load_ms),

@@ -81,6 +81,7 @@ class SamplingBody(BaseModel):
     num_ctx: Annotated[int, Field(ge=0, le=2**24)] | None = None
     backend: str | None = Field(None, description="Engine to use, or `auto`")
     policy: str | None = Field(None, description="How `auto` chooses: balanced, fastest or frugal")
+    repetition_stop: bool = Field(True, description="False lets an answer repeat itself up to its limit")
     speculation: Speculation | None = Field(None, description="Who guesses tokens ahead: auto, lookup, draft or off")
     memory: bool | Annotated[str, Field(max_length=4096)] | None = Field(
         None, description="Recall from the memory: true, or a namespace; on the Unix socket only"
@@ -126,6 +127,7 @@ class SamplingBody(BaseModel):
             "policy": self.policy,
             "max_joules": self.max_joules,
             "speculation": self.speculation,
+            "repetition_stop": self.repetition_stop,
             "parent": self.parent_id and self.parent_id.rpartition("-")[2],
             "cache_salt": self.cache_salt,
         }

@@ -136,6 +136,8 @@ class _Check:
         async for waiting in draft.made(self._parts):
             yield waiting
         self._took(draft)
+        if self._halted():
+            return
         fault = sound(draft.text, draft.finish, self._asked.max_tokens)
         self._passed = fault is None
         if fault is not None or not self._plan.samples:
@@ -160,6 +162,8 @@ class _Check:
                 self._gave_up(error)
                 return
             self._took(other)
+            if self._halted():
+                return
             if alike(draft.text, other.text, self._category):
                 self._verdict = f"agrees with sample {number}"
                 return
@@ -223,6 +227,12 @@ class _Check:
         self._stopped = f"max_joules {limit:g}: {known} were spent before the check was done"
         self._verdict = f"{self._verdict}; {self._stopped}" if self._verdict else f"not checked, {self._stopped}"
         return False
+
+    def _halted(self) -> bool:
+        """Whether the person wants no more; then the first answer stands as it is."""
+        halted = self._asked.halt is not None and self._asked.halt.asked
+        self._verdict = "not checked: it was stopped" if halted else self._verdict
+        return halted
 
     def _gave_up(self, error: LocalaiError) -> None:
         """What is left of a limit may be too little for one token, which is refused."""

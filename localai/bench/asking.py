@@ -70,6 +70,7 @@ class Asker:
             "backend": config.backend,
             "temperature": 0,
             "seed": 0,
+            "repetition_stop": False,
             "cache_salt": f"{self.salt} {number}",
         }
 

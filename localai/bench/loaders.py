@@ -35,7 +35,7 @@ def load_tasks(tasks: Sequence[str], cache: Path, limit: int = 0) -> Suite:
         if kind not in FORMATS or not place:
             known = ", ".join(FORMATS)
             raise BadRequest(f"{task!r} is no task", f"write KIND=FILE; kinds: {known}", param="task")
-        path = _fetched(place, cache) if place.startswith("hf:") else Path(place).expanduser()
+        path = _fetched(place, cache) if place.startswith("hf:") else _local(place)
         name = _name(kind, path, {item.category for item in items})
         found, said = _items(kind, path, name)
         items += found[: limit or None]
@@ -111,6 +111,13 @@ def _name(kind: str, path: Path, taken: set[str]) -> str:
     stem = re.sub(r"[^A-Za-z0-9_]", "_", path.name.partition(".")[0])
     name = f"bbh_{stem}" if kind == "bbh" else kind
     return name if name not in taken else f"{kind}_{stem}"
+
+
+def _local(place: str) -> Path:
+    path = Path(place).expanduser()
+    if path.is_dir():
+        raise BadRequest(f"{place!r} is a folder", "name the file in it", param="task")
+    return path
 
 
 def _source(task: str) -> str:

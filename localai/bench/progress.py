@@ -17,6 +17,7 @@ class Progress:
         console = Console(stderr=True)
         self._console = console
         self._total, self._done, self._begun = total, 0, time.monotonic()
+        self._before = 0
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -45,13 +46,20 @@ class Progress:
             line = f"{text} ({self._done} of {self._total}{self._left()})"
             self._console.print(line, highlight=False, soft_wrap=True)
 
+    def resume(self, count: int) -> None:
+        """So many answers were there before: they took no time now."""
+        self._before = count
+        self._done += count
+        self._bar.update(self._task, completed=count)
+
     def advance(self, count: int) -> None:
         """So many answers more."""
         self._done += count
         self._bar.advance(self._task, count)
 
     def _left(self) -> str:
-        if not self._done:
+        made = self._done - self._before
+        if made <= 0:
             return ""
         spent = time.monotonic() - self._begun
-        return f", about {spent / self._done * (self._total - self._done):.0f} s left"
+        return f", about {spent / made * (self._total - self._done):.0f} s left"

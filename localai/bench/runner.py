@@ -35,6 +35,8 @@ class Watcher(Protocol):
 
     def stage(self, text: str) -> None: ...
 
+    def resume(self, count: int) -> None: ...
+
     def advance(self, count: int) -> None: ...
 
 
@@ -56,7 +58,7 @@ class Runner:
         asker = Asker(self.client, f"{head.plan[:16]} {head.started}")
         parts = self.suite.rounds(head.rounds)
         done, threads = journal.done, 0
-        self.watcher.advance(sum(len(parts[number]) for _, number in done))
+        self.watcher.resume(sum(len(parts[number]) for _, number in done))
         if not journal.idles:
             self._idle(journal, asker, "before")
         for number, key in config_rounds(sorted(by_key, key=lambda k: by_key[k].threads), len(parts)):

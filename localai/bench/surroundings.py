@@ -24,6 +24,7 @@ from localai.errors import SensorFault
 
 _PACKAGES = ("llama-cpp-python", "onnxruntime", "mlx")
 _EVERY_S = 0.5
+_UNSEEN_S = 1.0
 
 
 def describe(device: Device, inventory: Inventory) -> dict[str, Any]:
@@ -57,12 +58,17 @@ def _versions() -> dict[str, str]:
 
 
 def idle(when: str, sensors: Sequence[Sensor], seconds: float) -> Idle:
-    """Watch the sensors for `seconds`, in which nothing should run."""
+    """Watch the sensors for `seconds`, in which nothing should run; without any, only how busy others are, and shortly.
+
+    A sensor that cannot be read in that time has no watts, and the reason stands beside it.
+    """
+    seconds = seconds if sensors else min(seconds, _UNSEEN_S)
     begun, cpu = time.monotonic(), busy_seconds()
     first: dict[str, float] = {}
     last: dict[str, float] = {}
     faults: dict[str, str] = {}
-    while (now := time.monotonic()) < begun + seconds or not last:
+    while True:
+        now = time.monotonic()
         for sensor in sensors:
             try:
                 value = sensor.read(now)
@@ -72,7 +78,7 @@ def idle(when: str, sensors: Sequence[Sensor], seconds: float) -> Idle:
             first.setdefault(sensor.spec.id, value)
             last[sensor.spec.id] = value
         time.sleep(_EVERY_S)
-        if not sensors and now >= begun + seconds:
+        if now >= begun + seconds:
             break
     took = time.monotonic() - begun
     watts = {name: None if name in faults else (last[name] - value) / took for name, value in first.items()}

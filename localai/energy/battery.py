@@ -26,15 +26,19 @@ def find(root: Path, system: str = "", ioreg: Callable[[], bytes] | None = None)
     """The battery while it discharges; on mains it says nothing about the machine."""
     if (system or platform.system()) == "Darwin":
         return _mac(ioreg or _ioreg)
-    packs = [p for p in sorted((root / "sys/class/power_supply").glob("*")) if sysfs.text(p / "type") == "Battery"]
-    packs = [p for p in packs if sysfs.text(p / "scope") != "Device"]
-    if not packs:
+    if not packs(root):
         return Found((), (Absent("battery", "there is none", ""),))
     try:
-        _discharge(packs)
+        _discharge(root)
     except (OSError, ValueError) as error:
         return Found((), (Absent("battery", str(error), "it can be read while it discharges"),))
-    return Found((PowerSensor(_spec("battery"), partial(_discharge, packs), 3 * _PERIOD_S),))
+    return Found((PowerSensor(_spec("battery"), partial(_discharge, root), 3 * _PERIOD_S),))
+
+
+def packs(root: Path) -> list[Path]:
+    """The machine's own batteries in Linux's tree; a mouse's is none of them."""
+    found = sorted((root / "sys/class/power_supply").glob("*"))
+    return [p for p in found if sysfs.text(p / "type") == "Battery" and sysfs.text(p / "scope") != "Device"]
 
 
 def _spec(name: str) -> Spec:
@@ -48,21 +52,30 @@ def _spec(name: str) -> Spec:
     )
 
 
-def _discharge(packs: list[Path]) -> float:
-    """Watts out of all packs. Raises OSError where one is not discharging."""
-    total = 0.0
-    for path in packs:
-        if sysfs.text(path / "status") != "Discharging":
-            raise OSError("it is not discharging")
-        power = sysfs.number(path / "power_now")
-        if power is None:
-            current, voltage = sysfs.number(path / "current_now"), sysfs.number(path / "voltage_now")
-            if current is None or voltage is None:
-                raise OSError("it reports no power")
-            total += abs(current) * voltage * 1e-12
-        else:
-            total += abs(power) * 1e-6
+def _discharge(root: Path) -> float:
+    """Watts out of all packs together, those that rest left out. Raises OSError where none comes out."""
+    total, discharges = 0.0, False
+    for path in packs(root):
+        status = sysfs.text(path / "status")
+        if status == "Discharging":
+            discharges = True
+            total += _watts(path)
+        elif status == "Charging":
+            total -= _watts(path)
+    if not discharges or total < 0:
+        raise OSError("it is not discharging")
     return total
+
+
+def _watts(path: Path) -> float:
+    """Of one pack, without a sign, which drivers give or leave out. Raises OSError where it tells none."""
+    power = sysfs.number(path / "power_now")
+    if power is not None:
+        return abs(power) * 1e-6
+    current, voltage = sysfs.number(path / "current_now"), sysfs.number(path / "voltage_now")
+    if current is None or voltage is None:
+        raise OSError("it reports no power")
+    return abs(current) * voltage * 1e-12
 
 
 def _mac(ioreg: Callable[[], bytes]) -> Found:

@@ -20,6 +20,10 @@ WATTS_PER_CORE = {"arm64": 3.0, "aarch64": 3.0}
 WATTS_PER_X86_CORE = 6.0
 _NEW = 0.2
 """Weight of the newest answer in the running means."""
+_MOST_OFF = 2.0
+"""An answer counts as no more than so many times the mean, and no less than its part."""
+HINDERED = ", beside other programs"
+"""How the basis of watts ends that were seen while others wanted the cores: any that were not are better."""
 _MOVED = 0.05
 """A change smaller than this, relative, is not worth a write."""
 _WRITE_S = 10.0
@@ -107,7 +111,9 @@ class Draws:
         """Take an answer's watts into account; better readings replace what was worked out before."""
         name = _name(backend, mode, seen.threads)
         old = self._draws.get(name)
-        if old is None or old.quality != seen.quality:
+        if old is not None and old.quality == seen.quality and HINDERED in seen.basis and HINDERED not in old.basis:
+            return
+        if old is None or old.quality != seen.quality or (HINDERED in old.basis and HINDERED not in seen.basis):
             new = seen
         else:
             new = replace(old, prefill=_mean(old.prefill, seen.prefill), decode=_mean(old.decode, seen.decode))
@@ -138,7 +144,8 @@ def _name(backend: str, mode: str, threads: int) -> str:
 def _mean(old: float | None, new: float | None) -> float | None:
     if old is None or new is None:
         return old if new is None else new
-    return old + _NEW * (new - old)
+    # One answer that took many times the watts, or a part of them, must not decide what the next ones are told.
+    return old + _NEW * (min(max(new, old / _MOST_OFF), _MOST_OFF * old) - old)
 
 
 def _moved(old: Draw, new: Draw) -> bool:

@@ -24,8 +24,8 @@ class Energy:
     are `joules` per second of engine time. `coverage` is the share of the engine time (0 to 1) that readings cover,
     the rest was extended from them. `uncertainty` is half the width of the 95 % interval, relative to `joules`.
     `cpu_seconds` is this answer's CPU time in the engine's process. `predicted_joules` is what the answers before it
-    led to expect of so many tokens. `reason` says why figures are missing or modelled; `stopped` that a budget ended
-    the answer.
+    led to expect of so many tokens, `forecast_joules` of `forecast_tokens`, the length that was expected. `reason` says
+    why figures are missing or modelled; `stopped` that a budget ended the answer.
     """
 
     joules: float | None = None
@@ -40,6 +40,8 @@ class Energy:
     uncertainty: float | None = None
     cpu_seconds: float | None = None
     predicted_joules: float | None = None
+    forecast_joules: float | None = None
+    forecast_tokens: float | None = None
     reason: str = ""
     stopped: str = ""
 
@@ -79,6 +81,8 @@ def total(parts: Sequence[Energy | None]) -> Energy | None:
         uncertainty=spread / joules if spread is not None and joules else None,
         cpu_seconds=_sum([part.cpu_seconds for part in known]),
         predicted_joules=_sum([part.predicted_joules for part in known]),
+        forecast_joules=_sum([part.forecast_joules for part in known]),
+        forecast_tokens=_sum([part.forecast_tokens for part in known]),
         reason=next((part.reason for part in known if part.reason), ""),
         stopped=next((part.stopped for part in known if part.stopped), ""),
     )

@@ -8,40 +8,51 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Protocol
 
 from backends.contract import StepRecord
 from backends.handle import EngineHandle
 from localai.energy.attribution import Account, Book
 from localai.energy.baseline import Baseline
 from localai.energy.curve import Curve
-from localai.energy.draw import Draw, Draws
+from localai.energy.draw import HINDERED, Draw, Draws
+from localai.energy.experience import Experience, Past
 from localai.energy.figures import Energy, Quality
 from localai.energy.modelled import CpuTimeSensor, ModelledSensor, ProcessTimes
+from localai.energy.neighbours import Neighbours
 from localai.energy.sampler import Sampler, Taken, seconds_slept
-from localai.energy.sensor import Sensor
+from localai.energy.sensor import GONE, Sensor
 from localai.energy.sensors import Inventory
 from localai.energy.taps import EngineKey, Rates, Tap, Work
 
 _LEAST_COVERAGE = 0.2
 """Below this share of readings, a figure says more about other times than about the answer."""
-_NEW = 0.2
-"""Weight of the newest answer in the running means."""
+_HINDERS = 0.25
+"""Cores that others take, from which on they hold an engine up."""
+_COMPUTES = 0.1
+"""Share of its threads' time from which on an engine computes with them, and does not wait for a board."""
 _MOST_WAITING = 64
 """Steps that wait to be booked: together they cost a tenth of what they cost one by one, between tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Joules since the daemon's start. `risen` is what the sensors' counters rose by while they were read."""
+    """Joules since the sensors in use were found. `risen` is what their counters rose by while they were read."""
 
     risen: float
     attributed: float
     idle: float
     unattributed: float
     readings: int
+
+
+class Look(Protocol):
+    """Gives other sensors than before, or None; `lost` says that one of those before has failed."""
+
+    def __call__(self, *, lost: bool) -> Inventory | None: ...
 
 
 class Meter:
@@ -56,23 +67,28 @@ class Meter:
         gpu: bool = False,
         draws: Draws | None = None,
         slept: Callable[[], float] = seconds_slept,
+        remembered: Callable[[EngineKey], Iterable[Past]] = lambda _: (),
+        look: Look | None = None,
     ) -> None:
         """`watts` of one busy core for the model, 0 takes typical ones; `gpu` says that engines may use a board.
 
-        `draws` is where each answer's watts are learned.
+        `draws` is where each answer's watts are learned, `remembered` gives answers of an engine from before. `look`
+        is asked for other sensors where an answer begins and none runs.
         """
         self.inventory = inventory
         self._times = times or ProcessTimes()
+        self._neighbours = Neighbours(self._times.read)
         self._model = ModelledSensor(self._times.read, watts)
-        sensors: tuple[Sensor, ...] = (*inventory.sensors, self._model, CpuTimeSensor(self._times.read))
-        self._books = [_book(sensor) for sensor in sensors]
-        self._sampler = Sampler(sensors, self._report, slept)
+        self._slept = slept
+        self._books, self._sampler = self._with(inventory)
         self._lock = Lock()
         self._taps: dict[EngineKey, Tap] = {}
         self._engine_of: dict[int, Tap] = {}
         self._waiting: deque[tuple[Tap, StepRecord]] = deque()
         self._gpu = gpu
+        self._look = look
         self._draws = draws
+        self._remembered = remembered
         self._sampler.glance()
 
     @property
@@ -111,9 +127,10 @@ class Meter:
             with self._lock:
                 self._times.add(handle.pid)
 
-    def rates(self, key: EngineKey) -> Rates:
-        """What this engine's tokens took so far, in joules; to predict with."""
-        return replace(self._tap(key).rates)
+    def token_joules(self, key: EngineKey) -> float | None:
+        """What a token of an answer takes on this engine as things are now; None where no answer has told."""
+        with self._lock:
+            return self._tap(key).token_joules(self._neighbours())
 
     def working(self) -> tuple[tuple[EngineKey, int], ...]:
         """Engines that have open jobs, with their threads."""
@@ -121,7 +138,9 @@ class Meter:
             return tuple((tap.key, tap.threads) for tap in self._taps.values() if tap.jobs)
 
     def _tap(self, key: EngineKey) -> Tap:
-        return self._taps.setdefault(key, Tap(key))
+        if key not in self._taps:
+            self._taps[key] = Tap(key, experience=Experience.of(self._remembered(key)))
+        return self._taps[key]
 
     def _step(self, tap: Tap, record: StepRecord) -> None:
         self._waiting.append((tap, record))
@@ -142,8 +161,23 @@ class Meter:
 
     # -- jobs
 
-    def open(self, job: int, key: EngineKey, forecast: Rates | None = None) -> None:
-        """Expect steps of this job on the engine for `key`; `forecast` holds where no answer has told its rates."""
+    def open(
+        self,
+        job: int,
+        key: EngineKey,
+        forecast: Rates | None = None,
+        *,
+        most: int | None = None,
+        choices: int = 1,
+        fixed: bool = False,
+    ) -> None:
+        """Expect steps of this job on the engine for `key`; `forecast` holds where no answer has told its rates.
+
+        Each of `choices` ends at `most` tokens, or, where `fixed`, not before.
+        """
+        if self._look is not None and not self._engine_of:
+            lost = any(GONE in book.fault for book in self._measuring())
+            self._use(self._look(lost=lost), lost=lost)
         # Without a reading here, what the others took just before would be shared with the newcomer.
         for taken in self._sampler.read_now() if self._engine_of else ():
             self._report(taken)
@@ -153,7 +187,7 @@ class Meter:
             tap = self._tap(key)
             if not tap.jobs:
                 tap.known = max(tap.known, now)
-            tap.jobs[job] = Work(tap.rates.completed(forecast))
+            tap.jobs[job] = tap.begun(forecast, self._neighbours(), most, choices, fixed=fixed)
             self._engine_of[job] = tap
             for book in self._books:
                 book.open(job, now)
@@ -176,8 +210,8 @@ class Meter:
             model = self._books[len(self.inventory.sensors)]
             return max(joules, model.accounts[job].joules), "modelled"
 
-    def end(self, job: int) -> Energy:
-        """The figures of a job, which is over now."""
+    def end(self, job: int, *, whole: bool = True) -> Energy:
+        """The figures of a job, which is over now; `whole` where its answer was not cut short."""
         with self._lock:
             self._take_steps()
         for taken in self._sampler.read_now():
@@ -192,11 +226,33 @@ class Meter:
                 book.book(now, presumed)
             accounts = [(book, book.close(job)) for book in self._books]
             quiet = not self._engine_of
+            during = replace(work.began, threads=tap.running or tap.threads, foreign=self._neighbours())
         if quiet:
             self._sampler.end()
         energy = self._figures(accounts, tap)
-        self._learn(tap, energy, work)
-        return replace(energy, predicted_joules=work.predicted())
+        self._learn(tap, energy, work, Past(seen=during, whole=whole))
+        return replace(
+            energy,
+            predicted_joules=work.predicted(),
+            forecast_joules=work.forecast(),
+            forecast_tokens=None if work.length is None else work.choices * work.length,
+        )
+
+    # -- sensors that come and go
+
+    def _with(self, inventory: Inventory) -> tuple[list[Book], Sampler]:
+        sensors: tuple[Sensor, ...] = (*inventory.sensors, self._model, CpuTimeSensor(self._times.read))
+        return [_book(sensor) for sensor in sensors], Sampler(sensors, self._report, self._slept)
+
+    def _use(self, inventory: Inventory | None, *, lost: bool) -> None:
+        """Read other sensors from now on. Totals begin anew: modelled joules are never added to measured ones."""
+        if inventory is None or (_ids(inventory) == _ids(self.inventory) and not lost):
+            return
+        self._sampler.close()
+        with self._lock:
+            self._take_steps()
+            self.inventory = inventory
+            self._books, self._sampler = self._with(inventory)
 
     # -- readings
 
@@ -215,18 +271,30 @@ class Meter:
             if book.curve.last is not None:
                 book.book(min(known, book.curve.last))
 
-    def _learn(self, tap: Tap, energy: Energy, work: Work) -> None:
-        rates = tap.rates
-        rates.prefill = _mean(rates.prefill, energy.prefill_joules, work.prefilled)
-        rates.decode = _mean(rates.decode, energy.decode_joules, work.decoded)
-        if self._draws is None or energy.joules is None or not tap.threads:
-            return
-        seen = Draw(
-            threads=tap.threads,
-            prefill=_watts(energy.prefill_joules, work.prefill_s),
-            decode=_watts(energy.decode_joules, work.decode_s),
+    def _learn(self, tap: Tap, energy: Energy, work: Work, past: Past) -> None:
+        answer = replace(
+            past,
+            prefill=work.prefill,
+            decode=work.decode,
+            prefill_joules=energy.prefill_joules,
+            decode_joules=energy.decode_joules,
             quality=energy.quality,
-            basis=f"{energy.quality} in answers here",
+            length=work.made,
+        )
+        with self._lock:
+            tap.experience.note(answer)
+        threads = past.seen.threads
+        if self._draws is None or energy.joules is None or not threads:
+            return
+        hindered = past.seen.foreign > _HINDERS
+        # Time in which others had the cores is none in which this engine drew power.
+        share = _ran(energy.cpu_seconds, threads * (work.prefill_s + work.decode_s)) if hindered else 1.0
+        seen = Draw(
+            threads=threads,
+            prefill=_watts(energy.prefill_joules, share * work.prefill_s),
+            decode=_watts(energy.decode_joules, share * work.decode_s),
+            quality=energy.quality,
+            basis=f"{energy.quality} in answers here{HINDERED if hindered else ''}",
         )
         self._draws.learn(tap.key[1], tap.key[2], seen)
 
@@ -250,6 +318,10 @@ _NOTHING = Energy()
 def _book(sensor: Sensor) -> Book:
     # Processes that do nothing take no CPU time: their idle is exactly nothing.
     return Book(Curve(sensor.spec), Baseline(fixed=0.0 if sensor.spec.scope == "processes" else None))
+
+
+def _ids(inventory: Inventory) -> set[str]:
+    return {sensor.spec.id for sensor in inventory.sensors}
 
 
 def _combined(accounts: Sequence[tuple[Book, Account]], quality: Quality) -> Energy:
@@ -283,12 +355,10 @@ def _combined(accounts: Sequence[tuple[Book, Account]], quality: Quality) -> Ene
     )
 
 
+def _ran(cpu_s: float | None, most: float) -> float:
+    """The share of its time in which an engine had its cores; all of it where a board computes."""
+    return min(1.0, cpu_s / most) if cpu_s and most and cpu_s > _COMPUTES * most else 1.0
+
+
 def _watts(joules: float | None, seconds: float) -> float | None:
     return joules / seconds if joules is not None and seconds > 0 else None
-
-
-def _mean(old: float | None, joules: float | None, tokens: int) -> float | None:
-    if joules is None or not tokens:
-        return old
-    fresh = joules / tokens
-    return fresh if old is None else old + _NEW * (fresh - old)

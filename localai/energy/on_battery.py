@@ -9,6 +9,7 @@ from pathlib import Path
 
 from localai import sysfs
 from localai.config import Config
+from localai.energy.battery import packs
 
 _KEEP_S = 10.0
 """Seconds for which an answer holds."""
@@ -35,12 +36,7 @@ class PowerSource:
 
             found = psutil.sensors_battery()
             return found is not None and found.power_plugged is False
-        packs = [path for path in (self._root / "sys/class/power_supply").glob("*") if _is_pack(path)]
-        return any(sysfs.text(path / "status") == "Discharging" for path in packs)
-
-
-def _is_pack(path: Path) -> bool:
-    return sysfs.text(path / "type") == "Battery" and sysfs.text(path / "scope") != "Device"
+        return any(sysfs.text(path / "status") == "Discharging" for path in packs(self._root))
 
 
 class Saver:

@@ -5,7 +5,8 @@ Measured and modelled figures are never added: each group has a row per quality.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import median
 from typing import Any, Literal
 
 By = Literal["day", "model", "app", "conversation"]
@@ -30,11 +31,58 @@ def query(by: By) -> str:
         f"select {_COLUMNS[by]} as key, coalesce(quality, 'none') as quality, count(*) as queries,"
         " count(joules) as answers, sum(completion_tokens) as completion_tokens, sum(joules) as joules,"
         " sum(prefill_joules) as prefill_joules, sum(decode_joules) as decode_joules,"
-        " sum(idle_joules) as idle_joules, avg(abs(predicted_joules - joules) / joules) as prediction_error,"
+        " sum(idle_joules) as idle_joules,"
         " count(auto_lost) as auto_answers, sum(case when auto_times is not null then joules end) as auto_joules,"
         " sum(joules * auto_times) as auto_largest_joules, avg(auto_lost) as auto_accuracy_lost"
         " from queries where started >= ? group by 1, 2 order by 1 is null, 1 desc, 2"
     )
+
+
+def _errors(by: By) -> str:
+    """SQL with the same parameter: of each answer that was predicted, how far that was off."""
+    return (
+        f"select {_COLUMNS[by]} as key, coalesce(quality, 'none') as quality,"
+        " abs(predicted_joules - joules) / joules as prediction_error,"
+        " abs(forecast_joules - joules) / joules as forecast_error,"
+        " abs(forecast_tokens - completion_tokens) / nullif(completion_tokens, 0) as length_error"
+        " from queries where started >= ? and joules > 0"
+    )
+
+
+_ERRORS = ("prediction_error", "forecast_error", "length_error")
+
+
+def read(run: Callable[[str, list[float]], Iterable[dict[str, Any]]], by: By, since: float) -> list[dict[str, Any]]:
+    """The rows of the report, from a ledger that `run` asks in SQL.
+
+    Errors of predictions are medians: of joules for the tokens that came, of joules with the length that was expected,
+    and of that length.
+    """
+    found: dict[tuple[Any, str], dict[str, list[float]]] = {}
+    for row in run(_errors(by), [since]):
+        own = found.setdefault((row["key"], row["quality"]), {name: [] for name in _ERRORS})
+        for name in _ERRORS:
+            own[name] += [] if row[name] is None else [row[name]]
+    rows = []
+    for row in run(query(by), [since]):
+        known = found.get((row["key"], row["quality"]), {})
+        errors = {name: median(known[name]) if known.get(name) else None for name in _ERRORS}
+        rows.append({**row, **errors, "predictions": len(known.get("prediction_error", ()))})
+    return rows
+
+
+def whole(
+    rows: Sequence[dict[str, Any]], by: By, days: int, *, tariff: float, currency: str, carbon: float
+) -> dict[str, Any]:
+    """What `localai energy` prints, as far as the ledger and the settings tell."""
+    return {
+        "by": by,
+        "days": days,
+        "rows": [priced(row, tariff=tariff, carbon=carbon) for row in rows],
+        "tariff": tariff or None,
+        "currency": currency,
+        "carbon": carbon or None,
+    }
 
 
 def priced(row: dict[str, Any], *, tariff: float, carbon: float) -> dict[str, Any]:
@@ -82,10 +130,25 @@ def _cells(row: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
 def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     qualities = {row["quality"] for row in rows}
     yield from _saved(rows)
+    yield from _foretold(rows)
     if "modelled" in qualities:
         yield "modelled: worked out from CPU time and bytes moved; not to be compared with measured figures"
     if "none" in qualities:
         yield "none: nothing is known of these (failed, too short, or the sensor was lost)"
+
+
+def _foretold(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How far predictions were off, in the group that has most of them."""
+    most = max(rows, key=lambda row: row.get("predictions") or 0)
+    if (most.get("predictions") or 0) < _ENOUGH:
+        return
+    parts = [f"joules of the tokens that came {most['prediction_error']:.0%}"]
+    parts += [f"{words} {most[name]:.0%}" for name, words in _WORDS if most.get(name) is not None]
+    yield f"predictions ({most['predictions']}) were off by a median of: {', '.join(parts)}"
+
+
+_ENOUGH = 5
+_WORDS = (("length_error", "expected length"), ("forecast_error", "joules before the answer"))
 
 
 def _saved(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

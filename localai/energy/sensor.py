@@ -11,6 +11,8 @@ from localai.errors import SensorFault
 
 _T = TypeVar("_T", int, float)
 
+GONE = "is gone"
+"""What a fault says where looking for sensors anew may help."""
 _MOST_WATTS = 3000.0
 """More than any part that one sensor covers can draw: a counter that rises faster did not simply wrap."""
 
@@ -107,4 +109,4 @@ def _taken(spec: Spec, read: Callable[[], _T]) -> _T:
     except PermissionError as error:
         raise SensorFault(f"{spec.id} may no longer be read", "`localai doctor` says how to allow it") from error
     except (OSError, ValueError) as error:
-        raise SensorFault(f"{spec.id} is gone", "`localai doctor` lists the sensors") from error
+        raise SensorFault(f"{spec.id} {GONE}", "`localai doctor` lists the sensors") from error

@@ -26,6 +26,30 @@ class Part:
     prefill: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Work of one job in one phase: its parts of steps, tokens, and tokens times thousands of tokens looked back on."""
+
+    steps: float = 0.0
+    tokens: float = 0.0
+    looked: float = 0.0
+
+    def plus(self, steps: float, tokens: float, looked: float) -> Amount:
+        return Amount(self.steps + steps, self.tokens + tokens, self.looked + looked)
+
+
+Cost = tuple[float, float, float]
+"""What a step by itself, a token, and a token that looks back on a thousand others cost."""
+
+
+def units(cost: Cost, amount: Amount) -> float:
+    """How much work that is, in the engine's own unit."""
+    by_step, by_token, by_depth = cost
+    # Steps of one token alone do not tell the two apart.
+    by_token = by_token or by_step * _FIRST[1] / _FIRST[0]
+    return by_step * amount.steps + by_token * amount.tokens + by_depth * amount.looked
+
+
 @dataclass(slots=True)
 class StepCost:
     """What this engine's steps cost, in its own unit; only ratios matter."""
@@ -33,7 +57,12 @@ class StepCost:
     _products: list[list[float]] = field(default_factory=lambda: [[0.0] * 3 for _ in range(3)])
     _targets: list[float] = field(default_factory=lambda: [0.0] * 3)
     _steps: int = 0
-    _cost: tuple[float, float, float] = _FIRST
+    _cost: Cost = _FIRST
+
+    @property
+    def cost(self) -> Cost:
+        """As far as it is known by now."""
+        return self._cost
 
     def learn(self, record: StepRecord) -> None:
         """Take a step into account."""
@@ -42,7 +71,7 @@ class StepCost:
             return
         tokens, looked = 0.0, 0.0
         for share in record.shares:
-            count, depth = _amounts(share)
+            count, depth = amounts(share)
             tokens, looked = tokens + count, looked + depth
         row = (1.0 / seconds, tokens / seconds, looked / seconds)
         for i in range(3):
@@ -59,20 +88,20 @@ class StepCost:
         each = by_step / max(1, len(record.shares))
         weights: dict[tuple[int, bool], float] = {}
         for share in record.shares:
-            tokens, looked = _amounts(share)
+            tokens, looked = amounts(share)
             key = share.job, share.prefilled > 0
             weights[key] = weights.get(key, 0.0) + each + by_token * tokens + by_depth * looked
         total = sum(weights.values())
         return tuple(Part(job, weight / total, prefill) for (job, prefill), weight in weights.items())
 
 
-def _amounts(share: Share) -> tuple[float, float]:
+def amounts(share: Share) -> tuple[float, float]:
     """Tokens, and tokens times the mean context that they look back on, in thousands."""
     tokens = share.prefilled + share.decoded
     return float(tokens), tokens * max(0.0, share.context - tokens / 2) / 1000
 
 
-def _non_negative(products: list[list[float]], targets: list[float]) -> tuple[float, float, float] | None:
+def _non_negative(products: list[list[float]], targets: list[float]) -> Cost | None:
     """The best fit without negative costs: the most negative one is set to 0 until none is left."""
     kept = [0, 1, 2]
     while kept:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from backends.contract import Job
 from localai.config import Config
 from localai.energy.budgets import DayBudget, check_limit
 from localai.energy.figures import Energy
@@ -18,6 +19,21 @@ from localai.energy.taps import EngineKey, Rates
 _CHECK_S = 0.02
 _AHEAD = 1.5
 """Tokens that are made before an answer ends that is told to: one that runs, and half of one until it is seen."""
+_MOST_AHEAD = 0.25
+"""Share of its limit that an answer is ended ahead of at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How long an answer may get: each of `choices` ends at `most` tokens, or, where `fixed`, not before."""
+
+    most: int | None = None
+    choices: int = 1
+    fixed: bool = False
+
+    @classmethod
+    def of(cls, job: Job) -> Shape:
+        return cls(job.max_tokens, job.n, job.ignore_eos and job.max_tokens is not None)
 
 
 class Spending:
@@ -25,12 +41,14 @@ class Spending:
 
     def __init__(self, meter: Meter, job: int, key: EngineKey, limit: float | None) -> None:
         self._meter = meter
-        self._ahead = _AHEAD * (meter.rates(key).decode or 0.0)
+        self._ahead = min(_AHEAD * (meter.token_joules(key) or 0.0), _MOST_AHEAD * (limit or 0.0))
         self._job = job
         self._limit = limit
         self._checked = 0.0
         self._energy: Energy | None = None
         self.stopped = ""
+        self.whole = False
+        """Whether the model itself ended its answer."""
 
     def over(self) -> bool:
         """Whether the limit is reached, as it becomes so; asked often, it looks fifty times a second."""
@@ -47,7 +65,7 @@ class Spending:
     def energy(self) -> Energy:
         """What it took; the job is over with the first call."""
         if self._energy is None:
-            self._energy = replace(self._meter.end(self._job), stopped=self.stopped)
+            self._energy = replace(self._meter.end(self._job, whole=self.whole), stopped=self.stopped)
         return self._energy
 
 
@@ -72,14 +90,16 @@ class Metering:
         limit: float | None,
         record: Callable[[Energy], None],
         forecast: Rates | None = None,
+        shape: Shape = Shape(),
     ) -> Iterator[Spending]:
         """Meter a job on the engine for `key`; `record` gets its figures, however it ends. Raises BadRequest.
 
         `forecast` says what its tokens take where no answer has told yet.
         """
         limit = self._saver.limit(limit) if self._saver is not None else limit
-        check_limit(limit, self.meter.rates(key).completed(forecast), self.meter.basis)
-        self.meter.open(number, key, forecast)
+        known = Rates(decode=self.meter.token_joules(key)).completed(forecast)
+        check_limit(limit, known, self.meter.basis)
+        self.meter.open(number, key, forecast, most=shape.most, choices=shape.choices, fixed=shape.fixed)
         self._adjust()
         spending = Spending(self.meter, number, key, limit)
         try:

@@ -17,6 +17,7 @@ from localai.answer_cache import RULES
 from localai.answer_file import AnswerFile, Kept
 from localai.same_question import canonical, category
 from memory_store.embed import StaticEmbedder
+from tests import held_out_pairs
 from tests.question_pairs import DIFFERENT, SAME
 
 TEMPLATES = ("What is the {} of number {}?", "How do I {} item {}?", "Who wrote the {} book {}?", "Why is {} like {}?")
@@ -64,6 +65,14 @@ def main() -> None:
         "paraphrases": len(same),
         "hits": sum(hit for hit, _ in same),
     }
+    other = [
+        judged(embedder, *pair)[0]
+        for left, right in held_out_pairs.DIFFERENT
+        for pair in ((left, right), (right, left))
+    ]
+    result["look-alikes held out, both ways: pairs, false hits"] = [len(other), sum(other)]
+    found = [judged(embedder, *pair)[0] for pair in held_out_pairs.SAME]
+    result["paraphrases held out: pairs, hits"] = [len(found), sum(found)]
     for likeness in (0.8, 0.9, 0.95):
         false = sum(cosine >= likeness for _, cosine in different) / len(different)
         true = sum(cosine >= likeness for _, cosine in same) / len(same)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -109,7 +110,7 @@ def stays_the_same(folder: Path, embedder: StaticEmbedder, questions: Sequence[s
     opened = Opened(folder, embedder)
     restarted = answers(opened, questions) == first
     opened.close()
-    (folder / "index").rename(folder / "index.before")
+    shutil.rmtree(folder / "index")
     opened = Opened(folder, embedder)
     opened.vectors.wait()
     rebuilt = answers(opened, questions) == first

@@ -29,7 +29,7 @@ from memory_store.vectors import VectorIndex
 
 QUESTIONS = 200
 K = 10
-BATCH = 1024
+BATCH = 16_384
 
 
 def sentences() -> Iterator[str]:

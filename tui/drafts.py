@@ -1,0 +1,48 @@
+"""What is typed and not sent, in a file for each conversation, so that a killed terminal loses no word."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_NEW = "new"
+
+
+class Drafts:
+    """In `folder`, which is made when it is needed; None keeps nothing. What cannot be written is not kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._written: dict[str, str] = {}
+
+    def of(self, conversation: str | None) -> str:
+        """What was typed for it; "" where there is nothing."""
+        path = self._path(conversation)
+        if path is None:
+            return ""
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def keep(self, conversation: str | None, text: str) -> None:
+        """Replaced whole, so that a crash leaves the text before or the text after."""
+        path, name = self._path(conversation), conversation or _NEW
+        if path is None or self._written.get(name) == text:
+            return
+        self._written[name] = text
+        with suppress(OSError):
+            if not text.strip():
+                path.unlink(missing_ok=True)
+                return
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = path.with_name(f"{path.name}.{os.getpid()}")
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+            fresh.replace(path)
+
+    def _path(self, conversation: str | None) -> Path | None:
+        name = conversation or _NEW
+        # It comes from the command line too.
+        return self._folder / f"{name}.txt" if self._folder is not None and name.isalnum() else None
