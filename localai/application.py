@@ -123,12 +123,7 @@ def build(
     for router in routers:
         app.include_router(router)
     app.add_route("/openapi.json", _document, include_in_schema=False)
-    app.add_exception_handler(LocalaiError, _own)
-    app.add_exception_handler(MemoryStoreError, _memory)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(ClientGone, _gone)
-    app.add_exception_handler(Exception, _unexpected)
+    _handle_errors(app)
     config = parts.config
     hosts = {*config.allowed_hosts} | ({config.host} if config.host not in ("0.0.0.0", "::") else set())
     return Door(
@@ -139,6 +134,15 @@ def build(
         max_body=config.max_body,
         body_s=config.body_timeout,
     )
+
+
+def _handle_errors(app: FastAPI) -> None:
+    app.add_exception_handler(LocalaiError, _own)
+    app.add_exception_handler(MemoryStoreError, _memory)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _document(request: Request) -> Response:

@@ -141,9 +141,8 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     watched, answers = _beside(memories, kept, kv_cache)
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
     gate, toolbox, replies = _gate(config, ledger), Toolbox(config.home, config.logs), Replies(kept)
-    parts = _embedding(
-        Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
-    )
+    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
+    parts = _embedding(parts)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, replies, started=started, stop=server.end)
     catalog.start()
