@@ -19,6 +19,7 @@ from backends.contract import (
     FinishReason,
     Priority,
     Progress,
+    Sequences,
     Share,
     StepRecord,
     Token,
@@ -85,9 +86,10 @@ class Batcher:
         return not self._waiting and not self._running
 
     @property
-    def depth(self) -> tuple[int, int, int]:
-        """Counts of waiting, running and resident sequences."""
-        return len(self._waiting), len(self._running), self._cells.residents
+    def census(self) -> Sequences:
+        """All sequences, by what they do."""
+        cells = self._cells
+        return Sequences(len(self._waiting), len(self._running), cells.active, cells.residents, cells.free)
 
     def add(self, sequence: Sequence) -> None:
         sequence.last_served = sequence.submitted

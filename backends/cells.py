@@ -100,6 +100,11 @@ class Cells:
     def residents(self) -> int:
         return len(self._residents)
 
+    @property
+    def free(self) -> int:
+        """Sequence numbers that hold nothing."""
+        return len(self._free)
+
     # -- starting a sequence
 
     def expect(self, wanted: Held) -> None:

@@ -359,5 +359,18 @@ class Pace(msgspec.Struct, frozen=True, tag=True):
     rest: float
 
 
+class Sequences(msgspec.Struct, frozen=True, tag=True):
+    """The child's own counts: sequences that wait and run, numbers that hold cells for them, kept for later, or free.
+
+    While nothing is asked, `waiting`, `running` and `active` are 0, and `kept` and `free` together are `n_seq`.
+    """
+
+    waiting: int
+    running: int
+    active: int
+    kept: int
+    free: int
+
+
 ToChild = Load | Job | Cancel | Tokenize | Detokenize | Evicted | Pace | Purge
-FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport | Purged | WeightsReport
+FromChild = Stage | Ready | LoadFailed | Output | Ids | Text | KvReport | Purged | WeightsReport | Sequences

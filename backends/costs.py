@@ -104,6 +104,8 @@ class StepCosts:
         """The most tokens, up to `most`, whose step at `depth` stays within `seconds`; at least 1."""
         points = self._points(depth)
         low, high = 1, max(1, most) if points else 1
+        if points and _along(points, high) <= seconds:
+            return high
         while low < high:
             middle = (low + high + 1) // 2
             if _along(points, middle) <= seconds:

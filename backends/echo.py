@@ -98,7 +98,8 @@ class EchoEngine:
     def step(self, batch: Sequence[Slice], interrupt: Interrupt | None = None) -> list[Floats | None]:
         if sum(len(t) for t in self._held.values()) + sum(len(p.tokens) for p in batch) > self._order.n_ctx:
             raise CacheFull
-        time.sleep(self._step_s)
+        if self._step_s:
+            time.sleep(self._step_s)
         alone = len(batch) == 1 and len(batch[0].tokens) == 1 and not self._order.prove
         deadly = {"crash-fast": self._order.prove, "crash-decode": alone and batch[0].pos > _BEYOND_SELF_TEST}
         if self._crash == "crash-always" or (self._order.extra_bufts and deadly.get(self._crash, False)):

@@ -33,6 +33,7 @@ from backends.contract import (
     Pace,
     Ready,
     Rejected,
+    Sequences,
     Stage,
     StepRecord,
     Text,
@@ -74,9 +75,9 @@ class EngineHandle(asyncio.SubprocessProtocol):
     """One running child. Make it with `start`.
 
     `info` is what it loaded, `rss` its resident bytes after loading, `rates` its decode rates in token/s by thread
-    count, `stages` the seconds that each stage of loading took, `kv` and `weights` the latest reports of its KV cache
-    and of weights that do not all fit, `paged` what paging the KV cache has taken so far, `guesses` the counts of all
-    answers, and who guessed for the last one.
+    count, `stages` the seconds of each stage of loading; `kv`, `weights` and `sequences` the latest reports of its KV
+    cache, of weights that do not all fit and of what it holds; `paged` what paging has taken so far, `guesses` the
+    counts of all answers, and who guessed for the last one.
     """
 
     info: EngineInfo
@@ -95,6 +96,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._on_step = on_step
         self.on_death: OnDeath | None = None
         self.kv: KvReport | None = None
+        self.sequences: Sequences | None = None
         self.paged: PagedUse | None = None
         self.weights: WeightsReport | None = None
         self.on_report: OnReport | None = None
@@ -110,8 +112,6 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._silent = False
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
-
-    # -- life
 
     @classmethod
     async def start(
@@ -273,7 +273,7 @@ class EngineHandle(asyncio.SubprocessProtocol):
     # -- asyncio.SubprocessProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports quack like asyncio's without being their subclasses.
+        # uvloop's transports quack like asyncio's.
         self._transport = cast(asyncio.SubprocessTransport, transport)
         self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
 
@@ -326,15 +326,14 @@ class EngineHandle(asyncio.SubprocessProtocol):
                 self.on_report(frame)
         elif isinstance(frame, WeightsReport):
             self.weights = frame
+        elif isinstance(frame, Sequences):
+            self.sequences = frame
         elif isinstance(frame, Stage):
             self._enter(frame.name)
             self._on_stage(frame.name, frame.fraction)
-        elif isinstance(frame, Ids):
-            self._answer(frame.id, frame.tokens)
-        elif isinstance(frame, Text):
-            self._answer(frame.id, frame.text)
-        elif isinstance(frame, Purged):
-            self._answer(frame.id, frame)
+        elif isinstance(frame, Ids | Text | Purged):
+            value = frame.tokens if isinstance(frame, Ids) else frame.text if isinstance(frame, Text) else frame
+            self._answer(frame.id, value)
         elif isinstance(frame, Ready):
             self.info, self.rss, self.rates = frame.info, frame.rss, frame.rates
             self._enter("serving")

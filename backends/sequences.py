@@ -14,7 +14,7 @@ from backends.guesses import Guesses
 from backends.kv_frames import Tier
 from backends.kv_paging import PagedUse
 from backends.lookup import Lookup
-from backends.sampling import Sampler, logprobs, validate
+from backends.sampling import Sampler, logprobs
 from backends.textstream import TextStream
 
 MAX_ACTIVE = 16
@@ -187,7 +187,6 @@ def prepare(job: Job, info: EngineInfo, tokenizer: Tokenizer, constraints: Const
         return Sequence(job, 0, list(job.tokens), None, None, TextStream(()), time.monotonic())
     matcher = constraints.compile(job.grammar) if job.grammar is not None else None
     sampling = _without_end(job.sampling, tokenizer) if job.ignore_eos else job.sampling
-    validate(sampling, info.n_vocab)
     made = []
     for index in range(job.n):
         vocabulary = tokenizer.pointer if sampling.dry_multiplier > 0.0 else None

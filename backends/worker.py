@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 import msgspec
@@ -58,6 +58,8 @@ _READ = 1 << 16
 _STAGE_S = 0.1
 _REPORT_S = 1.0
 _REPORT_REST = 20.0
+_SETTLE_S = 0.05
+"""Seconds without work before the report of its end: one after each of many short jobs would cost more than they do."""
 _LONGEST_REST_S = 1.0
 FLUSH_S = 8.0
 """Most seconds for writing what is kept in RAM alone, when the daemon ends; a busy disk takes longer."""
@@ -174,17 +176,27 @@ def serve(
     tell: Callable[[], None] = lambda: None,
 ) -> None:
     """The step loop: sleeps while there is nothing to do, ends with its daemon. `tell` makes other reports."""
-    reported, rest = 0.0, 0.0
+    reported, rest, news = 0.0, 0.0, True
+
+    def report() -> None:
+        nonlocal reported, news
+        if store is not None:
+            outbox.send(store.report())
+        outbox.send(batcher.census)
+        tell()
+        reported, news = time.monotonic(), False
+
     while True:
         if batcher.idle and inbox.empty() and batcher.tend():
             continue
-        if batcher.idle or time.monotonic() - reported > _REPORT_S:
-            if store is not None:
-                outbox.send(store.report())
-            tell()
-            reported = time.monotonic()
+        if not batcher.idle and time.monotonic() - reported > _REPORT_S:
+            report()
         while batcher.idle or not inbox.empty():
-            item = inbox.get()
+            try:
+                item = inbox.get(timeout=_SETTLE_S if news else None)
+            except Empty:
+                report()
+                continue
             if isinstance(item, Cancel):
                 batcher.cancel(item.job)
             elif isinstance(item, Sequence):
@@ -197,7 +209,7 @@ def serve(
                 purge(item, batcher, store, outbox)
             elif item is None:
                 return
-        begun = time.monotonic()
+        begun, news = time.monotonic(), True
         batcher.turn()
         if rest:
             time.sleep(min(_LONGEST_REST_S, rest * (time.monotonic() - begun)))
@@ -285,7 +297,7 @@ def main() -> None:
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     store = open_store(engine, order)
     batcher = Batcher(engine, governor, outbox.emit, order.step_seconds, store, lambda: not inbox.empty(), draft)
-    reader = Reader(source, frames[1:], outbox, engine.tokenizer, info, inbox, lambda: batcher.depth[0])
+    reader = Reader(source, frames[1:], outbox, engine.tokenizer, info, inbox, lambda: batcher.census.waiting)
     outbox.send(Ready(info, psutil.Process().memory_info().rss, rates))
     threading.excepthook = _leave
     reader.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -34,10 +35,11 @@ from localai.api import (
 )
 from localai.api import tokens as token_routes
 from localai.api import tools as tool_routes
+from localai.api.direct import Direct
 from localai.api.gate import Gate
 from localai.api.replies import Replies
 from localai.api.security import Door
-from localai.api.wire import ClientGone, error_response
+from localai.api.wire import ClientGone, error_response, json_response
 from localai.conversations import Conversations
 from localai.errors import BadRequest, LocalaiError, NotFound, from_memory
 from localai.forgetting import Forgetting
@@ -95,42 +97,57 @@ def build(
         description="A private AI runtime on your own machine.",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         responses=ERRORS,
     )
-    app.include_router(openai.routes(parts))
-    app.include_router(responses.routes(parts))
-    app.include_router(ollama.routes(parts))
-    app.include_router(llamacpp.routes(parts))
-    app.include_router(anthropic.routes(parts))
-    app.include_router(admin.routes(parts, metrics, kv_cache, started, stop))
-    app.include_router(catalog.routes(parts))
-    app.include_router(token_routes.routes(gate.tokens))
-    app.include_router(conversation_trees.routes(kept))
-    app.include_router(conversations.routes(parts, kept, toolbox, replies))
-    app.include_router(tool_routes.routes(toolbox))
-    app.include_router(bench_reports.routes(parts.config.home))
-    app.include_router(pulling.routes(parts.library))
-    app.include_router(memory_files.routes(watched))
-    app.include_router(memory_ask.routes(parts))
-    app.include_router(memory_feedback.routes(parts.memories))
-    app.include_router(memory_pins.routes(parts.memories))
-    app.include_router(memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)))
-    app.add_exception_handler(LocalaiError, _own)
-    app.add_exception_handler(MemoryStoreError, _memory)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(ClientGone, _gone)
-    app.add_exception_handler(Exception, _unexpected)
+    routers = [
+        openai.routes(parts),
+        responses.routes(parts),
+        *ollama.routes(parts),
+        *llamacpp.routes(parts),
+        anthropic.routes(parts),
+        admin.routes(parts, metrics, kv_cache, started, stop),
+        catalog.routes(parts),
+        token_routes.routes(gate.tokens),
+        conversation_trees.routes(kept),
+        conversations.routes(parts, kept, toolbox, replies),
+        tool_routes.routes(toolbox),
+        bench_reports.routes(parts.config.home),
+        pulling.routes(parts.library),
+        memory_files.routes(watched),
+        memory_ask.routes(parts),
+        memory_feedback.routes(parts.memories),
+        memory_pins.routes(parts.memories),
+        memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)),
+    ]
+    for router in routers:
+        app.include_router(router)
+    app.add_route("/openapi.json", _document, include_in_schema=False)
+    _handle_errors(app)
     config = parts.config
     hosts = {*config.allowed_hosts} | ({config.host} if config.host not in ("0.0.0.0", "::") else set())
     return Door(
-        app,
+        Direct(app, routers, app.exception_handlers),
         gate,
         hosts=hosts,
         origins=config.allowed_origins,
         max_body=config.max_body,
         body_s=config.body_timeout,
     )
+
+
+def _handle_errors(app: FastAPI) -> None:
+    app.add_exception_handler(LocalaiError, _own)
+    app.add_exception_handler(MemoryStoreError, _memory)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _document(request: Request) -> Response:
+    """The whole document. It takes a while to write, once, which must keep nobody waiting."""
+    return json_response(await asyncio.to_thread(request.app.openapi))
 
 
 async def _own(request: Request, error: Exception) -> Response:

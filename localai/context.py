@@ -5,10 +5,9 @@ Nothing is cut silently: a prompt that does not fit is refused with both numbers
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 
 import msgspec
 
@@ -18,10 +17,9 @@ from backends.handle import EngineHandle, new_number
 from localai.choice import Choice
 from localai.errors import BadRequest, ContextExceeded, from_backend
 from localai.infill import Neighbour, laid_out, markers
-from localai.messages import Message, Tool, TurnRequest
+from localai.messages import TurnRequest
 from localai.presets import Preset
-from localai.quoting import Piece, quote
-from localai.templates import ChatTemplate
+from localai.rendering import rendered
 from localai.toolcalls import OutputParser
 from localai.toolgrammar import tool_grammar
 
@@ -96,8 +94,7 @@ async def _plain(request: TurnRequest, engine: EngineHandle) -> _Content:
 async def _chat(request: TurnRequest, engine: EngineHandle, system: str | None) -> _Content:
     info = engine.info
     tools = request.tools if request.tool_choice.mode != "none" else ()
-    # In a thread: a template is the model's own program, and may take its whole time budget.
-    template, pieces = await asyncio.to_thread(_rendered, request, tools, info, system)
+    template, pieces = await rendered(request, tools, info, system)
     text = "".join(piece.text for piece in pieces)
     in_reasoning = template.starts_in_reasoning(text)
     # A template that writes the BOS token itself must not get a second one.
@@ -126,16 +123,6 @@ async def _chat(request: TurnRequest, engine: EngineHandle, system: str | None) 
         forced=forced,
     )
     return _Content(text, tokens, grammar, parser)
-
-
-def _rendered(
-    request: TurnRequest, tools: Sequence[Tool], info: EngineInfo, system: str | None
-) -> tuple[ChatTemplate, list[Piece]]:
-    template = _template(info.chat_template, info.bos, info.eos, info.architecture)
-    messages, quotes = quote(request.messages, info.control_tokens)
-    if system is not None and all(message.role != "system" for message in messages):
-        messages = [Message("system", system), *messages]
-    return template, quotes.pieces(template.render(messages, tools=tools, think=request.think))
 
 
 async def _fill_in_the_middle(request: TurnRequest, engine: EngineHandle) -> list[int]:
@@ -186,8 +173,3 @@ def _job(request: TurnRequest, content: _Content, sampling: Sampling) -> Job:
         conversation=request.conversation,
         salt=request.cache_salt,
     )
-
-
-@lru_cache(maxsize=16)
-def _template(source: str | None, bos: str, eos: str, architecture: str) -> ChatTemplate:
-    return ChatTemplate(source, bos, eos, architecture=architecture) if source else ChatTemplate.fallback(eos)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import logging.handlers
 import os
@@ -139,9 +140,10 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     memories = Memories(config)
     watched, answers = _beside(memories, kept, kv_cache)
     upstreams, auto = Upstreams(lambda: library.catalog), Auto(config.home, library, market)
-    parts = _embedding(Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto))
-    server = _Server(config)
     gate, toolbox, replies = _gate(config, ledger), Toolbox(config.home, config.logs), Replies(kept)
+    parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
+    parts = _embedding(parts)
+    server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, replies, started=started, stop=server.end)
     catalog.start()
     try:
@@ -158,6 +160,12 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         for each in (ledger, spans, watched, memories, answers, kept, gate, residence):
             await asyncio.to_thread(each.close)
         _log.info("stopped")
+
+
+def _settle() -> None:
+    """What is there now stays: to look through it again for garbage took a tenth of a second, in which all wait."""
+    gc.collect()
+    gc.freeze()
 
 
 def _meter(config: Config, device: Device, draws: Draws, ledger: Ledger) -> Meter:
@@ -252,6 +260,7 @@ class _Server:
         (self._hurry if self._ending.is_set() else self._ending).set()
 
     async def run(self, app: object, sockets: list[socket.socket], pool: Pool) -> None:
+        _settle()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.end)

@@ -116,6 +116,14 @@ def inspect(disk: Path, host: Host | None = None) -> Device:
     return Device(host.system, host.kernel, host.machine, cpu, memory, hypervisor, free_bytes(disk), gpus)
 
 
+def memory_now(host: Host | None = None) -> Memory:
+    """The memory alone: so quick that an event loop may ask."""
+    host = host or Host()
+    if host.system == "Linux":
+        return _linux_memory(host.root, cgroups.limits(host.root))
+    return _memory_elsewhere()
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that a user may still write below `folder`, which need not exist yet."""
     place = folder.absolute()
@@ -138,16 +146,19 @@ def _linux(host: Host) -> _Parts:
     facts = sysfs.pairs(sysfs.text(root / "proc/cpuinfo"), ":")
     bounds = cgroups.limits(root)
     cpu = Cpu(_model(root, facts), _features(facts), _physical(host), max(1, len(host.allowed)), bounds.cpus)
+    return cpu, _linux_memory(root, bounds), _hypervisor(root, facts), gpu.find(root)
+
+
+def _linux_memory(root: Path, bounds: cgroups.Limits) -> Memory:
     kib = {name: int(value.split()[0]) for name, value in sysfs.pairs(sysfs.text(root / "proc/meminfo"), ":").items()}
     total, available = kib.get("MemTotal", 0) * 1024, kib.get("MemAvailable", 0) * 1024
-    memory = Memory(
+    return Memory(
         total=total if bounds.memory is None else min(total, bounds.memory),
         available=available if bounds.available is None else min(available, bounds.available),
         limit=bounds.memory,
         swap_total=kib.get("SwapTotal", 0) * 1024,
         swap_free=kib.get("SwapFree", 0) * 1024,
     )
-    return cpu, memory, _hypervisor(root, facts), gpu.find(root)
 
 
 def _model(root: Path, facts: dict[str, str]) -> str:
@@ -187,15 +198,21 @@ def _elsewhere(host: Host) -> _Parts:
     import psutil
 
     facts = _sysctl(host.root) if host.system == "Darwin" else {}
-    ram, swap = psutil.virtual_memory(), psutil.swap_memory()
     silicon = host.system == "Darwin" and facts.get("hw.optional.arm64", "0") == "1"
     model = facts.get("machdep.cpu.brand_string") or platform.processor() or host.machine
     known = {word for name, word in _APPLE_FEATURES.items() if facts.get(name) == "1"}
     features = tuple(sorted(known | {"neon"})) if silicon else ()
     cpu = Cpu(model, features, psutil.cpu_count(logical=False) or 1, psutil.cpu_count() or 1, None)
-    memory = Memory(ram.total, ram.available, None, swap.total, swap.free)
-    gpus = (Gpu("apple", f"{model} GPU", int(facts.get("hw.memsize", ram.total)), "platform", "metal"),)
+    memory = _memory_elsewhere()
+    gpus = (Gpu("apple", f"{model} GPU", int(facts.get("hw.memsize", memory.total)), "platform", "metal"),)
     return cpu, memory, "vmm" if facts.get("kern.hv_vmm_present") == "1" else "", gpus if silicon else ()
+
+
+def _memory_elsewhere() -> Memory:
+    import psutil
+
+    ram, swap = psutil.virtual_memory(), psutil.swap_memory()
+    return Memory(ram.total, ram.available, None, swap.total, swap.free)
 
 
 def _sysctl(root: Path) -> dict[str, str]:

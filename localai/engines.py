@@ -18,7 +18,7 @@ from localai import budget
 from localai.calibrate import Calibrator
 from localai.choice import Choice
 from localai.config import Config
-from localai.device import inspect
+from localai.device import memory_now
 from localai.energy.meter import Meter
 from localai.errors import LocalaiError, OutOfResources
 from localai.kv_cache import KvCache
@@ -54,7 +54,7 @@ class Engines:
 
     def memory(self) -> int:
         """Bytes that all engines together may take: the configured budget, or what is free now and theirs already."""
-        memory = inspect(self._config.home).memory
+        memory = memory_now()
         if self._config.ram and memory.limit is None:
             return self._config.ram
         # Mapped weights of running engines count as charged, and to the kernel as available too.

@@ -15,6 +15,9 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Undefined
 
 MAX_RANGE = 100_000
+SPARE = 8 << 20
+BRIEF_SECONDS, BRIEF_SPARE = 0.01, 64 << 10
+"""For a rendering that an event loop waits for: about so long it may stand still, once per template."""
 _MAX_ITEMS = 250_000
 _CHECK_EVERY = 64
 _ATOMS = (int, float, Undefined, type(None))
@@ -27,16 +30,16 @@ class Overrun(SecurityError):
 class Budget:
     """The allowance of one rendering.
 
-    `given` is the number of characters in its variables. One value may hold four times that plus 8 Mi characters,
-    all values ever made 32 times that plus 64 Mi. `seconds` is CPU time of this thread.
+    `given` is the number of characters in its variables. One value may hold four times that plus `spare` characters,
+    all values ever made 32 times that plus eight times `spare`. `seconds` is CPU time of this thread.
     """
 
     __slots__ = ("_left", "_until", "_until_check", "largest", "most_items")
 
-    def __init__(self, given: int, seconds: float) -> None:
-        self.largest = 4 * given + (8 << 20)
-        self.most_items = given + _MAX_ITEMS
-        self._left = 32 * given + (64 << 20)
+    def __init__(self, given: int, seconds: float, spare: int = SPARE) -> None:
+        self.largest = 4 * given + spare
+        self.most_items = given + min(spare, _MAX_ITEMS)
+        self._left = 32 * given + 8 * spare
         self._until = time.thread_time() + seconds
         self._until_check = _CHECK_EVERY
 

@@ -23,7 +23,7 @@ from jinja2.utils import Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
 from localai.errors import BadRequest, ModelBroken
-from localai.jinja_budget import MAX_RANGE, Budget, Overrun, current, spending
+from localai.jinja_budget import MAX_RANGE, SPARE, Budget, Overrun, current, spending
 from localai.jinja_filters import FILTERS, replace_size
 
 MAX_SOURCE = 128 * 1024
@@ -106,15 +106,17 @@ class Program:
         except _FAULTS as fault:
             raise _broken(fault) from fault
 
-    def run(self, variables: Mapping[str, Any], *, today: date, seconds: float = RENDER_SECONDS) -> str:
-        """Render with `variables`. `today` is what the template learns of the date (midnight).
+    def run(
+        self, variables: Mapping[str, Any], *, today: date, seconds: float = RENDER_SECONDS, spare: int = SPARE
+    ) -> str:
+        """Render with `variables`. `today` is what the template learns of the date (midnight); see `Budget`.
 
         Raises BadRequest with the template's own words where it refuses; TemplateOverrun where it asks for too much
         or for what is forbidden; ModelBroken where it fails otherwise.
         """
         now = datetime.combine(today, time())
         names = {"strftime_now": now.strftime, **variables}
-        with spending(Budget(_characters(variables), seconds)) as budget:
+        with spending(Budget(_characters(variables), seconds, spare)) as budget:
             try:
                 parts = []
                 for part in self._template.generate(names):

@@ -1,6 +1,7 @@
 """Every query and every model load as a row in SQLite: times, tokens, model, backend, reason, how it ended. No text.
 
-Rows are written by one background thread, so that a slow disk never delays a token.
+Rows are written by one background thread, so that a slow disk never delays a token, and those of a moment together:
+row by row, they would cost as much as all else that an answer takes beside its engine.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from asyncio import CancelledError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Event, Lock
+from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
@@ -25,8 +26,11 @@ from localai.messages import ChoiceDone, Started, Summary, TurnEvent, TurnReques
 from localai.metrics import Metrics
 from localai.sqlite_file import open_file, translated
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _NAME = "ledger"
+_GATHER_S = 0.1
+"""Seconds that a row waits for others to be written with; whoever reads ends the wait."""
 
 
 def m001_queries(db: Database) -> None:
@@ -166,6 +170,7 @@ class Ledger:
         self._tell = tell
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._lock = Lock()
+        self._hurry = Event()
         self._pending: list[tuple[str, dict[str, Any]]] = []
 
     @contextmanager
@@ -209,16 +214,26 @@ class Ledger:
 
     def _insert(self) -> None:
         """Write all rows that wait: a disk that is slow to commit takes more of them at a time."""
+        self._hurry.wait(_GATHER_S)
         with self._lock:
             pending, self._pending = self._pending, []
         for table in sorted({table for table, _ in pending}):
-            rows = _even([row for name, row in pending if name == table])
+            rows = [row for name, row in pending if name == table]
             # Nobody waits for these rows: an answer must not fail because the disk is full, but the log must tell.
             try:
                 with translated(_NAME):
-                    self._db[table].insert_all(rows)
+                    self._insert_into(table, rows)
             except LocalaiError as error:
                 _log.error("%d rows of %s are lost: %s", len(rows), table, error.message)
+
+    def _insert_into(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        columns = sorted({name for row in rows for name in row})
+        names, places = ", ".join(columns), ", ".join("?" * len(columns))
+        with self._db.conn:
+            self._db.conn.executemany(
+                f"insert into {table} ({names}) values ({places})",
+                [[row.get(name) for name in columns] for row in rows],
+            )
 
     def totals(self, since: float) -> dict[str, Any]:
         """Counts and tokens of the queries since a Unix time, and the last loads."""
@@ -238,40 +253,42 @@ class Ledger:
             loads = self._db["loads"].rows_where(order_by="id desc", limit=5)
             return {**sums, "loads": list(loads)}
 
-        return self._writer.submit(read)
+        return self._soon(read)
 
     def joules_since(self, since: float) -> float:
         """Joules of the queries since a Unix time, whatever their quality; unknown ones count nothing."""
         sql = "select coalesce(sum(joules), 0.0) from queries where started >= ?"
-        return float(self._writer.submit(lambda: self._db.execute(sql, [since]).fetchone()[0]).result())
+        return float(self._soon(lambda: self._db.execute(sql, [since]).fetchone()[0]).result())
 
     def joules_of(self, app: str, since: float) -> float:
         """The same of one program."""
         sql = "select coalesce(sum(joules), 0.0) from queries where started >= ? and app = ?"
-        return float(self._writer.submit(lambda: self._db.execute(sql, [since, app]).fetchone()[0]).result())
+        return float(self._soon(lambda: self._db.execute(sql, [since, app]).fetchone()[0]).result())
 
     def energy(self, by: By, since: float) -> list[dict[str, Any]]:
         """Joules of the queries since a Unix time; see `energy.report.read`."""
-        return self._writer.submit(lambda: read(self._db.query, by, since)).result()
+        return self._soon(lambda: read(self._db.query, by, since)).result()
 
     def answers_of(self, engine: str, count: int) -> list[dict[str, Any]]:
         """The last queries with joules that the engine of this digest has answered, oldest first."""
         sql = "select * from queries where engine = ? and joules is not null order by id desc limit ?"
-        return self._writer.submit(lambda: list(self._db.query(sql, [engine, count]))).result()[::-1]
+        return self._soon(lambda: list(self._db.query(sql, [engine, count]))).result()[::-1]
 
     def last(self, count: int) -> list[dict[str, Any]]:
         """The newest queries, newest first."""
-        return self._writer.submit(
-            lambda: list(self._db["queries"].rows_where(order_by="id desc", limit=count))
-        ).result()
+        return self._soon(lambda: list(self._db["queries"].rows_where(order_by="id desc", limit=count))).result()
+
+    def _soon(self, read: Callable[[], T]) -> Future[T]:
+        """`read` behind the rows that wait, which are written now."""
+        self._hurry.set()
+        return self._writer.submit(self._calmly, read)
+
+    def _calmly(self, read: Callable[[], T]) -> T:
+        self._hurry.clear()
+        return read()
 
     def close(self) -> None:
         """Write what is pending and close the file."""
+        self._hurry.set()
         self._writer.shutdown(wait=True)
         self._db.close()
-
-
-def _even(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the same columns in all: of a batch, only the first row's are looked at."""
-    columns = sorted({name for row in rows for name in row})
-    return [{name: row.get(name) for name in columns} for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -13,6 +13,7 @@ from backends.paging_report import WeightsReport
 from localai.energy.meter import Totals
 from localai.pressure import Pressure
 
+M = TypeVar("M", Counter, Histogram)
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -44,6 +45,7 @@ class Metrics:
         self._drafted = Counter("localai_draft_tokens", "Tokens guessed ahead", registry=own)
         self._accepted = Counter("localai_draft_accepted_tokens", "Guessed tokens that were right", registry=own)
         self._new_steps, self._new_seconds, self._new_cpu = 0, 0.0, 0.0
+        self._labelled: dict[tuple[int, tuple[str, ...]], Any] = {}
         self.kv = KvMetrics(own)
         self.weights = WeightMetrics(own)
 
@@ -51,17 +53,24 @@ class Metrics:
         """Add one ledger row."""
         # A name that led nowhere is whatever a client typed, and must not become a label.
         model = row["model"] if row.get("backend") else ""
-        self._queries.labels(model, row.get("backend") or "", row.get("finish") or "").inc()
+        self._of(self._queries, model, row.get("backend") or "", row.get("finish") or "").inc()
         for kind in ("prompt", "cached", "completion"):
-            self._tokens.labels(model, kind).inc(row.get(f"{kind}_tokens") or 0)
+            self._of(self._tokens, model, kind).inc(row.get(f"{kind}_tokens") or 0)
         for phase in ("prefill", "decode", "idle"):
             if row.get(f"{phase}_joules") is not None:
-                self._joules.labels(model, phase, row["quality"]).inc(row[f"{phase}_joules"])
-        self._total.labels(model).observe(row["total_ms"] / 1000)
+                self._of(self._joules, model, phase, row["quality"]).inc(row[f"{phase}_joules"])
+        self._of(self._total, model).observe(row["total_ms"] / 1000)
         if row.get("ttft_ms") is not None:
-            self._ttft.labels(model).observe(row["ttft_ms"] / 1000)
+            self._of(self._ttft, model).observe(row["ttft_ms"] / 1000)
         if row.get("load_ms"):
-            self._load.labels(model).observe(row["load_ms"] / 1000)
+            self._of(self._load, model).observe(row["load_ms"] / 1000)
+
+    def _of(self, metric: M, *labels: str) -> M:
+        """`metric` with `labels`, kept: looking one up in its registry takes as long as counting."""
+        found = self._labelled.get((id(metric), labels))
+        if found is None:
+            found = self._labelled[id(metric), labels] = metric.labels(*labels)
+        return found
 
     def count_step(self, record: StepRecord) -> None:
         """Add one engine step; plain sums, because this runs once per token."""

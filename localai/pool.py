@@ -61,6 +61,7 @@ class Pool:
         self._breakers: dict[SlotKey, Breaker] = {}
         self._freed = asyncio.Condition()
         self._wake = asyncio.Event()
+        self._reaps_at = FOREVER
         self._reaper: asyncio.Task[None] | None = None
         self._ahead: dict[SlotKey, tuple[Choice, Ahead]] = {}
         self._closing = False
@@ -287,20 +288,26 @@ class Pool:
 
     async def _note_idle(self) -> None:
         await self._announce()
-        self._wake.set()
+        if self._next() < self._reaps_at:
+            self._wake.set()
         if (self._reaper is None or self._reaper.done()) and not self._closing:
             self._reaper = asyncio.create_task(self._reap())
+
+    def _next(self) -> float:
+        """When the next idle engine expires or is loaded ahead; monotonic seconds, FOREVER where none does."""
+        expiries = [slot.expires for slot in self._slots.values() if slot.idle]
+        loads = [time.monotonic() + ahead.begin - time.time() for _, ahead in self._ahead.values()]
+        return min(expiries + loads, default=FOREVER)
 
     async def _reap(self) -> None:
         """Sleep until the next idle engine expires or is loaded ahead, and end when there is neither."""
         while not self._closing:
             self._wake.clear()
-            waiting = [s.expires - time.monotonic() for s in self._slots.values() if s.idle and s.expires != FOREVER]
-            waiting += [ahead.begin - time.time() for _, ahead in self._ahead.values()]
-            if not waiting:
+            self._reaps_at = self._next()
+            if self._reaps_at == FOREVER:
                 return
-            with suppress(TimeoutError):  # woken early: a lease has ended, perhaps with a shorter keep-alive
-                await asyncio.wait_for(self._wake.wait(), max(0.0, min(waiting)))
+            with suppress(TimeoutError):  # woken early: a lease has ended with a shorter keep-alive
+                await asyncio.wait_for(self._wake.wait(), max(0.0, self._reaps_at - time.monotonic()))
             for key, slot in list(self._slots.items()):
                 if slot.idle and slot.expires <= time.monotonic():
                     await self._unload(key, slot, f"idle for {slot.keep_alive:.0f} s")

@@ -86,6 +86,11 @@ def default_model(config: Config) -> str:
     return _STARTER if config.default_model == AUTO else config.default_model
 
 
+def meant(asked: str, config: Config) -> str:
+    """The name of the model that `asked` stands for where a model itself is meant, not who answers."""
+    return default_model(config) if asked in ("", "default") else asked
+
+
 def _name(asked: str, config: Config) -> tuple[str, str]:
     for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
         if fnmatchcase(asked, pattern):

@@ -117,6 +117,7 @@ def _engine(slot: Slot, parts: Parts) -> dict[str, Any]:
             "paging": paging_json(slot.handle.paged) if slot.handle.paged else None,
             "load_stages": slot.handle.stages | {"in the engine": info.load_stages},
             "weights": _weights(slot.handle.weights),
+            "sequences": msgspec.to_builtins(slot.handle.sequences) if slot.handle.sequences else None,
             "residency": _residency(info.settings, slot.handle.weights),
             "kv_cache": msgspec.to_builtins(slot.handle.kv) if slot.handle.kv else None,
         }

@@ -13,6 +13,7 @@ from datetime import date
 from typing import Any, Literal
 
 from localai.errors import BadRequest
+from localai.jinja_budget import BRIEF_SECONDS, BRIEF_SPARE, SPARE
 from localai.jinja_sandbox import RENDER_SECONDS, Program
 from localai.messages import Message, Tool, ToolCall
 from localai.template_probe import PROBE_DAY, CallStyle, Capabilities, Turn, probe, thinking_variables
@@ -97,11 +98,12 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         think: bool | None = None,
         today: date | None = None,
+        brief: bool = False,
     ) -> str:
         """The prompt's text. Equal arguments give equal text; the day is all that templates learn of the time.
 
-        `think` None leaves thinking to the template. Raises BadRequest, with the template's own words, for a
-        conversation that it refuses.
+        `think` None leaves thinking to the template; `brief` allows only what an event loop can wait for. Raises
+        BadRequest, with the template's own words, for a conversation that it refuses.
         """
         if not messages:
             raise BadRequest("there are no messages", "send at least one", param="messages")
@@ -110,8 +112,9 @@ class ChatTemplate:
         more: dict[str, Any] = {**thinking_variables(think), "add_generation_prompt": add_generation_prompt}
         if think is False and self._formats[1] is CHANNELS:
             more["reasoning_effort"] = "low"
-        seconds = min(_MOST_SECONDS, RENDER_SECONDS + _SECONDS_PER_TURN * len(turns))
-        return self._run(turns, native or self._no_tools, more, today or date.today(), seconds)
+        seconds = BRIEF_SECONDS if brief else min(_MOST_SECONDS, RENDER_SECONDS + _SECONDS_PER_TURN * len(turns))
+        spare = BRIEF_SPARE if brief else SPARE
+        return self._run(turns, native or self._no_tools, more, today or date.today(), seconds, spare)
 
     @property
     def _no_tools(self) -> list[Turn] | None:
@@ -153,6 +156,7 @@ class ChatTemplate:
         more: dict[str, Any] | None = None,
         today: date = PROBE_DAY,
         seconds: float = RENDER_SECONDS,
+        spare: int = SPARE,
     ) -> str:
         variables = {
             "messages": turns,
@@ -164,7 +168,7 @@ class ChatTemplate:
             "add_generation_prompt": True,
             **(more or {}),
         }
-        return self._program.run(variables, today=today, seconds=seconds)
+        return self._program.run(variables, today=today, seconds=seconds, spare=spare)
 
 
 def _call(call: ToolCall, style: CallStyle) -> Turn:

@@ -20,6 +20,8 @@ from localai.toolformats import CHANNELS, Layout, ReasoningFormat, ToolFormat
 
 # Keywords that the engine cannot enforce are ignored rather than refused, and there is one way to write each value:
 # free choice of white space invites small models to write nothing else.
+_MOST_CALLS = 16
+"""In one answer, where it must call."""
 _STYLE = {"lenient": True, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -50,7 +52,9 @@ def tool_grammar(
     for index, tool in enumerate(chosen):
         rules += writer.call(index, tool)
     layout = tool_format.layout
-    more = f" ({writer.text(layout.between)} call)*" if parallel and tool_format.parallel else ""
+    # A small model that has begun to call may never stop: whoever names a tool means one call of it.
+    several = parallel and tool_format.parallel and choice.name is None
+    more = f" ({writer.text(layout.between)} call){{0,{_MOST_CALLS - 1}}}" if several else ""
     begin, begin_rules = _begin(writer, reasoning, starts_in_reasoning)
     start = [begin, writer.text(layout.start), "call" + more, writer.text(layout.stop)]
     return Grammar("lark", "\n".join(["start: " + " ".join(filter(None, start)), *begin_rules, *rules]) + "\n")

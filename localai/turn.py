@@ -24,6 +24,7 @@ from localai.pool import Pool
 from localai.recollection import recollect
 from localai.router import route
 from localai.slot import Lease
+from localai.tools.toolbox import Toolbox
 from localai.upstreams.relay import Upstreams
 
 
@@ -41,6 +42,7 @@ class Parts:
     answers: Answers
     upstreams: Upstreams
     auto: Auto
+    toolbox: Toolbox
 
 
 async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, None]:

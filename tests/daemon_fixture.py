@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from localai.client import Client
+from localai.errors import LocalaiError
 from localai.exchange import UnixConnection
 from localai.sse import SseParser
 
@@ -123,6 +124,10 @@ class Daemon:
 
     def rows(self, table: str) -> list[Json]:
         """The ledger's rows, oldest first. They are written behind the answers: wait for what must come."""
+        if self.process is not None and self.process.poll() is None:
+            # Whoever asks the daemon for them ends the moment in which rows gather.
+            with suppress(LocalaiError):
+                self.client.get("/localai/queries?limit=1")
         with closing(sqlite3.connect(self.home / "ledger.db")) as db:
             db.row_factory = sqlite3.Row
             return [dict(row) for row in db.execute(f"select * from {table} order by id")]

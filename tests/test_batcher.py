@@ -129,7 +129,8 @@ def test_cancelling_waiting_and_running_jobs(tmp_path: Path) -> None:
     for number in range(20):
         loop.add(number, 50)
     loop.run(3)
-    waiting, running, _ = loop.batcher.depth
+    held = loop.batcher.census
+    waiting, running = held.waiting, held.running
     assert (waiting, running) == (4, 16)
     loop.batcher.cancel(2)
     loop.batcher.cancel(19)
@@ -138,7 +139,9 @@ def test_cancelling_waiting_and_running_jobs(tmp_path: Path) -> None:
     assert sorted(loop.ends()) == [(2, "cancelled"), (19, "cancelled")]
     loop.run()
     assert sum(reason == "stop" for _, reason in loop.ends()) == 18
-    assert loop.batcher.depth[:2] == (0, 0)
+    held = loop.batcher.census
+    assert (held.waiting, held.running, held.active) == (0, 0, 0)
+    assert held.kept + held.free == loop.engine.info().n_seq
 
 
 def test_a_deadline_counts_from_submission(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_choices_hold_their_numbers_before_they_fork(tmp_path: Path) -> None:
     most = 0
     while not loop.batcher.idle:
         loop.batcher.turn()
-        most = max(most, loop.batcher.depth[1])
+        most = max(most, loop.batcher.census.running)
     assert most == 16
     assert len(loop.ends()) == 96
 

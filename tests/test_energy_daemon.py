@@ -67,8 +67,8 @@ def test_streams_end_with_what_they_took(warm: Daemon, path: str, body: Json) ->
 def test_the_ledger_keeps_joules_and_parents(warm: Daemon) -> None:
     parent = warm.chat("Call a tool.", max_tokens=16).json["id"]
     child = warm.chat("The tool's question.", parent_id=parent, max_tokens=16).json
-    row = wait_for(lambda: next((r for r in warm.rows("queries") if r["parent"]), None))
-    assert row["parent"] == parent.rpartition("-")[2]
+    asked = parent.rpartition("-")[2]
+    row = wait_for(lambda: next((r for r in warm.rows("queries") if r["parent"] == asked), None))
     assert row["request"] == child["id"].rpartition("-")[2]
     assert row["joules"] == pytest.approx(child["usage"]["energy"]["joules"], rel=1e-4)
     assert row["quality"] == child["usage"]["energy"]["quality"]

@@ -12,6 +12,7 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 
+from localai.orders import N_SEQ
 from tests.daemon_fixture import Daemon, events_of, wait_for
 
 CHAT = "/v1/chat/completions"
@@ -274,3 +275,20 @@ def test_a_control_token_in_a_message_is_plain_text(daemon: Daemon) -> None:
     ]
     assert lengths[1] > lengths[0] + 3
     assert abs(lengths[1] - lengths[2]) <= 2
+
+
+def test_nothing_is_left_of_clients_that_left(daemon: Daemon) -> None:
+    """By the engine's own counts, which it tells when it rests."""
+    model = daemon.echo("left.txt", 20)
+    body = {"prompt": "z" * 400, "stream": True, "model": model}
+    for _ in range(3):
+        with closing(daemon.connection(unix=True)) as line:
+            line.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            assert line.getresponse().read(20)
+
+    def at_rest() -> bool:
+        (held,) = [engine["sequences"] for engine in daemon.engines() if engine["model"] == "echo:left.txt"]
+        counts = [held[name] for name in ("waiting", "running", "active")]
+        return counts == [0, 0, 0] and held["kept"] + held["free"] == N_SEQ and held["kept"] > 0
+
+    wait_for(at_rest, 60)

@@ -64,7 +64,12 @@ def keeper(daemon: Daemon) -> Program:
     ],
 )
 def test_what_a_request_takes(method: str, path: str, scopes: tuple[str, ...]) -> None:
-    assert needed(method, path) == scopes
+    assert needed({"method": method, "path": path, "headers": []}) == scopes
+
+
+def test_the_users_own_tools_take_the_users_rights() -> None:
+    headers = [(b"x-localai-tools", b"all")]
+    assert needed({"method": "POST", "path": "/v1/messages", "headers": headers}) == ("infer", "admin")
 
 
 def test_a_secret_is_told_once_and_not_kept(tmp_path: Path) -> None:

@@ -126,6 +126,13 @@ def test_named_tool_is_the_only_one(constraints: Constraints, vocab: Tokenizer) 
     choice = ToolChoice("required", "now")
     assert accepts(matcher(constraints, HERMES, TOOLS, choice=choice), vocab, spell(HERMES, CALLS[1:2]))
     assert not accepts(matcher(constraints, HERMES, TOOLS, choice=choice), vocab, spell(HERMES, CALLS[:1]))
+    twice = [CALLS[1], CALLS[1]]
+    assert not accepts(matcher(constraints, HERMES, TOOLS, choice=choice), vocab, spell(HERMES, twice))
+
+
+@pytest.mark.parametrize(("count", "taken"), [(16, True), (17, False)])
+def test_calls_come_to_an_end(count: int, taken: bool, constraints: Constraints, vocab: Tokenizer) -> None:
+    assert accepts(matcher(constraints, HERMES, TOOLS), vocab, spell(HERMES, [CALLS[1]] * count)) is taken
 
 
 def test_markers_may_be_control_tokens(constraints: Constraints, vocab: Tokenizer) -> None:

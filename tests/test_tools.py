@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from localai.tools.servers import Output
 from localai.tools.spec import read_servers
 from localai.tools.toolbox import Toolbox
 from localai.tools.using import MOST_ROUNDS, fenced, using_tools
-from tests.daemon_fixture import Daemon, events_of, free_port
+from tests.daemon_fixture import Daemon, events_of, free_port, wait_for
 from tests.tool_places import declare, serving
 
 TIMINGS = Timings(
@@ -252,12 +253,81 @@ def test_a_chat_uses_a_tool_by_the_users_leave(daemon: Daemon, web: str) -> None
         assert {(one["tool"], one["ok"], one["taint"]) for one in used} >= {("little__weather", True, "tool")}
         kept = daemon.client.get(f"/localai/conversations/{made['id']}")["messages"][-1]
         assert [one["tool"] for one in kept["figures"]["tools"]] == [one["tool"] for one in used]
-        rows = [row for row in daemon.rows("queries") if row["parent"] == used[0]["request"]]
-        assert rows
+        wait_for(lambda: any(row["parent"] == used[0]["request"] for row in daemon.rows("queries")), 60)
     finally:
         # The daemon is shared with tests that are asked too.
         daemon.client.post("/localai/tools/little__weather/consent", {"consent": "ask"})
         (daemon.home / "tools.toml").unlink()
+
+
+SAID = [
+    {"role": "user", "content": '<tool_call>\n{"name": "little__weather", "arguments": {"city": "Oslo"}}\n</tool_call>'}
+]
+ASKING: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai": ("/v1/chat/completions", {"messages": SAID}),
+    "openai streamed": ("/v1/chat/completions", {"messages": SAID, "stream": True}),
+    "responses": ("/v1/responses", {"input": SAID}),
+    "anthropic": ("/v1/messages", {"messages": SAID, "max_tokens": 3000}),
+    "anthropic streamed": ("/v1/messages", {"messages": SAID, "max_tokens": 3000, "stream": True}),
+    "ollama": ("/api/chat", {"messages": SAID}),
+}
+
+
+@pytest.fixture(scope="module")
+def allowed(daemon: Daemon, web: str) -> Iterator[str]:
+    """A model that calls what it is told to, on a daemon where one tool may always be called and others are asked."""
+    declare(daemon.home, url=web)
+    daemon.client.get("/localai/tools", timeout=120)
+    daemon.client.post("/localai/tools/little__weather/consent", {"consent": "always"})
+    yield daemon.echo("tools.txt", 0)
+    daemon.client.post("/localai/tools/little__weather/consent", {"consent": "ask"})
+    (daemon.home / "tools.toml").unlink()
+
+
+@pytest.mark.parametrize("dialect", ASKING)
+def test_every_dialect_may_ask_for_tools(daemon: Daemon, allowed: str, dialect: str) -> None:
+    path, body = ASKING[dialect]
+    own = {"X-Localai-Tools": "all", "X-Localai-Parent": f"chatcmpl-{dialect}"}
+    reply = daemon.ask("POST", path, {**body, "model": allowed}, own, unix=True)
+    assert reply.status == 200, reply.content
+    # Ollama streams its answers byte by byte here.
+    text = (
+        "".join(json.loads(row)["message"]["content"] for row in reply.content.splitlines())
+        if (dialect == "ollama")
+        else reply.content.decode()
+    )
+    assert "It rains in Oslo." in text or dialect.endswith("streamed")
+
+    def made() -> list[dict[str, Any]]:
+        rows = daemon.rows("queries")
+        first = [row["request"] for row in rows if row["parent"] == dialect]
+        return [row for row in rows if row["parent"] in first]
+
+    wait_for(lambda: bool(made()), 60)
+
+
+@pytest.mark.parametrize(
+    ("tools", "unix", "status"),
+    [("all", False, 403), ("little__liar", True, 403), ("absent", True, 404)],
+    ids=["a stranger", "asked about", "absent"],
+)
+def test_a_dialect_calls_no_more_than_is_allowed(
+    daemon: Daemon, allowed: str, tools: str, unix: bool, status: int
+) -> None:
+    body = {"model": allowed if unix else "starter", "messages": SAID}
+    assert daemon.ask("POST", "/v1/chat/completions", body, {"X-Localai-Tools": tools}, unix=unix).status == status
+
+    def noted() -> bool:
+        lines = [json.loads(line) for line in (daemon.home / "logs" / "audit.jsonl").read_text().splitlines()]
+        return any((line["path"], line["status"]) == ("/v1/chat/completions", status) for line in lines)
+
+    wait_for(noted, 60)
+
+
+def test_a_header_says_how_urgent_a_request_is(daemon: Daemon) -> None:
+    body = {"model": "starter", "messages": SAID}
+    refused = daemon.ask("POST", "/v1/messages", body | {"max_tokens": 1}, {"X-Localai-Priority": "now"})
+    assert (refused.status, refused.json["error"]["type"]) == (400, "invalid_request_error")
 
 
 def test_tools_are_for_the_owner(daemon: Daemon) -> None:

@@ -30,9 +30,9 @@ def routes(parts: Parts, metrics: Metrics, kv_cache: KvCache, started: float, st
     router = APIRouter(tags=["daemon"], route_class=JsonRoute)
 
     @router.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> Response:
         """Alive; never waits for an engine."""
-        return {"status": "ok", "version": __version__}
+        return json_response({"status": "ok", "version": __version__})
 
     @router.get("/metrics")
     async def prometheus() -> Response:

@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from localai.api.anthropic_in import CountBody, MessagesBody, count_request, messages_request
 from localai.api.anthropic_out import MessageStream, message
+from localai.api.asking import asked
 from localai.api.caller import caller
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, gather, json_response, stream
-from localai.auto.answering import answer
 from localai.context import render
 from localai.errors import ContextExceeded
 from localai.loading import held
@@ -28,8 +28,8 @@ def routes(parts: Parts) -> APIRouter:
         turn = messages_request(body, caller(request))
         if body.stream:
             frames = MessageStream()
-            return await stream(answer(turn, parts), frames, frames)
-        events = await gather(answer(turn, parts), request)
+            return await stream(asked(turn, request, parts), frames, frames)
+        events = await gather(asked(turn, request, parts), request)
         return json_response(message(events), energy([events]))
 
     @router.post("/count_tokens")

@@ -31,7 +31,7 @@ class Gate:
         visitor = Visitor()
         try:
             visitor = self._known(scope, headers)
-            wanted = () if scope["path"] in _OPEN else needed(scope["method"], scope["path"])
+            wanted = () if scope["path"] in _OPEN else needed(scope)
             if wanted and not (visitor.owner or visitor.token or self._strangers):
                 raise Unauthorized(
                     "this daemon wants a token", "make one with `localai token add`, and send it as Bearer"
@@ -48,7 +48,7 @@ class Gate:
 
     def noted(self, visitor: Visitor, scope: Scope, send: Send) -> Send:
         """`send`, with a line in the audit log where the request is more than inference, or the owner's looking."""
-        if needed(scope["method"], scope["path"]) == ("infer",) or (visitor.owner and scope["method"] in _READS):
+        if needed(scope) == ("infer",) or (visitor.owner and scope["method"] in _READS):
             return send
 
         async def noting(message: Message) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from localai import __version__
+from localai.api.asking import asked
 from localai.api.caller import caller
 from localai.api.llamacpp_in import (
     CompletionBody,
@@ -24,7 +25,6 @@ from localai.api.ollama_models import served_context, template_of
 from localai.api.openai_in import ChatBody, chat_request
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
-from localai.auto.answering import answer
 from localai.context import render
 from localai.errors import BadRequest
 from localai.loading import held
@@ -33,15 +33,15 @@ from localai.router import default_model
 from localai.turn import Parts
 
 
-def routes(parts: Parts) -> APIRouter:
+def routes(parts: Parts) -> list[APIRouter]:
     """The dialect's routes over one daemon's parts."""
     router = APIRouter(tags=["llama.cpp"], route_class=JsonRoute)
 
     async def respond(turn: TurnRequest, body: CompletionBody, request: Request) -> Response:
         chunks = CompletionChunks(body.response_fields or ())
         if body.stream:
-            return await stream(answer(turn, parts), chunks, chunks)
-        events = await gather(answer(turn, parts), request)
+            return await stream(asked(turn, request, parts), chunks, chunks)
+        events = await gather(asked(turn, request, parts), request)
         return json_response(chunks.whole(events), energy([events]))
 
     @router.post("/completion")
@@ -78,10 +78,9 @@ def routes(parts: Parts) -> APIRouter:
             ]
         )
 
-    router.include_router(_token_routes(parts))
     for path in ("/v1/rerank", "/rerank", "/reranking", "/v1/reranking"):
         router.add_api_route(path, _rerank_route(parts), methods=["POST"], operation_id=f"rerank{path}")
-    return router
+    return [router, _token_routes(parts)]
 
 
 def _token_routes(parts: Parts) -> APIRouter:
@@ -144,7 +143,7 @@ def _rerank_route(parts: Parts) -> Any:
             )
             for text in (body.query, *texts)
         ]
-        answers = await gather_all([answer(turn, parts) for turn in turns], request)
+        answers = await gather_all([asked(turn, request, parts) for turn in turns], request)
         vectors = [event.vector for events in answers for event in events if isinstance(event, Embedded)]
         scores = [sum(a * b for a, b in zip(vectors[0], vector, strict=True)) for vector in vectors[1:]]
         order = sorted(range(len(texts)), key=lambda place: -scores[place])[: body.top_n]

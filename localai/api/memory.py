@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -30,6 +30,10 @@ _PARTS = ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
 
 Name = Annotated[str, Field(max_length=4096)]
 Moment = Annotated[float, Field(allow_inf_nan=False)]
+
+
+Number = Annotated[int, Query(ge=0, lt=2**63)]
+"""What the store can count to."""
 
 
 class _Body(BaseModel):
@@ -119,7 +123,7 @@ def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
         since: float | None = None,
         until: float | None = None,
         state: Literal["kept", "quarantined", "contested", "superseded"] | None = None,
-        before: int | None = None,
+        before: Number | None = None,
         limit: int = 50,
     ) -> Response:
         """Memories, the last written first; `before` is the number where the page before ended."""
@@ -168,7 +172,7 @@ def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting) 
         return json_response(await asyncio.to_thread(_doctor, memories, repair))
 
     @router.get("/export")
-    async def export(who: Who, after: int = 0, limit: int = 500, namespace: str | None = None) -> Response:
+    async def export(who: Who, after: Number = 0, limit: int = 500, namespace: str | None = None) -> Response:
         """One page of all memories with their evidence; the next begins `after` its last number."""
         namespace = who.namespace(namespace, usual=None)
         return json_response(await asyncio.to_thread(_export, memories, after, max(1, min(limit, 1000)), namespace))

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from localai import __version__
 from localai.api import ollama_manage, ollama_models, ollama_out
+from localai.api.asking import asked
 from localai.api.caller import caller
 from localai.api.ollama_in import (
     ChatBody,
@@ -25,18 +26,17 @@ from localai.api.ollama_manage import NamedBody
 from localai.api.ollama_out import Kind, Lines
 from localai.api.openai_out import energy
 from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_response, stream
-from localai.auto.answering import answer
 from localai.errors import LocalaiError
 from localai.loading import load
-from localai.messages import Message, TurnRequest
-from localai.router import default_model
+from localai.messages import Message, TurnEvent, TurnRequest
+from localai.router import default_model, meant
 from localai.turn import Parts
 
 _BUCKET = 4096
 _FRAMES = NdjsonFrames()
 
 
-def routes(parts: Parts) -> APIRouter:
+def routes(parts: Parts) -> list[APIRouter]:
     """The dialect's routes over one daemon's parts."""
     whole = APIRouter(tags=["Ollama"], route_class=JsonRoute)
     router = APIRouter(prefix="/api", tags=["Ollama"], route_class=JsonRoute)
@@ -64,7 +64,7 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/show")
     async def show(body: NamedBody) -> Response:
         """All about one model."""
-        name = library_name(body.model) or default_model(parts.config)
+        name = meant(library_name(body.model), parts.config)
         return json_response(await asyncio.to_thread(ollama_models.show, parts, name))
 
     @router.post("/chat")
@@ -82,36 +82,38 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/embed")
     async def embed(body: EmbedBody, request: Request) -> Response:
         """One unit vector per text."""
-        answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))], request)
+        answers = await _embedded(embed_requests(body, caller(request)), request, parts)
         found = ollama_out.embeddings(answers, body.model, body.dimensions)
         return json_response(found, energy(answers))
 
     @router.post("/embeddings")
     async def embeddings(body: EmbedBody, request: Request) -> Response:
         """The older form: one text, one vector."""
-        answers = await gather_all([answer(turn, parts) for turn in embed_requests(body, caller(request))[:1]], request)
+        answers = await _embedded(embed_requests(body, caller(request))[:1], request, parts)
         found = ollama_out.embeddings(answers, body.model, None)["embeddings"]
         return json_response({"embedding": found[0] if found else []}, energy(answers))
 
-    whole.include_router(router)
-    whole.include_router(ollama_manage.routes(parts))
-    return whole
+    return [whole, router, ollama_manage.routes(parts)]
+
+
+async def _embedded(turns: Sequence[TurnRequest], request: Request, parts: Parts) -> list[list[TurnEvent]]:
+    return await gather_all([asked(turn, request, parts) for turn in turns], request)
 
 
 async def _answer(
-    turn: TurnRequest, kind: Kind, asked: str, streamed: bool, request: Request, parts: Parts
+    turn: TurnRequest, kind: Kind, named: str, streamed: bool, request: Request, parts: Parts
 ) -> Response:
     if turn.n_ctx:
         turn = replace(turn, n_ctx=await asyncio.to_thread(_wished, turn, parts))
     if not turn.messages and not turn.prompt and turn.suffix is None:
-        lines = Lines(kind, asked)
+        lines = Lines(kind, named)
         events = await gather(load(turn, parts), request)
         return json_response(lines.loaded(events, unloaded=turn.keep_alive == 0))
     said: Sequence[Message] = turn.messages if kind == "generate" else ()
-    lines = Lines(kind, asked, said)
+    lines = Lines(kind, named, said)
     if streamed:
-        return await stream(answer(turn, parts), lines, _FRAMES)
-    events = await gather(answer(turn, parts), request)
+        return await stream(asked(turn, request, parts), lines, _FRAMES)
+    events = await gather(asked(turn, request, parts), request)
     return json_response(lines.whole(events), energy([events]))
 
 

@@ -24,6 +24,7 @@ from localai.imports import create_preset, remove
 from localai.library import Library
 from localai.presets import Preset
 from localai.pull import Puller
+from localai.router import meant
 from localai.transfer import PullProgress
 from localai.turn import Parts
 
@@ -75,7 +76,7 @@ def routes(parts: Parts) -> APIRouter:
     async def create(body: CreateBody, request: Request) -> Response:
         """Give another model a name, a system prompt and settings of its own."""
         refuse_strangers(request, "creating a model")
-        preset, name, base = _preset(body), library_name(body.model), library_name(body.from_)
+        preset, name, base = _preset(body), library_name(body.model), meant(library_name(body.from_), parts.config)
 
         def work(show: _Show, _: threading.Event) -> None:
             show({"status": f"using {base}"})
@@ -87,7 +88,7 @@ def routes(parts: Parts) -> APIRouter:
     async def copy(body: CopyBody, request: Request) -> Response:
         """Give a model another name; its weights stay where they are."""
         refuse_strangers(request, "copying a model")
-        names = library_name(body.destination), library_name(body.source)
+        names = library_name(body.destination), meant(library_name(body.source), parts.config)
         await asyncio.to_thread(create_preset, library, *names, Preset())
         return Response(status_code=200)
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from localai.api import openai_out
+from localai.api.asking import asked
 from localai.api.caller import caller
 from localai.api.openai_in import (
     ChatBody,
@@ -23,9 +24,8 @@ from localai.api.openai_in import (
     embedding_requests,
 )
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
-from localai.auto.answering import answer
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
-from localai.router import default_model
+from localai.router import meant
 from localai.turn import Parts
 
 
@@ -51,7 +51,7 @@ def routes(parts: Parts) -> APIRouter:
         away = [found for found in await parts.upstreams.models() if found[0] == name]
         if away:
             return json_response(openai_out.upstream_models(away)[0])
-        wanted = default_model(parts.config) if name == "default" else name
+        wanted = meant(name, parts.config)
         found = await asyncio.to_thread(parts.library.resolve, wanted, files=False)
         return json_response(openai_out.models([found], parts)[0])
 
@@ -61,8 +61,8 @@ def routes(parts: Parts) -> APIRouter:
         turn = chat_request(body, caller(request))
         if body.stream:
             out = openai_out.ChatStream(include_usage=body.wants_usage())
-            return await stream(answer(turn, parts), out)
-        events = await gather(answer(turn, parts), request)
+            return await stream(asked(turn, request, parts), out)
+        events = await gather(asked(turn, request, parts), request)
         return json_response(openai_out.chat(events), openai_out.energy([events]))
 
     @router.post("/completions")
@@ -71,24 +71,24 @@ def routes(parts: Parts) -> APIRouter:
         turns = completion_requests(body, caller(request))
         if body.stream:
             out = openai_out.CompletionStream(include_usage=body.wants_usage(), prompts=len(turns), n=body.n or 1)
-            return await stream(_in_turn(turns, parts), out)
-        found = await gather_all([answer(t, parts) for t in turns], request)
+            return await stream(_in_turn(turns, request, parts), out)
+        found = await gather_all([asked(t, request, parts) for t in turns], request)
         return json_response(openai_out.completion(found), openai_out.energy(found))
 
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         """One unit vector per input."""
         turns = embedding_requests(body, caller(request))
-        answers = await gather_all([answer(turn, parts) for turn in turns], request)
+        answers = await gather_all([asked(turn, request, parts) for turn in turns], request)
         found = _embeddings(answers, turns[0].model, body.encoding_format == "base64", body.dimensions)
         return json_response(found, openai_out.energy(answers))
 
     return router
 
 
-async def _in_turn(turns: list[TurnRequest], parts: Parts) -> AsyncGenerator[TurnEvent, None]:
+async def _in_turn(turns: list[TurnRequest], request: Request, parts: Parts) -> AsyncGenerator[TurnEvent, None]:
     for turn in turns:
-        async with aclosing(answer(turn, parts)) as events:
+        async with aclosing(asked(turn, request, parts)) as events:
             async for event in events:
                 yield event
 

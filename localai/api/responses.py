@@ -6,13 +6,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from localai.api.anthropic import prompt_tokens
+from localai.api.asking import asked
 from localai.api.caller import caller
 from localai.api.kept_responses import KeptResponses
 from localai.api.openai_out import energy
 from localai.api.responses_in import ResponsesBody, responses_request
 from localai.api.responses_out import ResponseStream
 from localai.api.wire import JsonRoute, gather, json_response, stream
-from localai.auto.answering import answer
 from localai.messages import Summary, TurnEvent, TurnRequest
 from localai.turn import Parts
 
@@ -44,8 +44,8 @@ def routes(parts: Parts) -> APIRouter:
             return frame
 
         if body.stream:
-            return await stream(answer(turn, parts), translate, out)
-        events = await gather(answer(turn, parts), request)
+            return await stream(asked(turn, request, parts), translate, out)
+        events = await gather(asked(turn, request, parts), request)
         whole = out.whole(events)
         keep()
         return json_response(whole, energy([events]))

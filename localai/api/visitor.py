@@ -13,6 +13,7 @@ from memory_store.records import DEFAULT_NAMESPACE, OWNER, Author
 
 _KEY = "localai.visitor"
 _OWNER_ONLY = ("/localai/memory/files", "/localai/memory/watch", "/localai/memory/unwatch", "/localai/memory/doctor")
+_TOOLS = b"x-localai-tools"
 _READS = ("/localai/memory/search", "/localai/memory/ask")
 
 
@@ -80,8 +81,11 @@ class Visitor:
             raise Forbidden(f"this token may not use the namespace {given!r}", f"it may use: {', '.join(bound)}")
 
 
-def needed(method: str, path: str) -> tuple[Scope, ...]:
-    """The scopes that a request takes."""
+def needed(scope: AsgiScope) -> tuple[Scope, ...]:
+    """The scopes that a request takes: by its path, and more where the user's own tools are asked for."""
+    method, path = scope["method"], scope["path"]
+    if any(name == _TOOLS for name, _ in scope["headers"]):
+        return "infer", "admin"
     if not path.startswith("/localai/"):
         return ("infer",)
     under = path == "/localai/memory" or path.startswith("/localai/memory/")

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi.routing import APIRoute
@@ -21,6 +21,7 @@ from localai.messages import Recalled, Started, Timings, TurnEvent, Waiting
 
 Translate = Callable[[TurnEvent], bytes]
 """A dialect's view of one event, b'' where it has nothing to say about it."""
+T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 
 KEEP_ALIVE_S = 10.0
@@ -104,12 +105,14 @@ class JsonRoute(APIRoute):
         async def handle(request: Request) -> Response:
             headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
             scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
-            return await handler(_JsonRequest(scope, request.receive))
+            return await handler(JsonRequest(scope, request.receive))
 
         return handle
 
 
-class _JsonRequest(Request):
+class JsonRequest(Request):
+    """A request whose JSON is read strictly."""
+
     async def json(self) -> Any:
         return read_json(await self.body())
 
@@ -139,24 +142,29 @@ class ClientGone(Exception):
 
 async def gather(events: AsyncGenerator[TurnEvent, None], request: Request) -> list[TurnEvent]:
     """All events of an answer that is sent in one piece; the work is cancelled when the client goes away."""
-    return (await gather_all([events], request))[0]
+    return await _unless_gone(_collect(events), request)
 
 
 async def gather_all(answers: Sequence[AsyncGenerator[TurnEvent, None]], request: Request) -> list[list[TurnEvent]]:
     """The same for several answers at once, which the engine batches into shared steps; the first error ends all."""
 
-    async def collect(events: AsyncGenerator[TurnEvent, None]) -> list[TurnEvent]:
-        async with aclosing(events):
-            return [event async for event in events if not isinstance(event, Waiting)]
-
     async def collect_all() -> list[list[TurnEvent]]:
-        collecting = [asyncio.ensure_future(collect(events)) for events in answers]
+        collecting = [asyncio.ensure_future(_collect(events)) for events in answers]
         try:
             return await asyncio.gather(*collecting)
         finally:
             await _cancel(*collecting)
 
-    work = asyncio.ensure_future(collect_all())
+    return await _unless_gone(collect_all(), request)
+
+
+async def _collect(events: AsyncGenerator[TurnEvent, None]) -> list[TurnEvent]:
+    async with aclosing(events):
+        return [event async for event in events if not isinstance(event, Waiting)]
+
+
+async def _unless_gone(answering: Coroutine[Any, Any, T], request: Request) -> T:
+    work = asyncio.ensure_future(answering)
     gone = asyncio.ensure_future(_disconnected(request.receive))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -6,6 +6,7 @@ Watts change little from model to model, so that they are kept by backend, mode 
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ HINDERED = ", beside other programs"
 """How the basis of watts ends that were seen while others wanted the cores: any that were not are better."""
 _MOVED = 0.05
 """A change smaller than this, relative, is not worth a write."""
+_WRITE_S = 10.0
+"""Seconds between writes: watts of very short answers jump about, and a write costs more than such an answer."""
 _SPREAD: dict[Quality, float] = {"measured": 0.15, "measured_partial": 0.2, "modelled": 0.6, "none": 1.0}
 
 
@@ -91,6 +94,7 @@ class Draws:
         found = self._file.read()
         self._draws = dict(found.draws) if found.device == device else {}
         self._written = dict(self._draws)
+        self._rests_until = 0.0
 
     def of(self, backend: str, mode: str, threads: int = 0) -> Draw | None:
         """What was learned for so many threads (0: any), else for others in proportion; None where nothing was."""
@@ -115,14 +119,21 @@ class Draws:
             new = replace(old, prefill=_mean(old.prefill, seen.prefill), decode=_mean(old.decode, seen.decode))
         self._draws[name] = new
         written = self._written.get(name)
-        if written is None or _moved(written, new):
-            self._written[name] = new
-            self._writer.submit(self._file.change, self._content(dict(self._draws)))
+        if time.monotonic() >= self._rests_until and (written is None or _moved(written, new)):
+            self._rests_until = time.monotonic() + _WRITE_S
+            self._write()
+
+    def _write(self) -> None:
+        self._written = dict(self._draws)
+        self._writer.submit(self._file.change, self._content(self._written))
 
     def _content(self, draws: dict[str, Draw]) -> Callable[[Kept], Kept]:
         return lambda _: Kept(self._device, draws)
 
     def close(self) -> None:
+        """Write what is new, and wait for it."""
+        if self._written != self._draws:
+            self._write()
         self._writer.shutdown()
 
 

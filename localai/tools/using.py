@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from localai.energy.figures import Energy, total
-from localai.errors import BadRequest, LocalaiError
+from localai.errors import BadRequest, Forbidden, LocalaiError
 from localai.messages import (
     ChoiceDone,
     Delta,
@@ -72,12 +72,17 @@ class _Round:
 
 
 async def using_tools(
-    request: TurnRequest, toolbox: Toolbox, names: Sequence[str] | None, answer: Answer
+    request: TurnRequest, toolbox: Toolbox, names: Sequence[str] | None, answer: Answer, *, asks: bool = True
 ) -> AsyncGenerator[TurnEvent, None]:
-    """Raises what a turn raises; NotFound for a tool that there is not. A tool that fails is told to the model."""
+    """Raises what a turn raises; NotFound for a tool that there is not. A tool that fails is told to the model.
+
+    Without `asks` only tools that are always allowed are offered; one that is named and is not raises Forbidden.
+    """
     if request.n != 1 or request.tools:
         raise BadRequest("a turn with the daemon's tools has one choice and no tools of its own", "leave both out")
     offers = await toolbox.offered(names)
+    if not asks:
+        offers = _allowed(offers, names, toolbox)
     messages, energies, began = list(request.messages), list[Energy | None](), False
     for number in range(MOST_ROUNDS):
         last = number == MOST_ROUNDS - 1 or not offers
@@ -108,6 +113,15 @@ async def using_tools(
     yield replace(said.done, reason="stop" if said.done.reason == "tool_calls" else said.done.reason)
     if said.summary is not None:
         yield replace(said.summary, energy=total(energies))
+
+
+def _allowed(offers: Mapping[str, Offer], names: Sequence[str] | None, toolbox: Toolbox) -> dict[str, Offer]:
+    allowed = {name: offer for name, offer in offers.items() if toolbox.consent(offer) == "always"}
+    for name in set(names or ()) & (offers.keys() - allowed.keys()):
+        raise Forbidden(
+            f"the tool {name!r} asks before each call, which only a chat can", f"`localai tools allow {name}`"
+        )
+    return allowed
 
 
 def _asked(request: TurnRequest, number: int, messages: Sequence[Message], offers: Mapping[str, Offer]) -> TurnRequest:

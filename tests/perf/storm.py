@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from localai.orders import N_SEQ
 from tests.daemon_fixture import Daemon, running
 from tests.perf.load import Meter
 
@@ -30,6 +31,8 @@ _PATIENCE_S = 180.0
 _SETTLE_S = 60.0
 _DOCUMENTED = (400, 429, 502, 503, 504, 507)
 _MIB = 2**20
+_POOL, _SPARE_FILES = 12, 8
+"""More threads and files than before that are no leak: pools that were not full yet, connections kept open."""
 _TEXT = "the quick brown fox jumps over the lazy dog while seven wizards mix potions beside an old river"
 _WORDS = _TEXT.split()
 
@@ -44,6 +47,7 @@ class Seen:
     kills: int = 0
     daemon_mib: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
 
 
 class Storm:
@@ -130,29 +134,29 @@ class Storm:
                 await writer.wait_closed()
 
     async def _probe(self) -> None:
-        """/health on one kept connection, twenty times a second."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._daemon.port)
-        ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        while True:
-            began = time.perf_counter()
-            writer.write(ask)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(int(row.split(b":")[1]) for row in head.lower().split(b"\r\n") if b"content-length" in row)
-            await reader.readexactly(length)
-            self.seen.health_ms.append(1000 * (time.perf_counter() - began))
-            await asyncio.sleep(0.05)
+        """/health from a process of its own: in this one, 64 clients would be waited for too."""
+        command = (sys.executable, "-m", "tests.perf.probe", str(self._daemon.port))
+        child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert child.stdout is not None
+        try:
+            async for row in child.stdout:
+                self.seen.health_ms.append(float(row))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
 
     async def _watch(self) -> None:
         while True:
             self.seen.daemon_mib.append(self._process.memory_info().rss / _MIB)
             self.seen.files.append(self._process.num_fds())
+            self.seen.threads.append(self._process.num_threads())
             await asyncio.sleep(5.0)
 
     async def _kill(self, every: float) -> None:
         while True:
             await asyncio.sleep(self._draw.expovariate(1 / every))
-            engines = [child for child in self._process.children() if "backends.worker" in " ".join(_line(child))]
-            if engines:
+            if engines := _workers(self._process):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     os.kill(self._draw.choice(engines).pid, signal.SIGKILL)
                     self.seen.kills += 1
@@ -181,26 +185,64 @@ def _end(code: int, read: bytes) -> str:
     )
 
 
-def settled(daemon: Daemon) -> dict[str, Any]:
-    """What is left when nobody asks any more: users of engines, zombies, and a fresh answer."""
+def settled(daemon: Daemon, before: Held) -> dict[str, Any]:
+    """What is left when nobody asks any more, by the daemon's and the engines' own counts; and a fresh answer."""
     assert daemon.process is not None
     began = time.monotonic()
     while time.monotonic() - began < _SETTLE_S and any(engine["users"] for engine in daemon.engines()):
         time.sleep(0.2)
     process = psutil.Process(daemon.process.pid)
     zombies = [child.pid for child in process.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE]
-    workers = [child for child in process.children() if "backends.worker" in " ".join(_line(child))]
     fresh = 0
     while time.monotonic() - began < 2 * _SETTLE_S and fresh != 200:
         fresh = daemon.chat("hello").status
         time.sleep(0.5)
+    while (lost := leaked(daemon, before)) and time.monotonic() - began < 3 * _SETTLE_S:
+        time.sleep(0.5)
     return {
         "users left": sum(engine["users"] for engine in daemon.engines()),
         "zombies": len(zombies),
-        "workers": len(workers),
+        "workers": len(_workers(process)),
         "fresh answer": fresh,
         "unfinished rows": sum(row["finish"] is None and row["error"] is None for row in daemon.rows("queries")),
+        "leaked": lost,
+        "sequences": [engine["sequences"] for engine in daemon.engines()],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a daemon has open: threads, files, and engines' processes."""
+
+    threads: int
+    files: int
+    workers: int
+
+    @staticmethod
+    def of(daemon: Daemon) -> Held:
+        assert daemon.process is not None
+        process = psutil.Process(daemon.process.pid)
+        return Held(process.num_threads(), process.num_fds(), len(_workers(process)))
+
+
+def leaked(daemon: Daemon, before: Held) -> list[str]:
+    """What should not be there: sequences that nobody asks for, lost sequence numbers, threads, files, processes."""
+    now, found = Held.of(daemon), []
+    for engine in daemon.engines():
+        held = engine["sequences"]
+        if held and (held["waiting"] or held["running"] or held["active"] or held["kept"] + held["free"] != N_SEQ):
+            found.append(f"sequences of {engine['model']}: {held}")
+    # A pool of threads grows to its size once, and stays.
+    allowed = (("threads", _POOL), ("files", _SPARE_FILES), ("workers", 0))
+    return found + [
+        f"{name}: {getattr(before, name)} -> {getattr(now, name)}"
+        for name, more in allowed
+        if getattr(now, name) > getattr(before, name) + more
+    ]
+
+
+def _workers(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if "backends.worker" in " ".join(_line(child))]
 
 
 def main() -> int:
@@ -213,10 +255,11 @@ def main() -> int:
     options = parser.parse_args()
     with running(LOCALAI_CTX="8192") as daemon:
         assert daemon.chat("hello").status == 200
+        before = Held.of(daemon)
         storm, meter = Storm(daemon, options.model, options.seed), Meter()
         asyncio.run(storm.run(options.seconds, options.connections, options.kill_every))
         load = meter.read()
-        left = settled(daemon)
+        left = settled(daemon, before)
     seen = storm.seen
     health = sorted(seen.health_ms)
     figures = {
@@ -228,13 +271,14 @@ def main() -> int:
         "health worst ms": round(health[-1], 1),
         "daemon MiB": [round(seen.daemon_mib[at * (len(seen.daemon_mib) - 1) // 6], 1) for at in range(7)],
         "open files": [seen.files[at * (len(seen.files) - 1) // 6] for at in range(7)],
+        "threads": [seen.threads[at * (len(seen.threads) - 1) // 6] for at in range(7)],
         **left,
         "load": {"busy": load.busy, "foreign": load.foreign, "steal": load.steal, "load1": load.load1},
     }
     for fault in seen.faults[:20]:
         print(fault, file=sys.stderr)
     print(json.dumps(figures, indent=1))
-    return 1 if seen.faults or left["zombies"] or left["users left"] else 0
+    return 1 if seen.faults or left["zombies"] or left["users left"] or left["leaked"] else 0
 
 
 if __name__ == "__main__":
