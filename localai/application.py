@@ -100,6 +100,7 @@ def build(
         openapi_url=None,
         responses=ERRORS,
     )
+    forgetting = Forgetting(parts.memories, kept, parts.answers, kv_cache, parts.config.home)
     routers = [
         openai.routes(parts),
         responses.routes(parts),
@@ -118,7 +119,7 @@ def build(
         memory_ask.routes(parts),
         memory_feedback.routes(parts.memories),
         memory_pins.routes(parts.memories),
-        memory.routes(parts.memories, Forgetting(parts.memories, kept, parts.answers, kv_cache)),
+        memory.routes(parts.memories, forgetting),
     ]
     for router in routers:
         app.include_router(router)

@@ -261,6 +261,8 @@ def _receipt_text(receipt: Any) -> str:
         lines.append(f"elsewhere: removed {blocks}, and {elsewhere['answers']} cached answers")
     if receipt["conversations"]:
         lines.append(f"quoted in the conversations {', '.join(receipt['conversations'])}: delete them in the chat")
+    if receipt["drafts"]:
+        lines.append(f"quoted in what was typed and not sent: {', '.join(receipt['drafts'])}; clear it in the chat")
     return "\n".join(lines)
 
 

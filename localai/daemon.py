@@ -181,7 +181,7 @@ def _meter(config: Config, device: Device, draws: Draws, ledger: Ledger) -> Mete
 def _beside(memories: Memories, kept: Conversations, kv_cache: KvCache) -> tuple[WatchedFolders, Answers]:
     """What reads and writes the memory outside of turns."""
     answers = Answers(memories.config, memories)
-    forgetting = Forgetting(memories, kept, answers, kv_cache)
+    forgetting = Forgetting(memories, kept, answers, kv_cache, memories.config.home)
     return WatchedFolders(memories, partial(forgetting.from_thread, loop=asyncio.get_running_loop())), answers
 
 

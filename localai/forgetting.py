@@ -1,7 +1,7 @@
 """Forgetting in the whole home: the memory, and whatever else holds words of it or was made from them.
 
 What to forget enters, a receipt as JSON leaves: what was removed where, what a search of the raw files found, and which
-conversations quote it, which are the person's to delete. It knows nothing of HTTP.
+conversations and unsent drafts quote it, which are the person's to delete. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localai import unsent
 from localai.answer_cache import Answers
 from localai.conversations import Conversations
 from localai.errors import LocalaiError
@@ -36,6 +38,7 @@ class Forgetting:
     kept: Conversations
     answers: Answers
     kv_cache: KvCache
+    home: Path
 
     async def forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> dict[str, Any]:
         """Raises NoSuchMemory or BadRequest before anything is removed."""
@@ -58,9 +61,10 @@ class Forgetting:
     def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[dict[str, Any], list[str]]:
         cleared: list[int] = []
         receipt, gone = self.memories.forget(ids, query, chosen, before=lambda: cleared.append(self.answers.clear()))
-        quotes = self.kept.quoting([text for text in gone if len(text) >= _LEAST_QUOTE])
+        quotable = [text for text in gone if len(text) >= _LEAST_QUOTE]
         elsewhere = {"answers": sum(cleared)}
-        shown = {**asdict(receipt), "complete": receipt.complete, "conversations": list(quotes)}
+        shown = {**asdict(receipt), "complete": receipt.complete, "conversations": list(self.kept.quoting(quotable))}
+        shown["drafts"] = list(unsent.quoting(self.home / unsent.FOLDER, quotable))
         return shown | {"elsewhere": elsewhere}, gone
 
 

@@ -257,3 +257,18 @@ def test_documents_are_added_and_a_folder_is_followed(daemon: Daemon, tmp_path: 
     daemon.start()
     wait_for(lambda: not shown(daemon, "search", "lock keeper", "-n", "live")["hits"])
     assert shown(daemon, "watch", str(folder), "--stop")["watched"] == []
+
+
+def test_what_is_typed_and_not_sent_is_searched(daemon: Daemon) -> None:
+    text = "The boat of the Nilssons is painted green"
+    made = shown(daemon, "add", text, "-n", "unsent")["id"]
+    chat = daemon.client.post("/localai/conversations", {})["id"]
+    drafts = daemon.home / "drafts"
+    drafts.mkdir(exist_ok=True)
+    for name, typed in (("new", f"I said: {text}."), (chat, text), ("other", "The boat is red")):
+        (drafts / f"{name}.txt").write_text(typed)
+    assert shown(daemon, "forget", made)["drafts"] == sorted((chat, "new"))
+    daemon.client.delete(f"/localai/conversations/{chat}")
+    assert sorted(path.stem for path in drafts.iterdir()) == ["new", "other"]
+    again = shown(daemon, "add", text, "-n", "unsent")["id"]
+    assert "typed and not sent: new; clear it in the chat" in memory(daemon, "forget", again, "--yes").stdout

@@ -131,6 +131,15 @@ async def test_a_window_that_gets_the_focus_late_takes_keys(host: Daemon, tmp_pa
         assert app.chat.prompt.text == "typed"
 
 
+def test_what_is_typed_before_the_chat_stands_is_typed(host: Daemon) -> None:
+    with terminal(command(), host.env) as screen:
+        screen.type(b"an early word")
+        # The terminal's own echo comes before the chat takes it over.
+        screen.wait(b"\x1b[?1049h")
+        screen.seen = screen.seen.partition(b"\x1b[?1049h")[2]
+        screen.wait(b"an early word")
+
+
 def test_alt_and_a_letter_is_a_key_in_an_old_terminal(host: Daemon) -> None:
     """It comes as Escape and the letter there."""
     text = "My parrot is called Rio."

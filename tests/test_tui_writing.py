@@ -201,6 +201,9 @@ async def test_export_and_import_through_files(host: Daemon, tmp_path: Path) -> 
         await wait_until(pilot, lambda: (tmp_path / "kept-talk.json").exists())
         await say(pilot, "/export html")
         await wait_until(pilot, lambda: (tmp_path / "kept-talk.html").exists())
+        await say(pilot, "/export pdf")
+        await shows(pilot, "'pdf' is no kind of export. choose markdown, json or html.")
+        app_of(pilot).chat.prompt.clear()
         (tmp_path / "broken.json").write_text("{")
         await say(pilot, "/import broken.json")
         await shows(pilot, "broken.json is no JSON")
@@ -209,6 +212,39 @@ async def test_export_and_import_through_files(host: Daemon, tmp_path: Path) -> 
         await say(pilot, "/import kept-talk.json")
         await wait_until(pilot, lambda: app_of(pilot).chat.conversation != kept and answers(pilot) == ["answer"])
     assert json.loads((tmp_path / "kept-talk.json").read_text())["title"] == "Kept talk"
+
+
+async def test_each_chat_has_its_own_model_and_system_prompt(host: Daemon, fast: str, tmp_path: Path) -> None:
+    other = planted(host, ("user", "q"), ("assistant", "other answer"), model="starter")
+    async with opened(chat(host, tmp_path, model=fast)) as pilot:
+        await say(pilot, "/system Be brief.")
+        await wait_until(pilot, lambda: app_of(pilot).chat.system)
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: app_of(pilot).chat.conversation is None)
+        await say(pilot, "/system")
+        await shows(pilot, "There is no system prompt.")
+        await app_of(pilot).chat._chosen(other)
+        await wait_until(pilot, lambda: answers(pilot) == ["other answer"])
+        assert app_of(pilot).chat.figures.model == "starter"
+        assert app_of(pilot).chat.model is None
+
+
+async def test_why_an_answer_was_ended_is_said_and_kept(host: Daemon, fast: str, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path, model=fast), size=(110, 30)) as pilot:
+        await say(pilot, "to be, or not to be; " * 60)
+        await answered(pilot)
+        await shows(pilot, "ended after 512 tokens: it repeated the same 21 tokens")
+        kept = app_of(pilot).chat.conversation
+    async with opened(chat(host, tmp_path, kept), size=(110, 30)) as pilot:
+        await shows(pilot, "ended after 512 tokens: it repeated the same 21 tokens")
+
+
+async def test_a_file_made_meanwhile_is_found(host: Daemon, tmp_path: Path) -> None:
+    async with opened(chat(host, tmp_path)) as pilot:
+        await pilot.press(*"@late")
+        (tmp_path / "later.txt").write_text("text")
+        await pilot.press("ctrl+u", *"@late")
+        await shows(pilot, "later.txt")
 
 
 async def test_renaming_and_pinning_by_command(host: Daemon, tmp_path: Path) -> None:
@@ -226,6 +262,7 @@ async def test_a_pull_that_fails_says_why(host: Daemon, tmp_path: Path) -> None:
         await say(pilot, "/pull no-such-model")
         await wait_until(pilot, lambda: turns(pilot, "notice"))
         assert "no-such-model" in turns(pilot, "notice")[0].content
+        assert "pulling" not in seen(pilot)
 
 
 async def test_the_editor_writes_the_message(host: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,6 +370,14 @@ async def test_what_is_typed_survives_its_terminal(host: Daemon, fast: str, tmp_
         await pilot.press("enter")
         await answered(pilot)
         assert not list(drafts.iterdir())
+
+
+async def test_the_last_word_before_leaving_is_kept(host: Daemon, tmp_path: Path) -> None:
+    async with opened(ChatApp(host.client, None, folder=tmp_path, drafts=tmp_path / "drafts")) as pilot:
+        await wait_until(pilot, lambda: app_of(pilot).chat.loaded)
+        app_of(pilot).chat._keeping = app_of(pilot).set_timer(3600, lambda: None)
+        await pilot.press(*"a last word", "ctrl+q")
+    assert (tmp_path / "drafts" / "new.txt").read_text() == "a last word"
 
 
 def test_drafts_go_nowhere_else(tmp_path: Path) -> None:
@@ -456,6 +501,8 @@ def test_what_is_completed(line: str, column: int, first: bool, found: tuple[str
         ("/energy\n", "Power of answers"),
         ("/export json\n", "there is no conversation yet"),
         ("/rename\n", "TITLE is missing"),
+        ("/list zebra\n/open 1\n/export pdf\n", "choose markdown, json or html"),
+        ("to be, or not to be; " * 60 + "\n", "(ended after 512 tokens: it repeated the same 21 tokens"),
         ("/nonsense\n", "There is no command /nonsense"),
         ("/list zebra\n/open 1\nmore\n/compact\n", "became a summary of"),
         ("hello\n", "`localai chat --plain -c "),

@@ -192,7 +192,7 @@ class AnsweringScreen(ConversationScreen):
         answer = self._answer
         if answer is not None:
             answer.finish()
-            ending = ending_text("cancelled" if reply.stopped else self._reason or "stop")
+            ending = ending_text("cancelled" if reply.stopped else self._reason or "stop", answer.figures.stopped)
             answer.note = error_text(reply.error, self.key_of("again")) if reply.error is not None else ending
             answer.failed = reply.error is not None
             self.transcript.changed(answer)

@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from localai.client import Client
+from localai.unsent import FOLDER
 from tui.chat_screen import ChatScreen
 from tui.commands import COMMANDS, Command
 from tui.settings import Settings, settings_of
 from tui.themes import ORDER, THEMES
 
-FILE = "chat.toml"
+SETTINGS = "chat.toml"
 USUAL = Settings()
 
 
@@ -25,7 +26,7 @@ def run(client: Client, conversation: str | None, model: str | None, home: Path)
 
     Settings and drafts are in `home`. Gives the id of the conversation that was shown last.
     """
-    app = ChatApp(client, conversation, model, settings=settings_of(home / FILE, IDS), drafts=home / "drafts")
+    app = ChatApp(client, conversation, model, settings=settings_of(home / SETTINGS, IDS), drafts=home / FOLDER)
     try:
         app.run()
     finally:
@@ -64,6 +65,10 @@ class ChatApp(App[None]):
 
     def get_default_screen(self) -> Screen[None]:
         return self.chat
+
+    def on_mount(self) -> None:
+        """At once: what was typed while the program started is next in the queue, and belongs into the prompt."""
+        self.chat.set_focus(self.chat.prompt)
 
     def on_app_focus(self) -> None:
         """A browser's terminal begins without the focus, and so without a place for what is typed."""

@@ -57,6 +57,9 @@ class Completion(OptionList, can_focus=False):
 
     def offer(self, wanted: Wanted | None) -> None:
         """Show what fits, the best first; nothing where nothing does."""
+        if wanted is None or self.wanted is None:
+            # Looked at anew for each word: the chat stays open while files come and go.
+            self._files = None
         self.wanted = wanted
         rows = [] if wanted is None else self._fitting(wanted)
         self.clear_options()

@@ -93,7 +93,7 @@ class ConversationScreen(FetchingScreen[None]):
 
     def begin_with(self, conversation: str | None) -> None:
         """Show `conversation`, or an empty one that the daemon will hear of with its first message."""
-        self.conversation, self.leaf, self._repeat = conversation, None, None
+        self.conversation, self.leaf, self._repeat, self.system = conversation, None, None, ""
         self.loaded = conversation is None
         self.branching, self.earlier = Tree(), []
         self._set_figures(Figures(model=self.model or "default"))

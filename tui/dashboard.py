@@ -159,7 +159,7 @@ def board_text(readings: tuple[Reading, ...], width: int) -> str:
 
 
 def _engine_lines(engine: Engine) -> list[str]:
-    threads = f"  {engine.threads} threads" if engine.threads else ""
+    threads = f"  {engine.threads} thread{'s' * (engine.threads != 1)}" if engine.threads else ""
     head = f"  {engine.model}  {engine.backend}  {engine.state}{threads}  {engine.charged // _MIB} MiB"
     if engine.state != "loaded":
         return [head]

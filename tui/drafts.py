@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_NEW = "new"
+from localai.unsent import NEW, path_of
 
 
 class Drafts:
@@ -28,7 +28,7 @@ class Drafts:
 
     def keep(self, conversation: str | None, text: str) -> None:
         """Replaced whole, so that a crash leaves the text before or the text after."""
-        path, name = self._path(conversation), conversation or _NEW
+        path, name = self._path(conversation), conversation or NEW
         if path is None or self._written.get(name) == text:
             return
         self._written[name] = text
@@ -43,6 +43,6 @@ class Drafts:
             fresh.replace(path)
 
     def _path(self, conversation: str | None) -> Path | None:
-        name = conversation or _NEW
+        name = conversation or NEW
         # It comes from the command line too.
-        return self._folder / f"{name}.txt" if self._folder is not None and name.isalnum() else None
+        return path_of(self._folder, name) if self._folder is not None and name.isalnum() else None

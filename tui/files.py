@@ -12,11 +12,21 @@ _MOST_BYTES = 64 * 2**20
 _ENDINGS = {"python": ".py", "javascript": ".js", "typescript": ".ts", "bash": ".sh", "shell": ".sh", "rust": ".rs"}
 _ENDINGS |= {"markdown": ".md", "ruby": ".rb", "golang": ".go", "text": ".txt", "": ".txt", "c++": ".cpp"}
 
+_KINDS = {"": "markdown", "markdown": "markdown", "md": "markdown", "json": "json", "html": "html"}
+
 
 def ending_of(language: str) -> str:
     """Of a file with this code."""
     known = _ENDINGS.get(language.lower())
     return known or ("." + "".join(c for c in language.lower() if c.isalnum()))
+
+
+def kind_of(text: str) -> str:
+    """What an export is to be. Raises BadRequest."""
+    kind = _KINDS.get(text.lower().removeprefix("."))
+    if kind is None:
+        raise BadRequest(f"{text!r} is no kind of export", "choose markdown, json or html")
+    return kind
 
 
 def written(path: Path, text: str) -> Path:

@@ -12,7 +12,7 @@ from localai.errors import LocalaiError
 from tui.chooser import Chooser
 from tui.compacting import Compacted, Compacting
 from tui.conversation import ROOT
-from tui.files import chats_of, written
+from tui.files import chats_of, kind_of, written
 from tui.options import option_of, options_text
 from tui.sanitize import one_line
 from tui.writing import WritingScreen
@@ -69,6 +69,9 @@ class ManagingScreen(WritingScreen):
     async def fetch_failed(self, error: LocalaiError, again: Callable[[], object]) -> None:
         if again == self.action_compact:
             self._end_compacting()
+        elif not self.working:
+            # That of a pull that failed.
+            self.gauges.set_activity("")
         await super().fetch_failed(error, again)
 
     async def action_new(self) -> None:
@@ -83,6 +86,8 @@ class ManagingScreen(WritingScreen):
         if conversation is not None:
             await self.leave()
             self.options.clear()
+            # It has its own.
+            self.model = None
             self.begin_with(conversation)
         elif self.conversation is not None and self.reply is None:
             # It may have been renamed, or deleted.
@@ -154,10 +159,9 @@ class ManagingScreen(WritingScreen):
         if conversation is None:
             self.notify("There is nothing to export yet.")
             return
-        path = f"{ROOT}/{quote(conversation)}/export?kind={quote(kind or 'markdown')}"
 
         def export() -> Path:
-            body = self.client.get(path)
+            body = self.client.get(f"{ROOT}/{quote(conversation)}/export?kind={kind_of(kind)}")
             return written(self.folder / Path(body["name"]).name, body["content"])
 
         self.fetch(export, self.say_written)
@@ -172,6 +176,7 @@ class ManagingScreen(WritingScreen):
 
         def brought(chats: list[dict[str, Any]]) -> None:
             self.notify(f"{len(chats)} conversation{'s were' if len(chats) != 1 else ' was'} imported.")
+            self.model = None
             self.begin_with(chats[-1]["id"])
 
         self.fetch(bring_in, brought)

@@ -131,6 +131,8 @@ class _Talk:
                 self._say(f"\n({ending})" if ending else "")
             case Figures():
                 self._now.figures = event
+                if event.stopped and not stopped:
+                    self._say(f"({event.stopped})")
                 self._say(f"({', '.join((*names_text(event), *figures_text(event)))})")
 
     def _ready(self) -> None:

@@ -17,7 +17,7 @@ from tui.commands import help_of
 from tui.compacting import Compacting
 from tui.dashboard import board_text, reading_of
 from tui.fetching import PULL, pull_text
-from tui.files import written
+from tui.files import kind_of, written
 from tui.memory_panel import recalled, recalled_text
 from tui.models import cost_text, costs_of, known_models, model_text
 from tui.options import option_of, options_text
@@ -92,7 +92,8 @@ def _open(now: Standing, which: str) -> None:
     if not chosen:
         raise BadRequest("which one is to be opened is not said", "write a number of /list, or an id")
     now.client.get(f"{_ROOT}/{quote(chosen)}")
-    now.conversation = chosen
+    # It has a model of its own.
+    now.conversation, now.model = chosen, None
     now.options.clear()
     now.read_out()
 
@@ -173,7 +174,7 @@ def _bench(now: Standing, _: str) -> None:
 
 
 def _export(now: Standing, kind: str) -> None:
-    body = now.client.get(f"{now.path}/export?kind={quote(kind or 'markdown')}")
+    body = now.client.get(f"{now.path}/export?kind={kind_of(kind)}")
     now.say(f"Written: {written(now.folder / Path(body['name']).name, body['content'])}")
 
 

@@ -152,7 +152,7 @@ class Turn:
 
 def turn_of(message: ShownMessage) -> Turn:
     """A stored message as it is shown."""
-    ending = ending_text(message.finish_reason) if message.role == "assistant" else ""
+    ending = ending_text(message.finish_reason, message.figures.stopped) if message.role == "assistant" else ""
     return Turn(
         role=message.role,
         content=message.content,
@@ -186,6 +186,8 @@ def error_text(error: LocalaiError, key: str) -> str:
     return f"{clean(error.message)}.{hint}\n{key} tries again."
 
 
-def ending_text(reason: str | None) -> str:
-    """How an answer ended, in words; "" where it ended by itself."""
+def ending_text(reason: str | None, stopped: str | None = None) -> str:
+    """How an answer ended, in words; "" where it ended by itself. `stopped` is why the daemon ended it, if it did."""
+    if stopped and reason in ("stop", "length"):
+        return stopped
     return "incomplete" if reason is None else _ENDINGS.get(reason, reason)

@@ -26,6 +26,7 @@ class Figures:
     """What is known of how an answer was made; None where it is not. Rates in tokens/s, times in ms, energy in J.
 
     `cached` are tokens found in the KV cache by tier; `used` are those of the context, counted where `exact`.
+    `stopped` tells why the daemon ended the answer before the model did.
     """
 
     model: str | None = None
@@ -40,6 +41,7 @@ class Figures:
     quality: str | None = None
     cached: tuple[tuple[str, int], ...] | None = None
     memories: tuple[UsedMemory, ...] | None = None
+    stopped: str | None = None
 
     def updated(self, newer: Figures) -> Figures:
         """These, with what `newer` knows."""
@@ -295,6 +297,7 @@ def figures_of(frame: dict[str, Any]) -> Figures:
         n_ctx=frame.get("n_ctx"),
         joules=energy.get("joules"),
         quality=energy.get("quality"),
+        stopped=one_line(timings.get("stopped") or energy.get("stopped") or "") or None,
         cached=None if cached is None else tuple((one_line(tier), int(n)) for tier, n in cached.items()),
         memories=None
         if memories is None

@@ -136,6 +136,11 @@ class WritingScreen(AnsweringScreen):
         self._keeping = None
         self.drafts.keep(self.conversation, self.prompt.text)
 
+    def on_unmount(self) -> None:
+        """What the timer would still have kept."""
+        if self._keeping is not None:
+            self._keep()
+
     def restore(self) -> None:
         """Bring back what was typed here before, where nothing has been typed since."""
         if not self.prompt.text:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from localai import unsent
 from localai.api.openai_in import SamplingBody
 from localai.api.openai_out import ChatStream
 from localai.api.replies import Replies
@@ -85,8 +86,9 @@ def routes(parts: Parts, kept: Conversations, toolbox: Toolbox, replies: Replies
 
     @router.delete("/{conversation}")
     async def delete(conversation: str) -> dict[str, Any]:
-        """Delete a conversation and all its messages."""
+        """Delete a conversation, all its messages, and what the chat kept unsent of it."""
         await asyncio.to_thread(kept.delete, conversation)
+        await asyncio.to_thread(unsent.remove, parts.config.home / unsent.FOLDER, conversation)
         return {"deleted": conversation}
 
     @router.post("/{conversation}/reply")

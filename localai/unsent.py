@@ -1,0 +1,37 @@
+"""What was typed in the chat and not sent: a text file for each conversation in a folder of the home.
+
+The chat writes them; here they are searched, and removed with their conversation. It knows nothing of the chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = "drafts"
+NEW = "new"
+"""Instead of the id of a conversation, where there is none yet."""
+
+
+def path_of(folder: Path, conversation: str) -> Path:
+    """Where it is kept."""
+    return folder / f"{conversation}.txt"
+
+
+def quoting(folder: Path, texts: Sequence[str]) -> tuple[str, ...]:
+    """Ids of conversations, or NEW, with something unsent that contains one of these texts."""
+    found = []
+    for path in sorted(folder.glob("*.txt")) if texts else ():
+        # One that is sent meanwhile is gone.
+        with suppress(OSError):
+            typed = path.read_text(encoding="utf-8", errors="replace")
+            if any(text in typed for text in texts):
+                found.append(path.stem)
+    return tuple(found)
+
+
+def remove(folder: Path, conversation: str) -> None:
+    """What was typed for a conversation that is deleted."""
+    if conversation.isalnum():
+        path_of(folder, conversation).unlink(missing_ok=True)
