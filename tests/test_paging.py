@@ -67,7 +67,8 @@ def greedy(path: Path, weights: int, count: int = 24) -> tuple[list[int], Weight
     try:
         tokens = [1, 5, 9, 20]
         out = list(tokens)
-        position = 0
+        engine.step([Slice(0, [3, 7], 0, "none")])
+        position = 2
         for _ in range(count):
             rows = engine.step([Slice(0, tokens, position, "last")])[0]
             assert rows is not None
