@@ -73,7 +73,7 @@ def test_a_smaller_cap_holds_from_the_start() -> None:
 
 async def test_a_cache_that_cannot_be_used_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = load(environment={"LOCALAI_HOME": str(tmp_path)})
-    cache = KvCache(config, Metrics().kv, lambda: [])
+    cache = KvCache(config, Metrics().kv, list)
     config.kv_folder.parent.mkdir(parents=True)
     config.kv_folder.write_text("no folder", encoding="utf-8")
     for _ in range(3):
