@@ -89,9 +89,14 @@ def follow(view: int) -> None:
 
 
 def choices(tensor: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    """A router's: rows of `ne[0]` ids, one per token, `nb[1]` bytes apart."""
+    """A router's: rows of `ne[0]` ids, one per token, `nb[1]` bytes apart.
+
+    There are no rows in the last layer of a step from which no logits are wanted.
+    """
     head = Tensor.from_address(tensor)
     used, rows, stride = head.ne[0], head.ne[1], head.nb[1]
+    if not rows:
+        return np.empty(0, np.int32)
     size = (rows - 1) * stride + used * 4
     flat = np.frombuffer((ctypes.c_char * size).from_address(head.data), np.int32)
     return np.lib.stride_tricks.as_strided(flat, (rows, used), (stride, 4)).ravel()

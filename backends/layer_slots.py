@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class LayerSlots:
         self._paths = list(parts)
         self._sizes = [path.stat().st_size for path in parts]
         self.direct = True
+        self._turning = threading.Lock()
         try:
             self._files = [os.open(path, os.O_RDONLY | os.O_DIRECT) for path in parts]
         except OSError as failed:
@@ -96,10 +98,12 @@ class LayerSlots:
     def _fill(self, block: Extent, into: memoryview) -> None:
         got, needed = 0, min(block.size, self._sizes[block.part] - block.offset)
         while got < needed:
+            direct = self.direct
             try:
                 count = os.preadv(self._files[block.part], [into[got:]], block.offset + got)
             except OSError as failed:
-                if failed.errno != errno.EINVAL or not self.direct:
+                # Where another reader has just turned, this one began before.
+                if failed.errno != errno.EINVAL or not direct:
                     raise
                 self._buffered()
                 continue
@@ -111,8 +115,9 @@ class LayerSlots:
 
     def _buffered(self) -> None:
         """Read through the page cache, and give up there what was read: some file systems know no other way."""
-        self.direct = False
-        for file, path in zip(self._files, self._paths, strict=True):
-            other = os.open(path, os.O_RDONLY)
-            os.dup2(other, file)
-            os.close(other)
+        with self._turning:
+            for file, path in zip(self._files, self._paths, strict=True):
+                other = os.open(path, os.O_RDONLY)
+                os.dup2(other, file)
+                os.close(other)
+            self.direct = False

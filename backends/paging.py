@@ -14,6 +14,7 @@ from statistics import median
 import llama_cpp.llama_cpp as llama
 
 from backends import ggml_tensors
+from backends.errors import BackendError
 from backends.gguf import read_shards, shards
 from backends.paging_clock import DiskClock
 from backends.paging_experts import Experts
@@ -44,6 +45,7 @@ class Pager:
         self._budget = budget
         self._room = max(0, budget - self._layout.pinned_bytes)
         self._compute: deque[float] = deque(maxlen=_STEPS)
+        self._broken = False
         self._own: Experts | Layers
         some = [self._units[unit] for unit in sorted(self._units)]
         if self._layout.used:
@@ -75,7 +77,10 @@ class Pager:
         return max(_LEAST_BATCH, min(_WHOLE_BATCH, self._room // (largest * self._layout.used)))
 
     def stepped(self, tokens: int, seconds: float) -> None:
-        """Take note of a step that has ended."""
+        """Take note of a step that has ended. Raises BackendError where it was not watched to its end."""
+        broken, self._broken = self._broken, False
+        if broken:
+            raise BackendError("the paging of weights failed: the engine's log says why", "unload the model, ask again")
         if tokens == 1:
             self._compute.append(max(0.0, seconds - self._own.waited))
         self._own.waited = 0.0
@@ -139,10 +144,21 @@ class Pager:
             progress(done / max(1, self._layout.pinned_bytes))
 
     def _observe(self, tensor: int, ask: bool, _: object) -> bool:
-        name = ggml_tensors.name_of(tensor)
-        ours = name.startswith(self._own.prefix)
+        if self._broken:
+            return False
+        # Until all went well: what is raised here ctypes drops, and the library ends the step as if it were whole.
+        self._broken = True
+        wanted = self._follow(tensor, ask)
+        self._broken = False
+        return wanted
+
+    def _follow(self, tensor: int, ask: bool) -> bool:
+        name, prefix = ggml_tensors.name_of(tensor), self._own.prefix
+        layer = name[len(prefix) :] if name.startswith(prefix) else b""
+        # A tensor that shows another one in a new shape has its name, and more behind it.
+        ours = layer.isdigit()
         if ask:
             self._own.ask(tensor)
         elif ours:
-            self._own.saw(int(name[len(self._own.prefix) :]), tensor)
+            self._own.saw(int(layer), tensor)
         return ours or not ask

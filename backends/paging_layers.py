@@ -75,13 +75,16 @@ class Layers:
 
     def ask(self, tensor: int) -> None:
         """`tensor` is computed next: get to know the weights that it is computed from."""
+        if self._passes < _PASSES:
+            self._meet(tensor)
         if ggml_tensors.viewed(tensor) in self._met:
             ggml_tensors.follow(tensor)
-        if self._passes >= _PASSES:
-            return
+
+    def _meet(self, tensor: int) -> None:
         for source, data in ggml_tensors.sources(tensor):
             unit = self._owner.get(data)
-            if unit is not None and source not in self._met:
+            # A view of weights lives as long as its graph; where it lay, the next graph has something else.
+            if unit is not None and source not in self._met and not ggml_tensors.viewed(source):
                 self._met.add(source)
                 self._tensors[unit][source] = data
                 if unit in self._coming:

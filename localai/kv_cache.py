@@ -57,6 +57,7 @@ class KvCache:
         self._children = children
         self._seen: WeakKeyDictionary[EngineHandle, KvReport] = WeakKeyDictionary()
         self._looked = 0.0
+        self._problem = ""
         self._task: asyncio.Task[None] | None = None
         self.granted: Callable[[], int] = lambda: 0
         self.cap = _cap(config)
@@ -100,8 +101,12 @@ class KvCache:
         try:
             gone = await asyncio.to_thread(self._trim, short)
         except IndexUnusable as error:
-            _log.warning("no room can be made in the KV cache: %s", error)
+            # Tried again with every answer; said once.
+            if str(error) != self._problem:
+                _log.warning("no room can be made in the KV cache: %s", error)
+            self._problem = str(error)
             return
+        self._problem = ""
         if gone:
             self._metrics.evicted("ssd", len(gone))
             for child in self._children():

@@ -26,6 +26,7 @@ class _File:
         self.out.add_embedding_length(WIDTH)
         self.out.add_block_count(layers)
         self.out.add_layer_norm_rms_eps(1e-5)
+        self.out.add_layer_norm_eps(1e-5)
         self.out.add_vocab_size(self.words)
         self.matrix("token_embd.weight", self.words, WIDTH)
 
@@ -46,6 +47,9 @@ class _File:
 
     def vector(self, name: str, values: Any, length: int = WIDTH) -> None:
         self.out.add_tensor(name, np.broadcast_to(np.asarray(values, np.float32), (length,)).copy())
+
+    def array(self, name: str, shape: tuple[int, ...]) -> None:
+        self.out.add_tensor(name, 0.3 * self._random.standard_normal(shape, dtype=np.float32))
 
     def attention(self, prefix: str) -> None:
         for part in ("q", "k", "v", "output"):
@@ -127,10 +131,39 @@ def _hybrid(file: _File, layers: int) -> None:
         file.feed_forward(prefix)
 
 
+def _reshaped(file: _File, layers: int) -> None:
+    """As RWKV 6: a state, and a graph that takes weights and layers' results in another shape."""
+    file.out.add_feed_forward_length(INNER)
+    file.out.add_head_count(0)
+    for key, size in (("wkv.head_size", 32), ("time_mix_extra_dim", 8), ("time_decay_extra_dim", 8)):
+        file.out.add_uint32(f"rwkv6.{key}", size)
+    file.matrix("output.weight", file.words, WIDTH)
+    norms = ["output_norm", "token_embd_norm"]
+    for layer in range(layers):
+        prefix = f"blk.{layer}."
+        norms += [f"{prefix}{norm}" for norm in ("attn_norm", "attn_norm_2", "time_mix_ln")]
+        for lerp in ("time_mix_lerp_x", "channel_mix_lerp_k", "channel_mix_lerp_r"):
+            file.array(f"{prefix}{lerp}.weight", (1, 1, WIDTH))
+        file.array(f"{prefix}time_mix_lerp_fused.weight", (5, 1, 1, WIDTH))
+        file.array(f"{prefix}time_mix_w2.weight", (5, WIDTH, 8))
+        file.array(f"{prefix}time_mix_first.weight", (WIDTH // 32, 32))
+        file.array(f"{prefix}time_mix_decay.weight", (WIDTH,))
+        for part, rows, columns in (("w1", 40, WIDTH), ("decay_w1", 8, WIDTH), ("decay_w2", WIDTH, 8)):
+            file.matrix(f"{prefix}time_mix_{part}.weight", rows, columns)
+        for part in ("key", "value", "receptance", "gate", "output"):
+            file.matrix(f"{prefix}time_mix_{part}.weight", WIDTH, WIDTH)
+        for part, rows, columns in (("key", INNER, WIDTH), ("value", WIDTH, INNER), ("receptance", WIDTH, WIDTH)):
+            file.matrix(f"{prefix}channel_mix_{part}.weight", rows, columns)
+    for norm in norms:
+        file.vector(f"{norm}.weight", 1.0)
+        file.vector(f"{norm}.bias", 0.0)
+
+
 KINDS: dict[str, tuple[str, int, Callable[[_File, int], None]]] = {
     "window": ("gemma3", 6, _window),
     "recurrent": ("mamba", 2, _recurrent),
     "hybrid": ("lfm2", 4, _hybrid),
+    "reshaped": ("rwkv6", 5, _reshaped),
 }
 
 

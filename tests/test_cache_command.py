@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from localai.config import load
+from localai.kv_cache import KvCache
+from localai.metrics import Metrics
 from tests.daemon_fixture import Daemon, running, wait_for
 
 LONG = "Tell me about the sea, the wind and the boats of the fishermen. " * 8
@@ -65,3 +69,19 @@ def test_a_smaller_cap_holds_from_the_start() -> None:
         daemon.env["LOCALAI_KV_SSD"] = str(before // 2)
         daemon.start()
         assert 0 < cache(daemon, "stats")["bytes"] <= before // 2
+
+
+async def test_a_cache_that_cannot_be_used_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load(environment={"LOCALAI_HOME": str(tmp_path)})
+    cache = KvCache(config, Metrics().kv, list)
+    config.kv_folder.parent.mkdir(parents=True)
+    config.kv_folder.write_text("no folder", encoding="utf-8")
+    for _ in range(3):
+        await cache._make_room(True)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    config.kv_folder.unlink()
+    await cache._make_room(True)
+    config.kv_folder.rename(tmp_path / "away")
+    config.kv_folder.write_text("no folder", encoding="utf-8")
+    await cache._make_room(True)
+    assert len(caplog.records) == 2, "a problem that came back is new"

