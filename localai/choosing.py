@@ -29,7 +29,8 @@ _WORTH = 1.03
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One engine for the request's model. `problem` says why it must not be used, '' where it may.
+    """One engine for the request's model. `problem` says why it must not be used, '' where it may; `late` that it is
+    only slow, so that it is still better than none.
 
     `speeds` are None until it was measured. `held` tokens of the prompt lie in its cache, `users` requests run on it,
     `last_used` is monotonic seconds, 0 for never; `memory` bytes that it takes. `draw` are
@@ -39,6 +40,7 @@ class Option:
     backend: str
     mode: str = ""
     problem: str = ""
+    late: bool = False
     speeds: Speeds | None = None
     loaded: bool = False
     held: int = 0

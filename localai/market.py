@@ -21,6 +21,7 @@ from localai.errors import OutOfResources
 from localai.forecast import Speeds, fastest_of
 from localai.kv_accuracy import Key, KvCost, costs_here
 from localai.local_model import LocalModel
+from localai.measuring import OVERDUE
 from localai.offers import backend, build_label, usable
 from localai.readings import Reading
 
@@ -135,13 +136,14 @@ class Market:
 
     def _option(self, choice: Choice, record: Record | None, seen: dict[EngineKey, EngineSeen], text: str) -> Option:
         engine = seen.get(choice.key)
-        problem = (record.verdict if record else "") or self._barred(choice)
+        verdict, barred = record.verdict if record else "", self._barred(choice)
         loaded = engine is not None and engine.loaded
         share = self._prefixes.share(choice.key, text) if engine is not None else 0.0
         return Option(
             backend=choice.backend,
             mode=choice.mode,
-            problem=problem,
+            problem=verdict or barred,
+            late=verdict.startswith(OVERDUE) and not barred,
             speeds=self._speeds_of(record),
             loaded=loaded,
             held=round(share * len(text) / 4),

@@ -108,7 +108,10 @@ def _chosen(request: TurnRequest, model: LocalModel, config: Config, market: Mar
     """Backend, mode and reason by policy."""
     policy = check_policy(request.policy or config.policy)
     options = market.options(model, text)
-    if not any(not option.problem for option in options):
+    if all(option.problem for option in options):
+        # An answer that takes its time is better than none.
+        options = [replace(option, problem="") if option.late else option for option in options]
+    if all(option.problem for option in options):
         named = [f"{option}: {option.problem}" for option in options]
         named += [found.problem for found in offers(model) if found.problem]
         raise ModelBroken(

@@ -31,6 +31,14 @@ def test_a_run_answers_through_the_daemon(fresh: Daemon, tmp_path: Path) -> None
     # Nothing of an earlier run helps: only examples that questions of one block share are found in the cache.
     again = told(fresh, *ONE)
     assert again["results"][0]["cached_tokens"] == result["cached_tokens"] == 0
+    # Nor does what was asked before an interruption, and is asked again.
+    newest = max(journal.folder(fresh.home).glob("*.jsonl"))
+    lines = newest.read_bytes().splitlines(keepends=True)
+    newest.write_bytes(
+        b"".join(line for line in lines if b'"type":"block"' not in line and b'"type":"end"' not in line)
+    )
+    assert told(fresh, *ONE)["results"][0]["cached_tokens"] == 0
+    assert b'"type":"resumed"' in newest.read_bytes()
     kinds = {"json", "csv", "svg", "html"} | ({"png"} if png.available() else set())
     assert {path.name for path in tmp_path.iterdir()} == {f"report.{kind}" for kind in kinds}
     compared = told(fresh, "bench", "compare", str(tmp_path), str(tmp_path / "report.json"))

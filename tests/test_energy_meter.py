@@ -16,6 +16,7 @@ from localai.energy.budgets import DayBudget
 from localai.energy.figures import Energy
 from localai.energy.meter import Meter
 from localai.energy.modelled import ModelledSensor, ProcessTimes
+from localai.energy.sampler import Sampler
 from localai.energy.sensor import CounterSensor, Sensor, Spec
 from localai.energy.sensors import Inventory
 from localai.energy.spending import Metering, Spending
@@ -215,6 +216,34 @@ def test_the_model_counts_processor_time_of_its_processes() -> None:
     assert model.read(0.0) == pytest.approx(2.0, rel=0.2)
     model.moved(1e9)
     assert model.read(0.0) > 2.1
+
+
+def test_a_reading_that_took_long_once_is_no_reason_to_read_seldom() -> None:
+    """Other programs take the core away in the middle of it: what follows is read when an answer ends all the same."""
+    pauses: list[float] = []
+
+    def read() -> int:
+        time.sleep(pauses.pop() if pauses else 0)
+        return 1
+
+    def settled() -> bool:
+        if not sampler.read_now():
+            sampler.glance()
+            return False
+        return [len(sampler.read_now()) for _ in range(9)] == [1] * 9
+
+    sampler = Sampler((CounterSensor(SPEC, read, 1e-6),), lambda _: None, lambda: 0.0)
+    wait_for(settled)
+    sampler.close()
+    pauses.append(0.1)
+    assert [len(sampler.read_now()) for _ in range(6)] == [1] * 6
+
+
+def test_an_answer_without_processor_time_says_why_it_has_no_joules() -> None:
+    machine = Machine()
+    with metered(machine, sensors=False) as meter:
+        energy = ask(meter, machine, 1)
+    assert (energy.joules, "too short" in energy.reason) == (None, True)
 
 
 def test_nothing_is_read_while_nothing_runs() -> None:

@@ -18,6 +18,7 @@ from localai.errors import BadRequest, ModelBroken
 from localai.foreign_stores import Stores
 from localai.library import Library
 from localai.market import Market, Prefixes
+from localai.measuring import OVERDUE
 from localai.messages import Message, TurnRequest
 from localai.offers import build_label
 from localai.orders import shape
@@ -127,6 +128,22 @@ def test_what_must_not_be_used_is_explained(place: Place, setup: dict[str, Any],
     choice = place.route(policy="fastest")
     assert choice.backend == "llama.cpp"
     assert said in choice.reason
+
+
+def test_slow_engines_serve_where_no_other_does(place: Place) -> None:
+    """A model that needs more time than a measurement has must not be refused for it."""
+    late = f"{OVERDUE} 28 s"
+    place.measured("llama.cpp", 1, 1, readings=(), verdict=late)
+    place.measured("onnx", 1, 1, readings=(), verdict=late)
+    place.measured("mlx", 1, 1, readings=(), verdict="it computes nonsense")
+    choice = place.route()
+    assert choice.backend == "llama.cpp"
+    assert "mlx is not used: it computes nonsense" in choice.reason
+    place.rests = {"llama.cpp"}
+    assert place.route().backend == "onnx"
+    place.rests = {"llama.cpp", "onnx"}
+    with pytest.raises(ModelBroken, match="no engine here runs"):
+        place.route()
 
 
 @pytest.mark.parametrize(

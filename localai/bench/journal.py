@@ -54,6 +54,11 @@ class Journal:
         return [e for e in self.entries if isinstance(e, Idle)]
 
     @property
+    def resumptions(self) -> int:
+        """How often the run went on after an interruption."""
+        return sum(isinstance(e, Resumed) for e in self.entries)
+
+    @property
     def finished(self) -> bool:
         return isinstance(self.entries[-1], End)
 

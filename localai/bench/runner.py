@@ -55,7 +55,8 @@ class Runner:
     def run(self, journal: Journal) -> None:
         """Do what the journal lacks. Raises LocalaiError where the run cannot go on; the journal keeps what is done."""
         head, by_key = journal.head, {config.key: config for config in self.configurations}
-        asker = Asker(self.client, f"{head.plan[:16]} {head.started}")
+        # What is asked again after an interruption is computed again.
+        asker = Asker(self.client, f"{head.plan[:16]} {head.started} {journal.resumptions}")
         parts = self.suite.rounds(head.rounds)
         done, threads = journal.done, 0
         self.watcher.resume(sum(len(parts[number]) for _, number in done))

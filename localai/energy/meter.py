@@ -306,8 +306,9 @@ class Meter:
         *sensed, model, cpu = accounts
         energy = _combined(sensed, self.inventory.quality(on_gpu=self._gpu and tap.on_gpu)) if sensed else _NOTHING
         if not sensed or (energy.joules is None and not any(account.fault for _, account in sensed)):
-            reason = energy.reason or "no energy sensor here: `localai doctor` lists what was looked for"
-            energy = replace(_combined([model], "modelled"), reason=reason)
+            known = _combined([model], "modelled")
+            sensors = energy.reason or "no energy sensor here: `localai doctor` lists what was looked for"
+            energy = known if known.joules is None else replace(known, reason=sensors)
         seconds = cpu[1].joules
         return replace(energy, cpu_seconds=seconds if seconds > 0 else None)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from localai.energy.rhythm import Rhythm
 from localai.energy.sensor import Sensor
@@ -21,6 +23,8 @@ _COARSE_S = 0.1
 _COST = 0.003
 """Most of a core that reading all sensors may take."""
 _QUICK_S = 0.0005
+_RECENT = 9
+"""Readings that tell what one costs."""
 _SLEPT_S = 0.5
 _RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
@@ -60,6 +64,7 @@ class Sampler:
         self._due = [0.0] * len(sensors)
         self._patience = [_RETRY_S] * len(sensors)
         self._costs = [0.0] * len(sensors)
+        self._took: list[deque[float]] = [deque(maxlen=_RECENT) for _ in sensors]
         self._fresh = [True] * len(sensors)
         self._locks = [threading.Lock() for _ in sensors]
         self._rhythms = [Rhythm(sensor.spec) for sensor in sensors]
@@ -119,8 +124,9 @@ class Sampler:
             except SensorFault as error:
                 fault = error.message
             after = time.monotonic()
-            old = self._costs[index]
-            self._costs[index] = 0.9 * old + 0.1 * (after - before) if old else after - before
+            # The median: where others want the core too, a cheap reading takes a thousand times as long now and then.
+            self._took[index].append(after - before)
+            self._costs[index] = median(self._took[index])
             self.readings += 1
         return Taken(index, before, after, joules, fault, fresh)
 
