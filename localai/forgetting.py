@@ -1,7 +1,7 @@
 """Forgetting in the whole home: the memory, and whatever else holds words of it or was made from them.
 
 What to forget enters, a receipt as JSON leaves: what was removed where, what a search of the raw files found, and which
-conversations quote it, which are the person's to delete. It knows nothing of HTTP.
+conversations and files say it, which are the person's to delete. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localai.answer_cache import Answers
@@ -58,10 +59,13 @@ class Forgetting:
     def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[dict[str, Any], list[str]]:
         cleared: list[int] = []
         receipt, gone = self.memories.forget(ids, query, chosen, before=lambda: cleared.append(self.answers.clear()))
-        quotes = self.kept.quoting([text for text in gone if len(text) >= _LEAST_QUOTE])
+        texts = [memory.text for memory in gone]
+        quotes = self.kept.quoting([text for text in texts if len(text) >= _LEAST_QUOTE])
         elsewhere = {"answers": sum(cleared)}
+        # A folder that is watched is read again: it is the person's to delete what says the same there.
+        files = sorted({memory.author.name for memory in gone if memory.author.kind == "file"})
         shown = {**asdict(receipt), "complete": receipt.complete, "conversations": list(quotes)}
-        return shown | {"elsewhere": elsewhere}, gone
+        return shown | {"elsewhere": elsewhere, "files": [name for name in files if Path(name).is_file()]}, texts
 
 
 def _pieces(texts: Sequence[str]) -> list[bytes]:
