@@ -21,6 +21,7 @@ from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
     from memory_store.cipher import Key
+    from memory_store.doctor import Diagnosis
     from memory_store.embed import Embedder
     from memory_store.erase import Receipt
     from memory_store.export import Record
@@ -121,6 +122,20 @@ class Memories:
         self.pins.mark(memory_id, pinned=pinned)
         tags = tuple(tag for tag in known.tags if tag != PINNED)
         self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)
+
+    def examine(self, *, repair: bool) -> tuple[Diagnosis, bool]:
+        """What does not fit in the file, and whether the index of the vectors does; all does after a repair."""
+        from memory_store import doctor
+
+        parts = self._parts()
+        found = doctor.repair(parts.store) if repair else doctor.examine(parts.store)
+        if parts.store.own_embedder().state != "active":
+            return found, True  # vectors are being made
+        fits = parts.vectors.fits()
+        if repair and not fits:
+            doctor.index_anew(parts.store)
+            fits = parts.vectors.fits()
+        return found, fits
 
     @property
     def feedback(self) -> Feedback:
