@@ -109,6 +109,9 @@ def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) ->
         raise from_memory(error) from error
     daemon, usual = daemon_and_namespace()
     done: list[Any] = []
+    for path in [path for path in found if not str(path).isprintable()]:
+        found.remove(path)
+        say(f"{str(path)!a}: the file's name has characters that cannot be shown (rename it)")
     for start in range(0, len(found), _FILES):
         body = {"paths": [str(path) for path in found[start : start + _FILES]], "namespace": namespace or usual}
         done += daemon.post(f"{ROUTE}/files", body, timeout=_AT_LENGTH)["files"]
@@ -239,7 +242,7 @@ def judge(memory_id: str, verdict: str, as_json: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, **asked: Any) -> None:
-    """Erase memories, by id or by what they have in common, and prove it."""
+    """Erase memories, by id or by all that they have in common, and prove it."""
     body = {"ids": ids, "source": _source(source), **asked}
     body = {name: value for name, value in body.items() if value not in (None, ())}
     if not body:
@@ -263,6 +266,8 @@ def _receipt_text(receipt: Any) -> str:
         lines.append(f"quoted in the conversations {', '.join(receipt['conversations'])}: delete them in the chat")
     if receipt["drafts"]:
         lines.append(f"quoted in what was typed and not sent: {', '.join(receipt['drafts'])}; clear it in the chat")
+    if receipt["files"]:
+        lines.append(f"still on disk, read again where watched: {', '.join(receipt['files'])}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Forgetting in the whole home: the memory, and whatever else holds words of it or was made from them.
 
 What to forget enters, a receipt as JSON leaves: what was removed where, what a search of the raw files found, and which
-conversations and unsent drafts quote it, which are the person's to delete. It knows nothing of HTTP.
+conversations, unsent drafts and files say it, which are the person's to delete. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -61,11 +61,18 @@ class Forgetting:
     def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[dict[str, Any], list[str]]:
         cleared: list[int] = []
         receipt, gone = self.memories.forget(ids, query, chosen, before=lambda: cleared.append(self.answers.clear()))
-        quotable = [text for text in gone if len(text) >= _LEAST_QUOTE]
-        elsewhere = {"answers": sum(cleared)}
-        shown = {**asdict(receipt), "complete": receipt.complete, "conversations": list(self.kept.quoting(quotable))}
-        shown["drafts"] = list(unsent.quoting(self.home / unsent.FOLDER, quotable))
-        return shown | {"elsewhere": elsewhere}, gone
+        texts = [memory.text for memory in gone]
+        quotable = [text for text in texts if len(text) >= _LEAST_QUOTE]
+        # A folder that is watched is read again: it is the person's to delete what says the same there.
+        files = sorted({memory.author.name for memory in gone if memory.author.kind == "file"})
+        shown = asdict(receipt) | {
+            "complete": receipt.complete,
+            "conversations": list(self.kept.quoting(quotable)),
+            "drafts": list(unsent.quoting(self.home / unsent.FOLDER, quotable)),
+            "elsewhere": {"answers": sum(cleared)},
+            "files": [name for name in files if Path(name).is_file()],
+        }
+        return shown, texts
 
 
 def _pieces(texts: Sequence[str]) -> list[bytes]:

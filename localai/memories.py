@@ -21,6 +21,7 @@ from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
     from memory_store.cipher import Key
+    from memory_store.doctor import Diagnosis
     from memory_store.embed import Embedder
     from memory_store.erase import Receipt
     from memory_store.export import Record
@@ -122,6 +123,20 @@ class Memories:
         tags = tuple(tag for tag in known.tags if tag != PINNED)
         self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)
 
+    def examine(self, *, repair: bool) -> tuple[Diagnosis, bool]:
+        """What does not fit in the file, and whether the index of the vectors does; all does after a repair."""
+        from memory_store import doctor
+
+        parts = self._parts()
+        found = doctor.repair(parts.store) if repair else doctor.examine(parts.store)
+        if parts.store.own_embedder().state != "active":
+            return found, True  # vectors are being made
+        fits = parts.vectors.fits()
+        if repair and not fits:
+            doctor.index_anew(parts.store)
+            fits = parts.vectors.fits()
+        return found, fits
+
     @property
     def feedback(self) -> Feedback:
         return self._parts().feedback
@@ -140,9 +155,10 @@ class Memories:
 
     def forget(
         self, ids: Sequence[str], query: str | None, chosen: Filter | None, before: Callable[[], None] = lambda: None
-    ) -> tuple[Receipt, list[str]]:
-        """The receipt, and the texts that are gone: whoever quotes them elsewhere can be found by these.
+    ) -> tuple[Receipt, list[Memory]]:
+        """The receipt, and the memories that are gone: whoever quotes them elsewhere can be found by their texts.
 
+        `query` and `chosen` narrow each other: what goes fits both. Ids stand alone. Raises BadRequest.
         `before` is called when it is certain what goes, before it goes and before any file is searched for it.
         """
         from memory_store.erase import forget
@@ -151,12 +167,13 @@ class Memories:
         parts = self._parts()
         store = parts.store
         asked = dict.fromkeys(ids)
-        if query is not None:
-            asked |= dict.fromkeys(containing(store, query, chosen.namespace if chosen else None))
-            chosen = None
         if not asked and chosen is None and query is None:
             raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
-        gone = self._texts(list(asked), chosen)
+        if asked and (chosen is not None or query is not None):
+            raise BadRequest("ids and conditions at once", "give the ids alone, or what the memories have in common")
+        if query is not None:
+            asked, chosen = dict.fromkeys(containing(store, query, chosen)), None
+        gone = self._chosen(list(asked), chosen)
         before()
         derived = (parts.vectors, parts.words)
         receipt = forget(store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere())
@@ -171,13 +188,13 @@ class Memories:
                 self._open.close()
                 self._open = None
 
-    def _texts(self, ids: Sequence[str], chosen: Filter | None) -> list[str]:
+    def _chosen(self, ids: Sequence[str], chosen: Filter | None) -> list[Memory]:
         from memory_store import rows
 
         with self.store.reading() as connection:
             nums = rows.numbers_of_ids(connection, ids)
             nums += rows.numbers(connection, chosen) if chosen is not None else []
-            return [memory.text for memory in rows.many(connection, nums)]
+            return list(rows.many(connection, nums))
 
     def _elsewhere(self) -> list[Path]:
         """Files of the home that might hold words of a request."""

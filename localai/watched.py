@@ -116,11 +116,19 @@ class WatchedFolders:
         if not folder.is_dir():
             raise BadRequest(f"{folder.name!r} is no folder", "give the path of a folder")
         followed = Followed(str(folder), namespace)
-        ingest = Ingest(self._memories.store, namespace=namespace, erase=self._erase)
+        ingest = Ingest(self._memories.store, namespace=namespace, erase=lambda ids: self._erased(ids, str(folder)))
         watch = Watch(ingest, folder, lambda done: _count(followed, done))
         watch.start()
         with self._lock:
             self._watches[str(folder)] = followed, watch, ingest
+
+    def _erased(self, ids: Sequence[str], where: str) -> None:
+        """Files of other folders may have said the same, and were not kept twice: they are looked at again."""
+        self._erase(ids)
+        with self._lock:
+            for name, (_, watch, _) in self._watches.items():
+                if name != where:
+                    watch.look()
 
     def _kept(self) -> list[tuple[str, str]]:
         if not self._file.is_file():
@@ -139,4 +147,7 @@ def _count(followed: Followed, done: Ingested) -> None:
     followed.files += not done.unchanged and not done.problem and bool(done.added or done.duplicates)
     followed.added += done.added
     followed.removed += done.removed
-    followed.problem = f"{Path(done.path).name}: {done.problem}" if done.problem else followed.problem
+    if done.problem:
+        # A name on disk may be bytes that are no text.
+        name = Path(done.path).name.encode("utf-8", "backslashreplace").decode()
+        followed.problem = f"{name}: {done.problem}"

@@ -34,11 +34,16 @@ def chunks(blocks: Sequence[Block]) -> Iterator[Block]:
 def _cut(text: str) -> Iterator[str]:
     """At ends of sentences or lines, else at spaces, else anywhere."""
     text = text.strip()
-    while len(text) > MOST_CHARACTERS:
-        ends = [match.start() for match in _SENTENCE.finditer(text, 0, MOST_CHARACTERS) if match.start() >= ENOUGH]
-        at = ends[-1] if ends else text.rfind(" ", ENOUGH, MOST_CHARACTERS)
-        at = at if at > 0 else MOST_CHARACTERS
-        yield text[:at].strip()
-        text = text[at:].strip()
-    if text:
-        yield text
+    start = 0
+    # By places, not by what is left: a line of many megabytes would be copied once for each piece.
+    while len(text) - start > MOST_CHARACTERS:
+        least, most = start + ENOUGH, start + MOST_CHARACTERS
+        ends = [match.start() for match in _SENTENCE.finditer(text, start, most) if match.start() >= least]
+        at = ends[-1] if ends else text.rfind(" ", least, most)
+        at = at if at > start else most
+        yield text[start:at].strip()
+        start = at
+        while text[start].isspace():
+            start += 1
+    if start < len(text):
+        yield text[start:]

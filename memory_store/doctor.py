@@ -85,11 +85,16 @@ def repair(store: Store) -> Diagnosis:
         made = list(zip((memory.num for memory in memories), halves, strict=True))
         store.write(lambda connection, made=made: vector_rows.put_many(connection, own.id, made))  # type: ignore[misc]
     if not found.healthy:
-        # What follows the log begins anew.
-        store.write(lambda connection: log.append(connection, "embedder", own.id, now))
+        index_anew(store)
     if found.erasure_owed:
         store.maintain(scrub.finish)
     return examine(store)
+
+
+def index_anew(store: Store) -> None:
+    """What follows the log begins anew, from the texts and vectors of the file."""
+    own = store.own_embedder()
+    store.write(lambda connection: log.append(connection, "embedder", own.id, store.clock()))
 
 
 def rebuild_full_text(connection: Connection) -> None:

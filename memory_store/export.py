@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from memory_store import rows
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory
-from memory_store.records import Author, AuthorKind, Kind, Memory, NewMemory, State, Taint
+from memory_store.records import Added, Author, AuthorKind, Kind, Memory, NewMemory, State, Taint
 from memory_store.store import Store
+from memory_store.trust import Verdict
 
 FORMAT = "localai-memory"
 VERSION = 1
@@ -26,13 +26,17 @@ _SECTION = re.compile(r"<!-- memory (\{.*?\}) -->\n(`{3,})text\n(.*?)\n\2(?=\n|\
 _TICKS = re.compile(r"`{3,}")
 
 
+# What one judgement may weigh: a person's weighs 3 at most.
+_Weight = Annotated[float, msgspec.Meta(ge=0, le=100)]
+
+
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One piece of evidence on a memory's author."""
 
     judge_kind: AuthorKind
     judge: str
-    verdict: str
-    weight: float
+    verdict: Verdict
+    weight: _Weight
     time: float
 
 
@@ -54,7 +58,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     digest: str | None = None
     place: str | None = None
     episode: str | None = None
-    position: int | None = None
+    position: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] | None = None
     tags: tuple[str, ...] = ()
     derived_from: tuple[str, ...] = ()
     evidence: tuple[Judgement, ...] = ()
@@ -136,8 +140,9 @@ def from_markdown(document: str) -> Iterator[Record]:
 def record_of(value: Any, where: str) -> Record:
     """Raises InvalidMemory."""
     try:
-        return msgspec.convert(value, Record)
-    except msgspec.ValidationError as error:
+        # Python reads NaN, infinity and halves of characters in JSON, and nobody else does.
+        return msgspec.json.decode(json.dumps(value, ensure_ascii=False, allow_nan=False).encode(), type=Record)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidMemory(
             f"{where} is no memory: {error}", "use a file that `localai memory export` wrote"
         ) from error
@@ -148,15 +153,15 @@ def bring_in(store: Store, batch: Sequence[Record]) -> int:
 
     What is known by its id stays as it is.
     """
-    created = 0
-    # Derived facts rest on verbatim ones, which were written before them.
-    for state, group in groupby(batch, key=lambda record: record.state):
-        part = tuple(group)
-        added = store.add_many([_new(record) for record in part], state=state)
-        fresh = [(record, done.num) for record, done in zip(part, added, strict=True) if done.created]
-        _restore(store, fresh)
-        created += len(fresh)
-    return created
+
+    def work(connection: Connection, added: Sequence[Added]) -> None:
+        for record, done in zip(batch, added, strict=True):
+            if done.created:
+                _restore(store, connection, record, done.num)
+
+    # In their own order: derived facts rest on verbatim ones, which were written before them.
+    added = store.add_many([_new(record) for record in batch], state=[record.state for record in batch], more=work)
+    return sum(done.created for done in added)
 
 
 def _new(record: Record) -> NewMemory:
@@ -165,24 +170,16 @@ def _new(record: Record) -> NewMemory:
     return NewMemory(author=author, **{name: getattr(record, name) for name in names})
 
 
-def _restore(store: Store, fresh: Sequence[tuple[Record, int]]) -> None:
+def _restore(store: Store, connection: Connection, record: Record, num: int) -> None:
     """What an add decides by itself: when it was written down, and what others have said of it."""
-    judges = {Author(kind=said.judge_kind, name=said.judge) for record, _ in fresh for said in record.evidence}
-    numbers = {judge: store.source(judge) for judge in judges}
-
-    def work(connection: Connection) -> None:
-        for record, num in fresh:
-            connection.execute("UPDATE memory SET recorded = ? WHERE num = ?", (record.recorded, num))
-            for said in record.evidence:
-                judge = numbers[Author(kind=said.judge_kind, name=said.judge)]
-                connection.execute(
-                    "INSERT OR IGNORE INTO evidence (source, judge, num, verdict, weight, time) "
-                    "SELECT source, ?, num, ?, ?, ? FROM memory WHERE num = ?",
-                    (judge, said.verdict, said.weight, said.time, num),
-                )
-
-    if fresh:
-        store.write(work)
+    connection.execute("UPDATE memory SET recorded = ? WHERE num = ?", (record.recorded, num))
+    for said in record.evidence:
+        judge = store.source_within(connection, Author(kind=said.judge_kind, name=said.judge))
+        connection.execute(
+            "INSERT OR IGNORE INTO evidence (source, judge, num, verdict, weight, time) "
+            "SELECT source, ?, num, ?, ?, ? FROM memory WHERE num = ?",
+            (judge, said.verdict, said.weight, said.time, num),
+        )
 
 
 def _parsed(text: str, where: str) -> Any:

@@ -90,6 +90,7 @@ class Ingest:
             whole: list[_Read] = []
             for path in paths[start : start + BATCH]:
                 try:
+                    _check_name(path)
                     digest = _digest(path)
                     if not again and known.get(str(path)) == digest:
                         yield Ingested(path=str(path), unchanged=True)
@@ -138,9 +139,16 @@ class Ingest:
             self.put(path, again=True)
         return len(ids)
 
+    def lapsed(self) -> set[Path]:
+        """Files of which a part was not kept because another file said it, and that has been erased elsewhere since."""
+        with self._store.reading() as connection:
+            there = {memory.num for memory in rows.many(connection, list(self._leaning))}
+        gone = [self._leaning.pop(num) for num in self._leaning.keys() - there]
+        return set().union(*gone)
+
     def _keep(self, new: NewMemory, path: Path) -> str:
         seen = self._texts()
-        covering = seen.covering(new.text)
+        covering = self._covering(new.text)
         if covering is not None:
             self._leaning.setdefault(covering, set()).add(path)
             return "duplicate"
@@ -150,6 +158,16 @@ class Ingest:
             return "quarantined"
         seen.add(added.num, new.text)
         return added.state
+
+    def _covering(self, text: str) -> int | None:
+        """The number of a memory that says this already; what was erased elsewhere meanwhile covers nothing."""
+        seen = self._texts()
+        while (num := seen.covering(text)) is not None:
+            with self._store.reading() as connection:
+                if rows.many(connection, [num]):
+                    return num
+            seen.drop(num)
+        return None
 
     def _texts(self) -> Seen:
         if self._seen is None:
@@ -162,6 +180,13 @@ class Ingest:
                 for num, text in connection.execute(sql, (self._namespace,)):
                     self._seen.add(num, text)
         return self._seen
+
+
+def _check_name(path: Path) -> None:
+    """The name is the author of what the file says, which is shown."""
+    if not str(path).isprintable():
+        hint = "rename it: memories are listed with the names of their files"
+        raise InvalidMemory("the file's name has characters that cannot be shown", hint)
 
 
 def _digest(path: Path) -> str:

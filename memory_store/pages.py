@@ -54,6 +54,12 @@ class PagePool:
     def files(self) -> tuple[Path, ...]:
         return () if self._folder is None else tuple(self._folder / f"{name}.pages" for name in self._shapes)
 
+    def holds(self, pages: Iterable[int]) -> bool:
+        """False where a file is missing or too short for these pages: then nothing of them is to be used."""
+        rows = (max(pages, default=-1) + 1) * PAGE_ROWS
+        sizes = [(path, rows * self._row_size(path.stem)) for path in self.files()]
+        return all(not size or (path.is_file() and path.stat().st_size >= size) for path, size in sizes)
+
     def begin(self, pages_in_use: Iterable[int]) -> None:
         """Take these pages as they lie in the file; every other page is free, and is wiped before it is used."""
         kept = set(pages_in_use)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from memory_store import vector_rows
 from memory_store.embed import Vectors
 from memory_store.errors import InvalidMemory
+from memory_store.rows import Filter
 from memory_store.store import Store
 
 Numbers = npt.NDArray[np.int64]
@@ -85,17 +86,18 @@ class PlainVectors:
         return every[best], likeness[best]
 
 
-def containing(store: Store, text: str, namespace: str | None = None) -> tuple[str, ...]:
-    """Ids of all memories that have every word of `text`, whatever their state: what one forgets by a query."""
+def containing(store: Store, text: str, chosen: Filter | None = None) -> tuple[str, ...]:
+    """Ids of those `chosen` that have every word of `text`, whatever their state: what one forgets by a query."""
     terms = [f'"{term}"' for term in dict.fromkeys(_TERM.findall(text.casefold()))]
     if not terms:
         raise InvalidMemory("there is no word in the query", "give the words that all of them contain")
+    condition, values = (Filter() if chosen is None else chosen).sql()
     sql = (
-        "SELECT m.id FROM memory_text f JOIN memory m ON m.num = f.rowid JOIN namespace n ON n.id = m.namespace "
-        "WHERE memory_text MATCH ? AND (? IS NULL OR n.name = ?) ORDER BY m.num"
+        "SELECT m.id FROM memory_text f JOIN memory m ON m.num = f.rowid "
+        f"WHERE memory_text MATCH ? AND {condition} ORDER BY m.num"
     )
     with store.reading() as connection:
-        return tuple(found for (found,) in connection.execute(sql, (" AND ".join(terms), namespace, namespace)))
+        return tuple(found for (found,) in connection.execute(sql, (" AND ".join(terms), *values)))
 
 
 def match_of(text: str) -> str:

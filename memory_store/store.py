@@ -85,11 +85,19 @@ class Store:
         """Store one memory. Raises InvalidMemory, DiskFull, StoreBusy; then nothing is stored."""
         return self.add_many((new,), state=state)[0]
 
-    def add_many(self, batch: Sequence[NewMemory], *, state: State = "kept") -> tuple[Added, ...]:
+    def add_many(
+        self,
+        batch: Sequence[NewMemory],
+        *,
+        state: State | Sequence[State] = "kept",
+        more: Callable[[Connection, Sequence[Added]], None] = lambda connection, added: None,
+    ) -> tuple[Added, ...]:
         """Store all in one transaction, or none. A memory that is known by its id is left as it is.
 
-        Raises as `add` does. InvalidMemory where a given id already holds another text.
+        `state` of all, or of each; `more` runs in the same transaction. Raises as `add` does. InvalidMemory where a
+        given id already holds another text.
         """
+        states = [state] * len(batch) if isinstance(state, str) else state
         now = self.clock()
         prepared, vectors = list[Prepared](), list[bytes | None]()
         for start in range(0, len(batch), STEP_ROWS):
@@ -101,8 +109,10 @@ class Store:
         own = self._own.id
 
         def work(connection: Connection) -> tuple[Added, ...]:
-            pairs = zip(prepared, vectors, strict=True)
-            return tuple(self._rows.add(connection, item, vector, own, state, now) for item, vector in pairs)
+            rows_ = zip(prepared, vectors, states, strict=True)
+            added = tuple(self._rows.add(connection, item, vector, own, each, now) for item, vector, each in rows_)
+            more(connection, added)
+            return added
 
         return self.write(work)
 
@@ -170,7 +180,7 @@ class Store:
 
     def source(self, author: Author) -> int:
         """The number of an author; it gets one at first sight. Raises InvalidMemory for a name that cannot be shown."""
-        return self.write(lambda connection: self._rows.source(connection, author, self.clock()))
+        return self.write(lambda connection: self.source_within(connection, author))
 
     def embedders(self) -> tuple[EmbedderRow, ...]:
         with self.reading() as connection:
@@ -213,6 +223,10 @@ class Store:
     def maintain(self, work: Callable[[Connection], T]) -> T:
         """Run `work` outside of transactions while no other writer writes: checkpoints, VACUUM."""
         return self._commits.alone(work)
+
+    def source_within(self, connection: Connection, author: Author) -> int:
+        """Within a `write`: the number of an author, as `source` gives it."""
+        return self._rows.source(connection, author, self.clock())
 
     def forget_names(self) -> None:
         """Within a `write` that deletes authors or namespaces: their numbers are looked up again."""

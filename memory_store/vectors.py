@@ -130,6 +130,25 @@ class VectorIndex:
                 os.close(self._descriptor)
                 self._descriptor = None
 
+    def fits(self) -> bool:
+        """Whether each vector of the store lies in the pages as it is coded; reads them all."""
+        self.wait()
+        self.catch_up()
+        with self._lock, self._store.reading() as connection:
+            count = 0
+            for shelf in self._shelves.values():
+                for page, rows in shelf.everything():
+                    nums = self._pool.maps.nums[page, :rows]
+                    there = np.flatnonzero(nums >= 0)
+                    there = there[np.argsort(nums[there])]
+                    codes, factors = self._pool.rows(np.full(len(there), page, np.int64), there)
+                    found, halves = vector_rows.get(connection, self._embedder, nums[there].tolist())
+                    made, scales = self._codec.encode(halves.astype(np.float32))
+                    if found != nums[there].tolist() or (made != codes).any() or (scales != factors).any():
+                        return False
+                    count += len(found)
+            return count == sum(len(nums) for nums, _ in vector_rows.scan(connection, self._embedder))
+
     def traces(self, nums: Sequence[int]) -> Sequence[bytes]:
         """Pieces of the codes of these memories, but for those that another memory shares byte for byte."""
         gone, maps = np.array(nums, np.int64), self._pool.maps
@@ -294,6 +313,8 @@ class VectorIndex:
         saved = None if self._folder is None else index_file.load(self._folder, self._stamp)
         if saved is not None and saved[0] <= last:
             self._seq, self._shelves = saved
+        if not self._pool.holds(page for shelf in self._shelves.values() for page, _ in shelf.everything()):
+            self._seq, self._shelves = 0, {}
         self._pool.begin(page for shelf in self._shelves.values() for page, _ in shelf.everything())
         living = sum(int((self._pool.maps.nums[shelf.pages] >= 0).sum()) for shelf in self._shelves.values())
         if 2 * living < sum(shelf.rows for shelf in self._shelves.values()):

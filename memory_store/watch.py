@@ -79,7 +79,10 @@ def sync(ingest: Ingest, root: Path, *, again: bool = False) -> Iterator[Ingeste
     if removed:
         yield Ingested(path=str(root), removed=removed)
     # What leant on an erased chunk before this process began is not known: then every file is looked at again.
+    lapsed = ingest.lapsed() & set(present)
     yield from ingest.put_many(present, again=again or bool(removed))
+    if not again and not removed:
+        yield from ingest.put_many(sorted(lapsed), again=True)
 
 
 class Watch(FileSystemEventHandler):
@@ -107,6 +110,10 @@ class Watch(FileSystemEventHandler):
             ) from error
         self._touch(-QUIET_SECONDS)
         self._thread.start()
+
+    def look(self) -> None:
+        """Compare the folder with the memory soon, though nothing changed in it."""
+        self._touch(0.0)
 
     def close(self) -> None:
         with self._due:

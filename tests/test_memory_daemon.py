@@ -88,6 +88,18 @@ def test_wrong_use_is_said_in_plain_words(daemon: Daemon, arguments: list[str], 
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    "narrower", [["--tag", "drop"], ["--source", "tool:scale", "--since", "2001-01-01"]], ids=["tag", "source and time"]
+)
+def test_a_query_forgets_only_what_fits_the_other_conditions_too(daemon: Daemon, narrower: list[str]) -> None:
+    kept = shown(daemon, "add", "The otter weighs eight kilos", "-n", "narrow", "--time", "2000-05-05")["id"]
+    gone = shown(daemon, "add", "The otter weighs ten kilos", "-n", "narrow", "--tag", "drop", "--source", "tool:scale")
+    assert shown(daemon, "forget", "--query", "otter", *narrower)["ids"] == [gone["id"]]
+    both = memory(daemon, "forget", kept, "-n", "narrow", "--yes")
+    assert (both.returncode, "ids and conditions at once" in both.stderr) == (2, True)
+    assert [each["id"] for each in shown(daemon, "list", "-n", "narrow")["memories"]] == [kept]
+
+
 @pytest.mark.parametrize("name", ["all.jsonl", "all.md"])
 def test_an_export_comes_back(daemon: Daemon, tmp_path: Path, name: str) -> None:
     ids = {shown(daemon, "add", text, "-n", name)["id"] for text in ("first ```\n\nthing", "second -->")}

@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docx import Document
@@ -19,6 +20,7 @@ from memory_store.chunks import MOST_CHARACTERS, chunks
 from memory_store.documents import Block, extract
 from memory_store.duplicates import Seen
 from memory_store.embed import StaticEmbedder
+from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
 from memory_store.extractor import Extractor
 from memory_store.ingest import Ingest, Ingested
@@ -146,6 +148,27 @@ def test_chunks_are_bounded_and_lose_nothing(text: str) -> None:
     assert "".join("".join(made).split()) == "".join(text.split())
 
 
+class Copied(str):
+    """A text that counts the characters that are copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, key: Any) -> str:
+        part = Copied(super().__getitem__(key))
+        Copied.copied += len(part)
+        return part
+
+    def strip(self, *args: Any) -> str:
+        return Copied(super().strip(*args))
+
+
+def test_a_line_of_megabytes_is_not_copied_for_each_piece() -> None:
+    text = Copied("The gorblax is heavy. " * 20_000)
+    made = list(chunks([Block(text)]))
+    assert len(made) > 300
+    assert 0 < Copied.copied < 3 * len(text)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -244,6 +267,33 @@ def test_what_another_file_says_is_kept_once_and_survives_it(store: Store, inges
     (root / "a.txt").unlink()
     list(sync(ingest, root))
     assert [memory.author.name for memory in store.list()] == [str(root / "b.txt")]
+
+
+def test_what_was_forgotten_covers_nothing(store: Store, ingest: Ingest, root: Path) -> None:
+    (root / "a.txt").write_text(SENTENCE)
+    ingest.put(root / "a.txt")
+    forget(store, ids=[store.list()[0].id])
+    assert ingest.put(root / "a.txt").added == 1
+
+
+def test_what_a_file_of_another_folder_said_too_survives_it(store: Store, extractor: Extractor, root: Path) -> None:
+    both = [(Ingest(store, extractor=extractor), root / name) for name in ("one", "two")]
+    for ingest, folder in both:
+        folder.mkdir()
+        (folder / "a.txt").write_text(SENTENCE)
+        list(sync(ingest, folder))
+    (root / "one" / "a.txt").unlink()
+    for ingest, folder in both:
+        list(sync(ingest, folder))
+    assert [memory.author.name for memory in store.list()] == [str(root / "two" / "a.txt")]
+
+
+def test_a_file_with_a_strange_name_hinders_no_other(store: Store, ingest: Ingest, root: Path) -> None:
+    for name in ("a.txt", "b\nc.txt", os.fsdecode(b"d\xff.txt"), "z.txt"):
+        (root / name).write_text(f"The name is {name!r}")
+    done = list(sync(ingest, root))
+    assert [one.added for one in done if not one.problem] == [1, 1]
+    assert ["cannot be shown" in one.problem for one in done if one.problem] == [True, True]
 
 
 def test_orders_in_a_document_are_quarantined(store: Store, ingest: Ingest, root: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memory_store import rank
 from memory_store.embed import StaticEmbedder
 from memory_store.errors import InvalidMemory
-from memory_store.export import bring_in, from_jsonl, from_markdown, records, to_jsonl, to_markdown
+from memory_store.export import bring_in, from_jsonl, from_markdown, record_of, records, to_jsonl, to_markdown
 from memory_store.plain_search import containing
 from memory_store.rank import Turn, Weights
 from memory_store.recall import Question, Recall
@@ -207,6 +209,45 @@ def test_an_export_comes_back_the_same(tmp_path: Path, store: Store) -> None:
 def test_a_foreign_file_is_refused(lines: list[str], words: str) -> None:
     with pytest.raises(InvalidMemory, match=words):
         list(from_jsonl(lines))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"time": float("nan")},
+        {"recorded": float("inf")},
+        {"position": 2**70},
+        {"position": -1},
+        {"text": "half \ud800"},
+        {"evidence": [{"judge_kind": "person", "judge": "x", "verdict": "hated", "weight": 1, "time": 1}]},
+        {"evidence": [{"judge_kind": "person", "judge": "x", "verdict": "refuted", "weight": -9e99, "time": 1}]},
+    ],
+    ids=["nan", "infinite", "too far", "negative", "surrogate", "verdict", "weight"],
+)
+def test_a_record_that_no_export_holds_is_refused_with_its_place(store: Store, wrong: dict[str, Any]) -> None:
+    store.add(NewMemory(text="one"))
+    whole = json.loads(list(to_jsonl(record for _, record in records(store)))[1])
+    assert record_of(whole, "it").text == "one"
+    with pytest.raises(InvalidMemory, match="line 7 is no memory"):
+        record_of({**whole, **wrong}, "line 7")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"text": " "},
+        {"evidence": [{"judge_kind": "person", "judge": "", "verdict": "refuted", "weight": 1, "time": 1}]},
+    ],
+    ids=["empty text", "nameless judge"],
+)
+def test_records_come_in_together_or_not_at_all(tmp_path: Path, store: Store, last: dict[str, Any]) -> None:
+    store.add_many([NewMemory(text="one"), NewMemory(text="two")])
+    good, other = (json.loads(line) for line in list(to_jsonl(record for _, record in records(store)))[1:])
+    fresh = Store(tmp_path / "fresh.db", embedder=EMBEDDER)
+    with pytest.raises(InvalidMemory):
+        bring_in(fresh, [record_of(value, "it") for value in (good, {**other, "state": "contested", **last})])
+    assert fresh.list() == ()
+    fresh.close()
 
 
 def test_a_cut_export_is_refused(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
@@ -10,6 +11,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
+from memory_store import doctor
 from memory_store.codecs import Int8Codec
 from memory_store.embed import Vectors
 from memory_store.erase import forget
@@ -80,6 +82,35 @@ def test_finds_what_a_full_comparison_finds(tmp_path: Path, tier: Tier, rows: in
         exact += len(true & set(index.search("default", query, 10, exact=True)[0].tolist()))
     assert exact == 10 * len(QUERIES)
     assert found >= least * 10 * len(QUERIES)
+
+
+@pytest.mark.parametrize("name", ["codes.pages", "nums.pages", "factors.pages"])
+@pytest.mark.parametrize("size", [None, 100], ids=["missing", "cut"])
+def test_an_index_without_its_pages_is_made_anew(tmp_path: Path, name: str, size: int | None) -> None:
+    store = filled(tmp_path / "m.db", range(50))
+    VectorIndex(store, tmp_path / "index").close()
+    found = tmp_path / "index" / name
+    if size is None:
+        found.unlink()
+    else:
+        os.truncate(found, size)
+    index = VectorIndex(store, tmp_path / "index")
+    assert index.search("default", QUERIES[0], 10)[0].tolist() == truth(range(50), QUERIES[0], 10)
+    index.close()
+
+
+def test_an_index_that_differs_from_the_store_is_found_and_mended(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(700))
+    forget(store, ids=[store.list()[3].id])
+    VectorIndex(store, tmp_path / "index").close()
+    with (tmp_path / "index" / "codes.pages").open("r+b") as file:
+        file.seek(20 * WIDTH)
+        file.write(bytes(WIDTH))
+    index = VectorIndex(store, tmp_path / "index")
+    assert not index.fits()
+    doctor.index_anew(store)
+    assert index.fits()
+    index.close()
 
 
 def test_a_write_is_found_by_the_next_search(tmp_path: Path) -> None:

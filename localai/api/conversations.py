@@ -72,11 +72,7 @@ def routes(parts: Parts, kept: Conversations, toolbox: Toolbox, replies: Replies
     @router.get("/{conversation}")
     async def read(conversation: str) -> Response:
         """A conversation with the messages from its root to its head."""
-        found = await asyncio.to_thread(kept.get, conversation)
-        path = await asyncio.to_thread(kept.path, found.head) if found.head else ()
-        name = await asyncio.to_thread(_meant, found.model or "default", parts)
-        served = {slot.choice.model.id: slot.plan.n_ctx for slot in parts.pool.slots if slot.plan is not None}
-        return json_response(_shown(found, path) | {"context": room(path, found.system, name, served)})
+        return json_response(await _whole(kept, conversation, parts))
 
     @router.patch("/{conversation}")
     async def change(conversation: str, body: ChangeBody) -> Response:
@@ -110,6 +106,14 @@ def routes(parts: Parts, kept: Conversations, toolbox: Toolbox, replies: Replies
         return {"stopping": replies.stop(conversation)}
 
     return router
+
+
+async def _whole(kept: Conversations, conversation: str, parts: Parts) -> dict[str, Any]:
+    found = await asyncio.to_thread(kept.get, conversation)
+    path = await asyncio.to_thread(kept.path, found.head) if found.head else ()
+    name = await asyncio.to_thread(_meant, found.model or "default", parts)
+    served = {slot.choice.model.id: slot.plan.n_ctx for slot in parts.pool.slots if slot.plan is not None}
+    return _shown(found, path) | {"context": room(path, found.system, name, served)}
 
 
 class _Opening(msgspec.Struct, frozen=True):

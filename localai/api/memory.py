@@ -242,10 +242,8 @@ def _stats(memories: Memories) -> dict[str, Any]:
 
 
 def _doctor(memories: Memories, repair: bool) -> dict[str, Any]:
-    from memory_store import doctor
-
-    found = doctor.repair(memories.store) if repair else doctor.examine(memories.store)
-    return {"healthy": found.healthy, **asdict(found)}
+    found, fits = memories.examine(repair=repair)
+    return {"healthy": found.healthy and fits, **asdict(found), "index_differs": not fits}
 
 
 def _export(memories: Memories, after: int, limit: int, namespace: str | None) -> dict[str, Any]:
