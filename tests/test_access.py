@@ -155,3 +155,12 @@ def test_strangers_learn_no_paths(daemon: Daemon) -> None:
         assert str(daemon.home).encode() not in answer.content
         assert str(Path.home()).encode() not in answer.content
         assert b"/home/" not in answer.content
+
+
+def test_a_page_may_be_a_client_but_ask_for_no_tools(daemon: Daemon) -> None:
+    """The headers that OpenAI's and Anthropic's clients send from a browser are allowed; the user's tools are not."""
+    wanted = "authorization, x-stainless-lang, anthropic-version, x-localai-tools, x-evil"
+    headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Headers": wanted}
+    allowed = daemon.ask("OPTIONS", "/v1/messages", headers=headers).headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "x-stainless-lang", "anthropic-version", "x-api-key"} <= {*allowed}
+    assert not {"x-localai-tools", "x-evil"} & {*allowed}
