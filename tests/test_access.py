@@ -132,6 +132,10 @@ def test_what_is_ours_is_for_this_user_alone(daemon: Daemon) -> None:
     assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
     for name in ("ledger.db", "conversations.db"):
         assert stat.S_IMODE((daemon.home / name).stat().st_mode) == 0o600
+    assert daemon.ask("POST", "/localai/tokens", {"name": "lock", "scopes": ["infer"]}, unix=True).status == 200
+    # Whoever may open a lock may hold it, and stop the daemon so.
+    locks = [stat.S_IMODE(path.stat().st_mode) for path in daemon.home.glob("*.lock")]
+    assert {*locks} == {0o600}
 
 
 def test_strangers_learn_no_paths(daemon: Daemon) -> None:
