@@ -1,4 +1,4 @@
-"""The JSON schema that a client asks an answer to match in; the grammar out, of the objects that it describes and no more.
+"""The JSON schema that a client asks an answer to match in; the grammar of the objects that it describes out.
 
 An object that lists its members and says nothing of others is closed, as Ollama, llama-server and vLLM read it: a small
 model would go on to make up members. Schemas that are put together of parts stay as they are.
