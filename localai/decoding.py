@@ -65,17 +65,27 @@ class _Choice:
         """Calls that were begun and then turned out to be text."""
         return self._parser.broken if self._parser else frozenset()
 
+    @property
+    def cut(self) -> bool:
+        """True where the last of these was cut short."""
+        return self._parser is not None and self._parser.cut
+
+    @property
+    def repeats(self) -> bool:
+        """True where a forced call repeated an earlier one, so that nothing new will come."""
+        return self._parser is not None and self._parser.repeats
+
     def push(self, text: str, scored: TokenLogprob | None) -> Delta | None:
         """The delta that `text` gives rise to; log-probabilities wait for the text that they belong to."""
         if scored is not None:
             self._held.append(scored)
         return self._delta(self._parser.feed(text) if self._parser else [Content(text)])
 
-    def close(self, text: str) -> Delta | None:
-        """The last delta, with what was held back until the end."""
+    def close(self, text: str, *, early: bool) -> Delta | None:
+        """The last delta, with what was held back until the end; `early` where the model did not end by itself."""
         if self._parser is None:
             return self._delta([Content(text)])
-        return self._delta([*self._parser.feed(text), *self._parser.close()])
+        return self._delta([*self._parser.feed(text), *self._parser.close(early=early)])
 
     def _delta(self, pieces: Sequence[Piece]) -> Delta | None:
         calls = tuple(p for p in pieces if isinstance(p, ToolCallDelta))
@@ -116,16 +126,19 @@ async def decode(
                     delta = choices[event.index].push(event.text, event.logprob)
                     if delta is not None:
                         yield delta
+                    if job.n == 1 and choices[0].repeats:
+                        end()
                 elif isinstance(event, Finish):
                     _refuse_if_late(event)
                     usages.append(event.usage)
                     notes += [event.note] if event.note else []
                     spending.whole |= event.reason == "stop"
                     choice = choices[event.index]
-                    delta = choice.close(event.text)
+                    delta = choice.close(event.text, early=event.reason != "stop")
                     if delta is not None:
                         yield delta
-                    yield ChoiceDone(event.index, _reason(event, choice, spending), event.stop, choice.broken)
+                    reason = _reason(event, choice, spending)
+                    yield ChoiceDone(event.index, reason, event.stop, choice.broken, choice.cut)
                 elif isinstance(event, Progress):
                     yield Waiting("prefill", event.done / event.total)
                 elif isinstance(event, PromptLogprobs):
@@ -141,7 +154,7 @@ async def decode(
 
 
 def _reason(event: Finish, choice: _Choice, spending: Spending) -> FinishReason | Literal["tool_calls"]:
-    if choice.called and event.reason == "stop":
+    if choice.called and (event.reason == "stop" or choice.repeats):
         return "tool_calls"
     return "length" if spending.stopped and event.reason == "cancelled" else event.reason
 

@@ -110,7 +110,7 @@ def _llm_folder() -> str:
 
 
 def _llm(url: str, model: str, _: int) -> Recipe:
-    lines = f"- model_id: localai\n  model_name: {model}\n  api_base: {url}/v1\n  api_key_name: localai"
+    lines = f"- model_id: localai\n  model_name: {model}\n  api_base: {url}/v1"
     return Recipe(
         command=("llm", "-m", "localai"),
         file="extra-openai-models.yaml in the folder of `llm logs path`",

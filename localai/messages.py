@@ -234,13 +234,15 @@ class PromptScored:
 class ChoiceDone:
     """Choice `index` has ended. `reason` is the engine's, or `tool_calls`.
 
-    `broken` are the indexes of calls that were begun and then turned out to be text, which came as content.
+    `broken` are the indexes of calls that were begun and then turned out to be text, which came as content; where
+    `cut`, the last of them is the beginning of a call that this end cut short, and no text.
     """
 
     index: int
     reason: FinishReason | Literal["tool_calls"]
     stop: str | None = None
     broken: frozenset[int] = frozenset()
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,10 +85,13 @@ class StateFile(Generic[C]):
         lock = self.path.with_name(self.path.name + ".lock")
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a")
+            # For this user alone: whoever may open it may hold it.
+            file = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             hint = "make its folder writable for you"
             raise OutOfResources(f"cannot lock {self.path.name}: {error.strerror}", hint) from error
-        with file:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(file)

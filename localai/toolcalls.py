@@ -43,10 +43,11 @@ class OutputParser:
     """Turns the text of one answer into pieces.
 
     With `format` None or no `tools`, nothing is a call. `starts_in_reasoning`: the prompt ends inside a reasoning
-    block. `forced`: a grammar made the model call a tool, so a bare JSON object is a call whatever its name.
+    block. `forced`: a grammar made the model call a tool, so a bare JSON object is a call whatever its name, and a call
+    that repeats an earlier one of the answer is left out with all behind it: it had no other way to go on.
     `markers` are the control tokens that the engine must leave visible. `calls` counts the calls that are complete;
     `broken` holds the indexes of those that were begun and then turned out not to be calls: their text is repeated
-    as content, and whoever collects whole calls leaves them out.
+    as content, and whoever collects whole calls leaves them out. The last of them may be `cut`: the answer ended there.
     """
 
     def __init__(
@@ -64,7 +65,10 @@ class OutputParser:
         self._tools = {tool.name: tool for tool in tools}
         self._known = None if forced else frozenset(self._tools)
         self._stream = TextStream()
-        self._out = _Pieces(short_ids=format is not None and format.short_ids)
+        self._forced = forced and self._format is not None
+        self._out = _Pieces(short_ids=format is not None and format.short_ids, once=self._forced)
+        self._early = False
+        self.cut = False
         self._failed = 0
         self._reader: Generator[None, None, None] | None = self._read()
         next(self._reader)
@@ -82,6 +86,11 @@ class OutputParser:
     def broken(self) -> frozenset[int]:
         return frozenset(self._out.broken)
 
+    @property
+    def repeats(self) -> bool:
+        """True where a forced call repeated an earlier one: nothing that comes behind it counts."""
+        return self._out.repeated
+
     def feed(self, text: str) -> list[Piece]:
         """Take more of the answer; return what is certain by now."""
         if self._reader is None:
@@ -91,16 +100,27 @@ class OutputParser:
             next(self._reader)
         return self._out.drain()
 
-    def close(self) -> list[Piece]:
-        """The answer has ended; return the rest."""
+    def close(self, *, early: bool = False) -> list[Piece]:
+        """The answer has ended, `early` where something else than the model ended it; return the rest."""
         if self._reader is not None:
-            self._stream.closed = True
+            self._stream.closed, self._early = True, early
             for _ in self._reader:
                 pass
             self._reader = None
-        return self._out.drain()
+        rest = self._out.drain()
+        if early and self._forced:
+            # Nothing but the beginning of another call can be left.
+            return [piece for piece in rest if not isinstance(piece, Content)]
+        return rest
 
     def _read(self) -> Reading[None]:
+        try:
+            yield from self._read_answer()
+        except _Repeated:
+            yield from self._stream.until((), lambda _: None)
+        self._out.end()
+
+    def _read_answer(self) -> Reading[None]:
         style, reasoning = self._format, self._reasoning
         if reasoning is CHANNELS or (style is not None and style.syntax == "channels"):
             yield from read_harmony(self._stream, self._out, self._attempt if style else None)
@@ -111,7 +131,6 @@ class OutputParser:
             if style is not None and style.bare:
                 yield from self._read_bare(style)
             yield from self._read_content(reasoning.wrappers if reasoning and reasoned else ())
-        self._out.end()
 
     def _read_reasoning(self) -> Reading[bool]:
         style, stream = self._reasoning, self._stream
@@ -200,7 +219,8 @@ class OutputParser:
         """Read a call; where it is none, its text is content and False returned.
 
         The text from `start`, where its opener stands, to `behind` it, goes out at once, and the rest is looked at
-        again; a call that the end of the answer cuts short goes out whole.
+        again; a call that the model's own end cuts short goes out whole. What another end cuts short stays the
+        beginning of a call. Raises _Repeated behind a forced call that was there before.
         """
         stream, out = self._stream, self._out
         opened = out.opened
@@ -208,19 +228,35 @@ class OutputParser:
             yield from call
         except NotACall:
             self._failed += 1
-            out.give_up(opened)
+            self.cut = out.give_up(opened) and self._early
             stream.at = len(stream.text) if stream.closed else behind
-            out.content(stream.text[start : stream.at])
+            if not self.cut:
+                out.content(stream.text[start : stream.at])
             return False
+        out.settle()
         out.complete += out.opened - opened
+        if out.repeated:
+            raise _Repeated
         return True
 
 
-class _Pieces:
-    """Collects pieces: joins neighbours, drops the space around reasoning and calls, numbers and names calls."""
+class _Repeated(Exception):
+    """The model says again what it has said."""
 
-    def __init__(self, short_ids: bool) -> None:
+
+class _Pieces:
+    """Collects pieces: joins neighbours, drops the space around reasoning and calls, numbers and names calls.
+
+    With `once`, a call is held back for as long as it may turn out to be an earlier one, and then dropped.
+    """
+
+    def __init__(self, short_ids: bool, once: bool) -> None:
         self._short_ids = short_ids
+        self._once = once
+        self._whole: list[str] = []
+        self._open: ToolCallDelta | None = None
+        self._held = False
+        self.repeated = False
         self._pieces: list[Piece] = []
         self._space = ""
         self._thought_space = ""
@@ -257,17 +293,48 @@ class _Pieces:
         self._space = self._thought_space = ""
 
     def open(self, name: str) -> None:
+        self.settle()
         self._space = ""
-        self._pieces.append(ToolCallDelta(self.opened, new_call_id(self._short_ids), name, ""))
+        call = ToolCallDelta(self.opened, new_call_id(self._short_ids), name, "")
         self.opened += 1
+        if self._once:
+            self._open, self._held = call, True
+            self._release()
+        else:
+            self._pieces.append(call)
 
     def write(self, text: str) -> None:
-        if text:
+        if self._open is not None:
+            self._open = replace(self._open, arguments=self._open.arguments + text)
+        if self._held:
+            self._release()
+        elif text:
             self._pieces.append(ToolCallDelta(self.opened - 1, None, None, text))
 
-    def give_up(self, first: int) -> None:
-        """The calls from number `first` on were none."""
+    def _release(self) -> None:
+        """Let the held call go where no earlier one begins like it."""
+        if self._open is not None and not any(known.startswith(_spelled(self._open)) for known in self._whole):
+            self._held = False
+            self._pieces.append(self._open)
+
+    def settle(self) -> None:
+        """The call that is open is whole."""
+        if self._open is None:
+            return
+        if self._held:
+            # Of two whole calls neither can be the beginning of the other: this one was there before.
+            self.opened -= 1
+            self.repeated = True
+        else:
+            self._whole.append(_spelled(self._open))
+        self._open, self._held = None, False
+
+    def give_up(self, first: int) -> bool:
+        """The calls from number `first` on were none; True where one of them was seen."""
+        self.opened -= self._held
+        self._open, self._held = None, False
         self.broken.update(range(first, self.opened))
+        return self.opened > first
 
     def end(self) -> None:
         if not self.opened and self._space:
@@ -288,6 +355,10 @@ class _Pieces:
                 joined.append(piece)
         self._pieces = []
         return joined
+
+
+def _spelled(call: ToolCallDelta) -> str:
+    return f"{call.name} {call.arguments}"
 
 
 def new_call_id(short: bool = False) -> str:

@@ -38,7 +38,7 @@ def save(folder: Path, stamp: str, seq: int, shelves: Mapping[int, Shelf]) -> No
     for space, shelf in shelves.items():
         arrays[f"{space}.pages"], arrays[f"{space}.rows"] = shelf.pages, np.array(shelf.rows)
     fresh = folder / (NAME + ".new")
-    with fresh.open("wb") as file:
+    with open(os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())

@@ -132,6 +132,10 @@ def test_what_is_ours_is_for_this_user_alone(daemon: Daemon) -> None:
     assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
     for name in ("ledger.db", "conversations.db"):
         assert stat.S_IMODE((daemon.home / name).stat().st_mode) == 0o600
+    assert daemon.ask("POST", "/localai/tokens", {"name": "lock", "scopes": ["infer"]}, unix=True).status == 200
+    # Whoever may open a lock may hold it, and stop the daemon so.
+    locks = [stat.S_IMODE(path.stat().st_mode) for path in daemon.home.glob("*.lock")]
+    assert {*locks} == {0o600}
 
 
 def test_strangers_learn_no_paths(daemon: Daemon) -> None:
@@ -155,3 +159,12 @@ def test_strangers_learn_no_paths(daemon: Daemon) -> None:
         assert str(daemon.home).encode() not in answer.content
         assert str(Path.home()).encode() not in answer.content
         assert b"/home/" not in answer.content
+
+
+def test_a_page_may_be_a_client_but_ask_for_no_tools(daemon: Daemon) -> None:
+    """The headers that OpenAI's and Anthropic's clients send from a browser are allowed; the user's tools are not."""
+    wanted = "authorization, x-stainless-lang, anthropic-version, x-localai-tools, x-evil"
+    headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Headers": wanted}
+    allowed = daemon.ask("OPTIONS", "/v1/messages", headers=headers).headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "x-stainless-lang", "anthropic-version", "x-api-key"} <= {*allowed}
+    assert not {"x-localai-tools", "x-evil"} & {*allowed}

@@ -103,11 +103,10 @@ def test_python_clients(
 
 def test_llm_answers_and_goes_on(daemon: Daemon, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     inside = python(request, "llm", "llm")
-    made = "- model_id: local\n  model_name: starter\n  api_base: " + daemon.url + "/v1\n"
-    (tmp_path / "extra-openai-models.yaml").write_text(made)
+    (tmp_path / "extra-openai-models.yaml").write_text(recipe("llm", daemon.url, "starter", 8192).block)
     command = [str(inside), "-m", "llm"]
-    variables = {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
-    options = ["-m", "local", "-o", "temperature", "0", "-o", "max_tokens", "12"]
+    variables = {"LLM_USER_PATH": str(tmp_path)}
+    options = ["-m", "localai", "-o", "temperature", "0", "-o", "max_tokens", "12"]
     assert "Paris" in run([*command, "prompt", QUESTION, *options], tmp_path, **variables)
     assert run([*command, "prompt", "And of Italy?", "-c", *options], tmp_path, **variables).strip()
 

@@ -26,6 +26,11 @@ def test_every_recipe_names_the_daemon(tool: str) -> None:
     assert bool(made.file) == bool(made.lines)
 
 
+def test_llm_is_asked_for_no_key() -> None:
+    """With the name of a key in its settings, it refuses to start until the user has stored one."""
+    assert "api_key_name" not in recipe("llm", URL, "some-model", 4096).block
+
+
 @pytest.mark.parametrize("tool", ["opencode", "zed"])
 def test_settings_in_json_are_json(tool: str) -> None:
     made = recipe(tool, URL, "some-model", 4096)

@@ -465,3 +465,40 @@ def test_odd_schemas_do_not_disturb_reading(schema: object) -> None:
 def test_repeated_openers_cost_little() -> None:
     text = '<tool_call>{"a":' * 4000
     assert read(HERMES, text).content == text
+
+
+ROME = H.replace("Paris", "Rome")
+BEGUN = '<tool_call>\n{"name": "get_wea'
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (H + "\n" + H, ["Paris"]),
+        (f"{H}\n{ROME}\n{H}\n{ROME}", ["Paris", "Rome"]),
+        (f"{H}\n{H.replace('Paris', 'Parish')}", ["Paris", "Parish"]),
+        (f"{H}\n{ROME}\n{H}\nand more {CUT}", ["Paris", "Rome"]),
+        (f"{H}\n{CUT}", ["Paris"]),
+        (f"{H}\n{BEGUN}", ["Paris"]),
+    ],
+    ids=["one twice", "two in turn", "one that begins alike", "what is behind", "cut in a repeat", "cut in a name"],
+)
+def test_a_forced_call_is_made_once(text: str, calls: list[str]) -> None:
+    """However the text is cut into pieces."""
+    for size in (1, 7, len(text)):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        parser = OutputParser(HERMES, reasoning=None, starts_in_reasoning=False, tools=TOOLS, forced=True)
+        out = [piece for each in pieces for piece in parser.feed(each)] + parser.close(early=True)
+        answer = collect(out, parser)
+        assert [arguments["city"] for _, arguments in answer.calls] == calls  # type: ignore[index]
+        assert (answer.content, answer.broken, parser.cut) == ("", 0, False)
+        assert parser.repeats == (H in text.replace(H, "", 1))
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_call_that_a_limit_cuts_stays_a_call(forced: bool) -> None:
+    for early in (True, False):
+        parser = OutputParser(HERMES, reasoning=None, starts_in_reasoning=False, tools=TOOLS, forced=forced)
+        answer = collect([*parser.feed(CUT), *parser.close(early=early)], parser)
+        assert (answer.content, answer.calls, answer.broken) == ("" if early else CUT, (), 1)
+        assert parser.cut == early

@@ -124,6 +124,7 @@ async def test_a_server_over_http(tmp_path: Path, web: str) -> None:
     async with toolbox(tmp_path) as box:
         offers = await box.offered()
         assert (await box.call(offers["little__weather"], {"city": "Bern"})).text == "It rains in Bern."
+        assert offers["little__liar"].tool.description.endswith("[2J]0;a title of its own")
 
 
 async def test_what_was_said_is_kept_until_the_tool_says_something_else(tmp_path: Path, web: str) -> None:

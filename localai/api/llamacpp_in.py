@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backends.contract import Grammar
 from localai.api.caller import Caller
 from localai.api.openai_in import Count, ModelName, SamplingBody, plain_grammar
+from localai.api.schemas import schema_grammar
 from localai.errors import BadRequest
 from localai.messages import TurnRequest
 
@@ -83,7 +82,7 @@ class RerankBody(BaseModel):
 def completion_request(body: CompletionBody, caller: Caller) -> TurnRequest:
     """Continue a text, or tokens."""
     common: dict[str, Any] = body.common() | {"max_tokens": body.limit(), "n": 1}
-    grammar = Grammar("json_schema", json.dumps(body.json_schema)) if body.json_schema else plain_grammar(body)
+    grammar = schema_grammar(body.json_schema) if body.json_schema else plain_grammar(body)
     logprobs = body.n_probs or None
     asked = TurnRequest(
         kind="completion", grammar=grammar, logprobs=logprobs, app=caller.app, trusted=caller.trusted, **common

@@ -14,6 +14,7 @@ from backends.contract import Grammar
 from localai.api.caller import Caller
 from localai.api.ollama_context import unpack
 from localai.api.openai_in import Count, MaxJoules, ModelName, SamplingBody, ToolBody, tools_of
+from localai.api.schemas import schema_grammar
 from localai.errors import BadRequest
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
 
@@ -201,7 +202,7 @@ def _grammar(value: str | dict[str, Any] | None) -> Grammar | None:
     if value is None or value == "":
         return None
     if isinstance(value, dict):
-        return Grammar("json_schema", json.dumps(value))
+        return schema_grammar(value)
     if value == "json":
         return Grammar("json_object", "")
     raise BadRequest(f"format {value!r} is not known", 'send "json", or a JSON schema', param="format")

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from backends.contract import Grammar, Priority, Sampling
 from backends.guesses import Speculation
 from localai.api.caller import Caller
+from localai.api.schemas import schema_grammar
 from localai.errors import BadRequest, Forbidden
 from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
 
@@ -361,12 +362,12 @@ def _format_grammar(value: dict[str, Any] | None) -> Grammar | None:
     kind = value.get("type")
     if kind == "json_object":
         schema = value.get("schema")
-        return Grammar("json_schema", json.dumps(schema)) if isinstance(schema, dict) else Grammar("json_object", "")
+        return schema_grammar(schema) if isinstance(schema, dict) else Grammar("json_object", "")
     if kind == "json_schema":
         shape = value.get("json_schema")
         schema = shape.get("schema") if isinstance(shape, dict) else None
         if isinstance(schema, dict):
-            return Grammar("json_schema", json.dumps(schema))
+            return schema_grammar(schema)
     raise BadRequest(
         f"response_format {kind!r} cannot be honoured",
         "send text, json_object, or json_schema with json_schema.schema",

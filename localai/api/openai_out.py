@@ -171,7 +171,8 @@ def _gathered(events: Sequence[TurnEvent]) -> list[_Whole]:
                 whole.take(event)
             else:
                 whole.reason = _REASONS.get(event.reason, event.reason)
-                for broken in event.broken:
+                # A call that was cut short is told as far as it came, as in a stream: finish_reason says so.
+                for broken in sorted(event.broken)[: -1 if event.cut else None]:
                     whole.calls.pop(broken, None)
     return [choices[index] for index in sorted(choices)]
 

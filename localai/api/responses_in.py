@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from backends.contract import Grammar
 from localai.api.caller import Caller
 from localai.api.openai_in import Count, MaxJoules, ModelName, tool_choice_of
+from localai.api.schemas import schema_grammar
 from localai.errors import BadRequest
 from localai.messages import Message, Role, Tool, ToolCall, TurnRequest
 
@@ -147,7 +147,7 @@ def _grammar(text: dict[str, Any] | None) -> Grammar | None:
     if kind == "json_object":
         return Grammar("json_object", "")
     if kind == "json_schema" and isinstance(shape.get("schema"), dict):
-        return Grammar("json_schema", json.dumps(shape["schema"]))
+        return schema_grammar(shape["schema"])
     hint = "send text, json_object, or json_schema with a schema"
     raise BadRequest(f"text.format {kind!r} cannot be honoured", hint, param="text.format")
 

@@ -33,6 +33,7 @@ class ResponseStream(Frames):
         self._reason = "stop"
         self._open = ""
         self._broken: frozenset[int] = frozenset()
+        self._cut = False
         self._places: dict[int, int] = {}
         self.response: Json = _blank(body)
 
@@ -59,7 +60,7 @@ class ResponseStream(Frames):
             begun = [self._event(f"response.{kind}", response=self.response) for kind in ("created", "in_progress")]
             return b"".join(begun)
         if isinstance(happened, ChoiceDone):
-            self._reason, self._broken = happened.reason, happened.broken
+            self._reason, self._broken, self._cut = happened.reason, happened.broken, happened.cut
             return self._close()
         return self._finish(happened) if isinstance(happened, Summary) else b""
 
@@ -118,7 +119,7 @@ class ResponseStream(Frames):
         item, text = self._item, "".join(self._text)
         if item["type"] == "function_call":
             out = self._within("response.function_call_arguments.done", arguments=text, name=item["name"])
-            item |= {"arguments": text, "status": "completed"}
+            item |= {"arguments": text, "status": "incomplete" if self._cut else "completed"}
         elif item["type"] == "message":
             out = self._within("response.output_text.done", text=text)
             out += self._within("response.content_part.done", part=_text_part(text))

@@ -7,6 +7,7 @@ pages. What a visitor may do is for the gate to say.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -22,7 +23,9 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _OWN_SITES = ("none", "same-origin")
 """Of Sec-Fetch-Site, which browsers send where they leave out Origin: typed by the user, or our own page."""
 _METHODS = b"GET, POST, DELETE, PATCH, OPTIONS"
-_HEADERS = b"authorization, content-type, x-api-key"
+_HEADERS = ("authorization", "content-type", "x-api-key", "user-agent", "x-localai-parent", "x-localai-priority")
+_CLIENTS = re.compile(r"(x-stainless|anthropic|openai)-[a-z-]{1,60}")
+"""What OpenAI's and Anthropic's clients add to each request. No page may ask for the user's own tools."""
 
 
 class Door:
@@ -61,7 +64,7 @@ class Door:
             return
         if origin is not None:
             if scope["method"] == "OPTIONS":
-                await Response(status_code=204, headers=self._preflight(origin))(scope, receive, send)
+                await Response(status_code=204, headers=self._preflight(origin, headers))(scope, receive, send)
                 return
             send = _with_origin(send, origin)
         try:
@@ -115,11 +118,13 @@ class Door:
             return False
         return parts.scheme in ("http", "https") and name in LOOPBACK_HOSTS
 
-    def _preflight(self, origin: str) -> dict[str, str]:
+    def _preflight(self, origin: str, headers: dict[bytes, str]) -> dict[str, str]:
+        asked = headers.get(b"access-control-request-headers", "").lower().split(",")
+        named = [name for each in asked if _CLIENTS.fullmatch(name := each.strip())]
         return {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Methods": _METHODS.decode(),
-            "Access-Control-Allow-Headers": _HEADERS.decode(),
+            "Access-Control-Allow-Headers": ", ".join((*_HEADERS, *named)),
             "Access-Control-Max-Age": "600",
             "Vary": "Origin",
         }

@@ -107,7 +107,7 @@ def refusal(visitor: Visitor, lacking: Sequence[Scope]) -> Forbidden:
     """Why this visitor may not."""
     if visitor.token is None:
         return Forbidden(
-            "conversations, memory and administration need the Unix socket or a token",
+            "the user's own tools, conversations, memory and administration need the Unix socket or a token",
             "use the `localai` command, connect to run/localai.sock in the data folder, or `localai token add`",
         )
     granted = ", ".join(scope for scope in SCOPES if visitor.token.may(scope))

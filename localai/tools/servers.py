@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mcp import Client
 
 _MOST_TOOLS = 64
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 _MOST_DESCRIPTION = 1000
 MOST_RESULT = 16_000
 """Characters of a tool's answer that a model is shown."""
@@ -173,11 +175,16 @@ class Server:
 
 
 def _offer(server: str, tool: Any) -> Offer:
-    description = " ".join((tool.description or "").split())[:_MOST_DESCRIPTION]
+    description = _printable(" ".join((tool.description or "").split()))[:_MOST_DESCRIPTION]
     schema = tool.input_schema if isinstance(tool.input_schema, dict) else {}
     said = json.dumps([tool.name, tool.description, schema], sort_keys=True)
-    name = f"{server}__{tool.name}"[:64]
+    name = f"{server}__{_NOT_IN_NAMES.sub('_', tool.name)}"[:64]
     return Offer(server, tool.name, Tool(name, description, schema), hashlib.sha256(said.encode()).hexdigest())
+
+
+def _printable(text: str) -> str:
+    """Without what would steer a terminal."""
+    return "".join(character for character in text if character.isprintable())
 
 
 def _innermost(error: BaseException) -> str:
@@ -185,4 +192,4 @@ def _innermost(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error)[:200] or type(error).__name__
+    return _printable(str(error))[:200] or type(error).__name__

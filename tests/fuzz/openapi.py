@@ -1,6 +1,6 @@
 """Cases for every operation of the OpenAPI document, sent to a daemon: none may end in a fault or a surprise.
 
-`python -m tests.fuzz.openapi --cases 2400` prints what it sent and what broke; the suite sends a short slice.
+`python -m tests.fuzz.openapi --cases 3400` prints what it sent and what broke; the suite sends a short slice.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def target() -> Iterator[Daemon]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=2400)
+    parser.add_argument("--cases", type=int, default=3400)
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     with target() as daemon:
