@@ -1,7 +1,7 @@
 """The JSON schema that a client asks an answer to match in; the grammar of the objects that it describes out.
 
-An object that lists its members and says nothing of others is closed, as llama-server reads it: a small model would go on
-to make up members. Schemas that are put together of parts stay as they are.
+An object that lists its members and says nothing of others is closed, as llama-server reads it: a small model would
+go on to make up members. Schemas that are put together of parts stay as they are.
 """
 
 from __future__ import annotations
