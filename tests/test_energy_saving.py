@@ -117,8 +117,10 @@ def test_a_cap_makes_engines_rest(draws: Draws, cap: float, engines: int, rest: 
     draws.learn("llama.cpp", "", DRAW)
     working: list[tuple[EngineKey, int]] = [((f"model {i}", "llama.cpp", ""), 2) for i in range(engines)]
     engine = Engine()
-    Pacer(cap, draws, lambda: working, lambda: [engine]).adjust()
+    pacer = Pacer(cap, draws, lambda: working, lambda: [engine])
+    pacer.adjust()
     assert engine.rested == (None if rest is None else pytest.approx(rest))
+    assert pacer.said.startswith(f"power_cap {cap:g} W") is bool(rest)
 
 
 def _pack(root: Path, status: str, scope: str = "System") -> PowerSource:

@@ -25,7 +25,7 @@ class Energy:
     the rest was extended from them. `uncertainty` is half the width of the 95 % interval, relative to `joules`.
     `cpu_seconds` is this answer's CPU time in the engine's process. `predicted_joules` is what the answers before it
     led to expect of so many tokens, `forecast_joules` of `forecast_tokens`, the length that was expected. `reason` says
-    why figures are missing or modelled; `stopped` that a budget ended the answer.
+    why figures are missing or modelled; `stopped` that a budget ended the answer, `paced` that a cap held it back.
     """
 
     joules: float | None = None
@@ -44,11 +44,12 @@ class Energy:
     forecast_tokens: float | None = None
     reason: str = ""
     stopped: str = ""
+    paced: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """For answers: numbers to six digits, `reason` and `stopped` only where there is something to say."""
+        """For answers: numbers to six digits, and words only where there is something to say."""
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-        return {name: value for name, value in values.items() if value != "" or name not in ("reason", "stopped")}
+        return {name: value for name, value in values.items() if value != ""}
 
     def headers(self) -> dict[str, str]:
         """For answers that are not streamed; figures that are unknown have no header."""
@@ -85,6 +86,7 @@ def total(parts: Sequence[Energy | None]) -> Energy | None:
         forecast_tokens=_sum([part.forecast_tokens for part in known]),
         reason=next((part.reason for part in known if part.reason), ""),
         stopped=next((part.stopped for part in known if part.stopped), ""),
+        paced=next((part.paced for part in known if part.paced), ""),
     )
 
 

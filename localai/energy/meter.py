@@ -34,6 +34,8 @@ _HINDERS = 0.25
 """Cores that others take, from which on they hold an engine up."""
 _COMPUTES = 0.1
 """Share of its threads' time from which on an engine computes with them, and does not wait for a board."""
+_SILENT = 0.05
+"""Share of the modelled joules below which a sensor has not shown yet what an open answer takes."""
 _MOST_WAITING = 64
 """Steps that wait to be booked: together they cost a tenth of what they cost one by one, between tokens."""
 
@@ -196,7 +198,8 @@ class Meter:
     def spent(self, job: int) -> tuple[float, Quality]:
         """Joules that an open job has taken so far, and how they are known.
 
-        Where a sensor was lost meanwhile, the model tells what it may not have seen.
+        Where a sensor was lost meanwhile, or shows next to nothing, as a battery's may for half a minute, the model
+        tells what it has not seen.
         """
         with self._lock:
             self._take_steps()
@@ -205,10 +208,10 @@ class Meter:
         with self._lock:
             seen = [book.accounts[job] for book in self._measuring()]
             joules = sum(account.joules for account in seen)
-            if not any(account.fault for account in seen):
+            model = self._books[len(self.inventory.sensors)].accounts[job].joules
+            if not any(account.fault for account in seen) and joules >= _SILENT * model:
                 return joules, self.basis
-            model = self._books[len(self.inventory.sensors)]
-            return max(joules, model.accounts[job].joules), "modelled"
+            return max(joules, model), "modelled"
 
     def end(self, job: int, *, whole: bool = True) -> Energy:
         """The figures of a job, which is over now; `whole` where its answer was not cut short."""

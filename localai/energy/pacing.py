@@ -48,6 +48,12 @@ class Pacer:
             full += draw.most
         return min(_LONGEST, max(0.0, full / self._cap - 1.0)) if self._cap else 0.0
 
+    @property
+    def said(self) -> str:
+        """For an answer: how it is held back now, '' where it is not."""
+        rest = self.rest()
+        return f"power_cap {self._cap:g} W: engines rest {rest:.3g} times as long as they work" if rest else ""
+
     def adjust(self) -> None:
         """Tell the engines, as jobs begin and end."""
         if self._cap:

@@ -46,7 +46,7 @@ class Spending:
         self._limit = limit
         self._checked = 0.0
         self._energy: Energy | None = None
-        self.stopped = ""
+        self.stopped = self.paced = ""
         self.whole = False
         """Whether the model itself ended its answer."""
 
@@ -65,7 +65,7 @@ class Spending:
     def energy(self) -> Energy:
         """What it took; the job is over with the first call."""
         if self._energy is None:
-            self._energy = replace(self._meter.end(self._job, whole=self.whole), stopped=self.stopped)
+            self._energy = replace(self._meter.end(self._job, whole=self.whole), stopped=self.stopped, paced=self.paced)
         return self._energy
 
 
@@ -102,6 +102,7 @@ class Metering:
         self.meter.open(number, key, forecast, most=shape.most, choices=shape.choices, fixed=shape.fixed)
         self._adjust()
         spending = Spending(self.meter, number, key, limit)
+        spending.paced = self._pacer.said if self._pacer is not None else ""
         try:
             yield spending
         finally:
