@@ -78,6 +78,10 @@ class Library:
         self._resolved[name, files] = (model, self._state(model))
         return model
 
+    def remembers(self, name: str, *, files: bool = True) -> bool:
+        """Whether `resolve` would only see whether the files are still what they were."""
+        return (name, files) in self._resolved
+
     def known(self, name: str, *, files: bool = True) -> LocalModel:
         """The model that `name` means: an id, an alias, `hf:owner/repo[:quant]`, or a path where `files` allows it.
 

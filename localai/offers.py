@@ -6,6 +6,7 @@ A model enters; one Offer per backend leaves. Nothing heavy is imported: package
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,10 @@ from localai.errors import BadRequest
 from localai.header_cache import stamp
 from localai.local_model import LocalModel
 from localai.model_folders import Format, folder_arch
+
+
+_UPGRADED_S = 60.0
+"""Most seconds until a package that was upgraded beside a running daemon is noticed: asking takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +142,11 @@ def offer(model: LocalModel, name: str) -> Offer:
 def build_label(name: str) -> str:
     """Package and version of a backend's library: what measurements hold for."""
     package = next((known.package for known in BACKENDS if known.name == name), None)
-    if package is None:
-        return "built in"
+    return "built in" if package is None else _version_label(package, int(time.monotonic() // _UPGRADED_S))
+
+
+@lru_cache(maxsize=16)
+def _version_label(package: str, _: int) -> str:
     try:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,6 +24,19 @@ AUTO = "auto"
 _STARTER = "starter"
 _ECHO = "echo:"
 """`echo:FILE` is the engine without weights, for tests of what surrounds an engine."""
+_BRIEF = 16_384
+"""Characters of a prompt that are compared with what engines hold in less time than a thread takes to start on it."""
+
+
+async def routed(
+    request: TurnRequest, library: Library, config: Config, market: Market, saving: str = ""
+) -> Choice:
+    """As `route`: at once for a short prompt to a model that was asked for before, else in a thread."""
+    name = request.model if request.picked else _name(request.model, config)[0]
+    known = name.startswith(_ECHO) or library.remembers(name, files=request.trusted)
+    if known and len(text_of(request)) <= _BRIEF:
+        return route(request, library, config, market, saving)
+    return await asyncio.to_thread(route, request, library, config, market, saving)
 
 
 def route(request: TurnRequest, library: Library, config: Config, market: Market, saving: str = "") -> Choice:

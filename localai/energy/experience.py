@@ -79,15 +79,22 @@ class Experience:
         """Joules per unit of work in a phase, by readings of the newest quality; None where nothing is known."""
         found: list[tuple[float, float]] = []
         quality: Quality | None = None
+        faded = 1.0
         for answer in reversed(self._past):
-            amount, joules = _of(answer, phase)
-            work = units(cost, amount)
-            if joules is None or not work:
+            # Before every answer: a call for each of these would cost as much as all the rest of the meter.
+            amount, joules = (
+                (answer.prefill, answer.prefill_joules)
+                if phase == "prefill"
+                else (answer.decode, answer.decode_joules)
+            )
+            if joules is None or not amount.tokens or (quality is not None and answer.quality != quality):
                 continue
-            quality = quality or answer.quality
-            if answer.quality == quality:
-                weight = _FADES ** len(found) * math.exp(-_APART * now.unlike(answer.seen))
-                found.append((joules / work, weight))
+            work = units(cost, amount)
+            if not work:
+                continue
+            quality = answer.quality
+            found.append((joules / work, faded * math.exp(-_APART * now.unlike(answer.seen))))
+            faded *= _FADES
         return weighted_median(found) if found else None
 
     @property
@@ -114,12 +121,6 @@ def weighted_median(values: Sequence[tuple[float, float]]) -> float:
         if seen >= half:
             return value
     return ordered[-1][0]
-
-
-def _of(answer: Past, phase: Phase) -> tuple[Amount, float | None]:
-    if phase == "prefill":
-        return answer.prefill, answer.prefill_joules
-    return answer.decode, answer.decode_joules
 
 
 def _median_length(known: Sequence[tuple[int, bool]]) -> int | None:

@@ -41,7 +41,8 @@ class Spending:
 
     def __init__(self, meter: Meter, job: int, key: EngineKey, limit: float | None) -> None:
         self._meter = meter
-        self._ahead = min(_AHEAD * (meter.token_joules(key) or 0.0), _MOST_AHEAD * (limit or 0.0))
+        token = (meter.token_joules(key) or 0.0) if limit else 0.0
+        self._ahead = min(_AHEAD * token, _MOST_AHEAD * (limit or 0.0))
         self._job = job
         self._limit = limit
         self._checked = 0.0
@@ -97,8 +98,9 @@ class Metering:
         `forecast` says what its tokens take where no answer has told yet.
         """
         limit = self._saver.limit(limit) if self._saver is not None else limit
-        known = Rates(decode=self.meter.token_joules(key)).completed(forecast)
-        check_limit(limit, known, self.meter.basis)
+        if limit is not None:
+            known = Rates(decode=self.meter.token_joules(key)).completed(forecast)
+            check_limit(limit, known, self.meter.basis)
         self.meter.open(number, key, forecast, most=shape.most, choices=shape.choices, fixed=shape.fixed)
         self._adjust()
         spending = Spending(self.meter, number, key, limit)
