@@ -26,9 +26,8 @@ from localai.header_cache import stamp
 from localai.local_model import LocalModel
 from localai.model_folders import Format, folder_arch
 
-
-_UPGRADED_S = 60.0
-"""Most seconds until a package that was upgraded beside a running daemon is noticed: asking takes milliseconds."""
+_NOTICED_S = 10.0
+"""Seconds that what is known of installed packages holds: to ask with every request would cost it milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ def offer(model: LocalModel, name: str) -> Offer:
         able = [other.name for other in BACKENDS if model.format in other.formats]
         hint = f"{able[0]} does (-B {able[0]})" if able else "take a GGUF file of this model"
         return Offer(name, f"{name} opens no {_label(model.format)}", hint)
-    missing = [module for module in known.modules if not _present(module)]
+    missing = [module for module in known.modules if not _present(module, _moment())]
     if missing:
         return Offer(name, f"{name} needs the package {known.package}, which is not installed", known.install)
     reason = _refused(model, name)
@@ -142,7 +141,11 @@ def offer(model: LocalModel, name: str) -> Offer:
 def build_label(name: str) -> str:
     """Package and version of a backend's library: what measurements hold for."""
     package = next((known.package for known in BACKENDS if known.name == name), None)
-    return "built in" if package is None else _version_label(package, int(time.monotonic() // _UPGRADED_S))
+    return "built in" if package is None else _version_label(package, _moment())
+
+
+def _moment() -> int:
+    return int(time.monotonic() // _NOTICED_S)
 
 
 @lru_cache(maxsize=16)
@@ -157,7 +160,8 @@ def _label(layout: str) -> str:
     return {"gguf": "GGUF files", "mlx": "MLX folders", "onnx": "ONNX exports"}.get(layout, layout)
 
 
-def _present(module: str) -> bool:
+@lru_cache(maxsize=64)
+def _present(module: str, _: int) -> bool:
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):

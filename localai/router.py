@@ -28,9 +28,7 @@ _BRIEF = 16_384
 """Characters of a prompt that are compared with what engines hold in less time than a thread takes to start on it."""
 
 
-async def routed(
-    request: TurnRequest, library: Library, config: Config, market: Market, saving: str = ""
-) -> Choice:
+async def routed(request: TurnRequest, library: Library, config: Config, market: Market, saving: str = "") -> Choice:
     """As `route`: at once for a short prompt to a model that was asked for before, else in a thread."""
     name = request.model if request.picked else _name(request.model, config)[0]
     known = name.startswith(_ECHO) or library.remembers(name, files=request.trusted)

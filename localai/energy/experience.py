@@ -83,9 +83,7 @@ class Experience:
         for answer in reversed(self._past):
             # Before every answer: a call for each of these would cost as much as all the rest of the meter.
             amount, joules = (
-                (answer.prefill, answer.prefill_joules)
-                if phase == "prefill"
-                else (answer.decode, answer.decode_joules)
+                (answer.prefill, answer.prefill_joules) if phase == "prefill" else (answer.decode, answer.decode_joules)
             )
             if joules is None or not amount.tokens or (quality is not None and answer.quality != quality):
                 continue

@@ -19,7 +19,7 @@ from localai.energy.attribution import Account, Book
 from localai.energy.baseline import Baseline
 from localai.energy.curve import Curve
 from localai.energy.draw import HINDERED, Draw, Draws
-from localai.energy.experience import Experience, Past
+from localai.energy.experience import Circumstances, Experience, Past
 from localai.energy.figures import Energy, Quality
 from localai.energy.modelled import CpuTimeSensor, ModelledSensor, ProcessTimes
 from localai.energy.neighbours import Neighbours
@@ -229,17 +229,12 @@ class Meter:
                 book.book(now, presumed)
             accounts = [(book, book.close(job)) for book in self._books]
             quiet = not self._engine_of
-            during = replace(work.began, threads=tap.running or tap.threads, foreign=self._neighbours())
+            during = Circumstances(tap.running or tap.threads, work.began.beside, self._neighbours())
         if quiet:
             self._sampler.end()
-        energy = self._figures(accounts, tap)
-        self._learn(tap, energy, work, Past(seen=during, whole=whole))
-        return replace(
-            energy,
-            predicted_joules=work.predicted(),
-            forecast_joules=work.forecast(),
-            forecast_tokens=None if work.length is None else work.choices * work.length,
-        )
+        energy = self._figures(accounts, tap, work)
+        self._learn(tap, energy, work, during, whole=whole)
+        return energy
 
     # -- sensors that come and go
 
@@ -274,9 +269,10 @@ class Meter:
             if book.curve.last is not None:
                 book.book(min(known, book.curve.last))
 
-    def _learn(self, tap: Tap, energy: Energy, work: Work, past: Past) -> None:
-        answer = replace(
-            past,
+    def _learn(self, tap: Tap, energy: Energy, work: Work, during: Circumstances, *, whole: bool) -> None:
+        answer = Past(
+            seen=during,
+            whole=whole,
             prefill=work.prefill,
             decode=work.decode,
             prefill_joules=energy.prefill_joules,
@@ -286,10 +282,10 @@ class Meter:
         )
         with self._lock:
             tap.experience.note(answer)
-        threads = past.seen.threads
+        threads = during.threads
         if self._draws is None or energy.joules is None or not threads:
             return
-        hindered = past.seen.foreign > _HINDERS
+        hindered = during.foreign > _HINDERS
         # Time in which others had the cores is none in which this engine drew power.
         share = _ran(energy.cpu_seconds, threads * (work.prefill_s + work.decode_s)) if hindered else 1.0
         seen = Draw(
@@ -305,7 +301,7 @@ class Meter:
         count = len(self.inventory.sensors)
         return self._books[:count] or self._books[count : count + 1]
 
-    def _figures(self, accounts: Sequence[tuple[Book, Account]], tap: Tap) -> Energy:
+    def _figures(self, accounts: Sequence[tuple[Book, Account]], tap: Tap, work: Work) -> Energy:
         *sensed, model, cpu = accounts
         energy = _combined(sensed, self.inventory.quality(on_gpu=self._gpu and tap.on_gpu)) if sensed else _NOTHING
         if not sensed or (energy.joules is None and not any(account.fault for _, account in sensed)):
@@ -313,7 +309,13 @@ class Meter:
             sensors = energy.reason or "no energy sensor here: `localai doctor` lists what was looked for"
             energy = known if known.joules is None else replace(known, reason=sensors)
         seconds = cpu[1].joules
-        return replace(energy, cpu_seconds=seconds if seconds > 0 else None)
+        return replace(
+            energy,
+            cpu_seconds=seconds if seconds > 0 else None,
+            predicted_joules=work.predicted(),
+            forecast_joules=work.forecast(),
+            forecast_tokens=None if work.length is None else work.choices * work.length,
+        )
 
 
 _NOTHING = Energy()

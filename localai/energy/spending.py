@@ -66,7 +66,9 @@ class Spending:
     def energy(self) -> Energy:
         """What it took; the job is over with the first call."""
         if self._energy is None:
-            self._energy = replace(self._meter.end(self._job, whole=self.whole), stopped=self.stopped, paced=self.paced)
+            energy = self._meter.end(self._job, whole=self.whole)
+            said = self.stopped or self.paced
+            self._energy = replace(energy, stopped=self.stopped, paced=self.paced) if said else energy
         return self._energy
 
 
