@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from backends.handle import EngineHandle
 from localai.choice import Choice
 from localai.messages import Started, TurnEvent, TurnRequest
-from localai.router import route
+from localai.router import routed
 from localai.turn import Parts
 
 
@@ -28,7 +28,7 @@ class Held:
 @asynccontextmanager
 async def held(request: TurnRequest, parts: Parts) -> AsyncIterator[Held]:
     """Load the engine that would serve `request`, and keep it for the block. Raises as an answer would."""
-    choice = await asyncio.to_thread(route, request, parts.library, parts.config, parts.market)
+    choice = await asyncio.to_thread(routed, request, parts.library, parts.config, parts.market)
     async with parts.pool.lease(choice, request.keep_alive) as lease:
         async with aclosing(lease.load()) as stages:
             async for _ in stages:
@@ -41,7 +41,7 @@ async def load(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent, 
 
     With `keep_alive` 0 the model is unloaded instead, as soon as it is idle.
     """
-    choice = await asyncio.to_thread(route, request, parts.library, parts.config, parts.market)
+    choice = await asyncio.to_thread(routed, request, parts.library, parts.config, parts.market)
     if request.keep_alive == 0:
         await parts.pool.unload(choice.model.id)
         yield Started(choice.id, choice.backend, "unloaded", 0, request.id)

@@ -156,6 +156,12 @@ def _version_label(package: str, _: int) -> str:
         return f"{package} (unknown version)"
 
 
+def forget_packages() -> None:
+    """Ask anew which packages are installed: some have come or gone."""
+    _present.cache_clear()
+    _version_label.cache_clear()
+
+
 def _label(layout: str) -> str:
     return {"gguf": "GGUF files", "mlx": "MLX folders", "onnx": "ONNX exports"}.get(layout, layout)
 

@@ -28,16 +28,16 @@ _BRIEF = 16_384
 """Characters of a prompt that are compared with what engines hold in less time than a thread takes to start on it."""
 
 
-async def routed(request: TurnRequest, library: Library, config: Config, market: Market, saving: str = "") -> Choice:
-    """As `route`: at once for a short prompt to a model that was asked for before, else in a thread."""
+async def route(request: TurnRequest, library: Library, config: Config, market: Market, saving: str = "") -> Choice:
+    """As `routed`: at once for a short prompt to a model that was asked for before, else in a thread."""
     name = request.model if request.picked else _name(request.model, config)[0]
     known = name.startswith(_ECHO) or library.remembers(name, files=request.trusted)
     if known and len(text_of(request)) <= _BRIEF:
-        return route(request, library, config, market, saving)
-    return await asyncio.to_thread(route, request, library, config, market, saving)
+        return routed(request, library, config, market, saving)
+    return await asyncio.to_thread(routed, request, library, config, market, saving)
 
 
-def route(request: TurnRequest, library: Library, config: Config, market: Market, saving: str = "") -> Choice:
+def routed(request: TurnRequest, library: Library, config: Config, market: Market, saving: str = "") -> Choice:
     """Choose for `request`; `saving` is why the settings are thriftier than usual.
 
     Raises UnknownModel, NotFound, ModelBroken or BadRequest.

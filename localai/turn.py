@@ -21,7 +21,7 @@ from localai.memories import Memories
 from localai.messages import Recalled, Started, TurnEvent, TurnRequest
 from localai.pool import Pool
 from localai.recollection import recollect
-from localai.router import routed
+from localai.router import route
 from localai.slot import Lease
 from localai.tools.toolbox import Toolbox
 from localai.upstreams.relay import Upstreams
@@ -56,7 +56,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
         parts.metering.day.check()
         config, saving = parts.metering.eased(parts.config)
         request = away.instead
-        choice = await routed(request, parts.library, config, parts.market, saving)
+        choice = await route(request, parts.library, config, parts.market, saving)
         entry.routed(choice.id, choice.backend, choice.reason, choice.key)
         page = await parts.answers.open(request, choice)
         for event in page.replay(clock, entry.saw):

@@ -23,7 +23,7 @@ from localai.messages import Message, TurnRequest
 from localai.offers import build_label
 from localai.orders import shape
 from localai.readings import Phase, Reading
-from localai.router import route
+from localai.router import routed
 from localai.workload import text_of, tokens_in, workload
 
 DEVICE = "0123456789abcdef"
@@ -75,7 +75,7 @@ class Place:
 
     def route(self, text: str = "Hello there", config: dict[str, Any] | None = None, **fields: Any) -> Choice:
         request = TurnRequest(**({"kind": "chat", "model": "", "messages": (Message("user", text),)} | fields))
-        return route(request, self.library, Config(home=self.home, **(config or {})), self.market)
+        return routed(request, self.library, Config(home=self.home, **(config or {})), self.market)
 
 
 @pytest.fixture

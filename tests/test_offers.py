@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from localai.foreign_stores import Stores
 from localai.library import Library
 from localai.local_model import LocalModel
 from localai.model_folders import folder_shape, folder_sizes
-from localai.offers import BACKENDS, TENSOR_TYPES, offer, offers, usable
+from localai.offers import BACKENDS, TENSOR_TYPES, forget_packages, offer, offers, usable
 from localai.readings import Shape
 from tests.gguf_files import llama_with
 
@@ -66,9 +67,17 @@ def test_every_backend_here_runs_the_starter(starter: LocalModel) -> None:
     assert usable(starter) == tuple(known.name for known in BACKENDS)
 
 
+@pytest.fixture
+def looking_anew() -> Iterator[None]:
+    """What was found out about installed packages before is not asked for in the test, nor its finds after it."""
+    forget_packages()
+    yield
+    forget_packages()
+
+
+@pytest.mark.usefixtures("looking_anew")
 def test_a_missing_package_is_named_with_the_command(starter: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as find_spec sees a package that is not there
-    monkeypatch.setattr("localai.offers._moment", lambda: -1)  # what was found before holds no longer
     found = offer(starter, "onnx")
     assert "needs the package onnxruntime" in found.problem
     assert found.hint.startswith("pip install")
