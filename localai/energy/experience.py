@@ -42,7 +42,8 @@ class Circumstances:
         """0 for the same; 1 for a thread more, a core that others take, or twice as many sequences in a step."""
         if not (self.threads and other.threads):
             return _UNKNOWN
-        batch = abs(math.log2((1 + self.beside) / (1 + other.beside)))
+        same = self.beside == other.beside
+        batch = 0.0 if same else abs(math.log2((1 + self.beside) / (1 + other.beside)))
         return abs(self.threads - other.threads) + batch + abs(self.foreign - other.foreign)
 
 
