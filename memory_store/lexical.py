@@ -122,7 +122,7 @@ class LexicalIndex:
             words_file.save(self._folder, self._stamp, self._seq, self._segments)
             self._unsaved = 0
 
-    def _told(self) -> None:
+    def _told(self, seq: int | None) -> None:
         # The write has succeeded: what hinders the index is told by the next search.
         with suppress(MemoryStoreError):
             self.catch_up()

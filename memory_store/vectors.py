@@ -184,7 +184,7 @@ class VectorIndex:
     def files(self) -> Sequence[Path]:
         return () if self._folder is None else (*self._pool.files(), self._folder / index_file.NAME)
 
-    def _told(self) -> None:
+    def _told(self, seq: int | None) -> None:
         # The write has succeeded: what hinders the index is told by the next search.
         with suppress(MemoryStoreError):
             self.catch_up()
@@ -307,7 +307,7 @@ class VectorIndex:
             with self._lock:
                 self._shelves[space] = shelving.installed(self._pool, self._shelves[space], made)
                 self._pool.release()
-        self._told()
+        self._told(None)
 
     def _load(self, last: int) -> None:
         saved = None if self._folder is None else index_file.load(self._folder, self._stamp)
