@@ -6,6 +6,7 @@ Work and what it is done on enter, results leave once the transaction is durable
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from threading import Condition, Lock
 from typing import Generic, TypeVar
@@ -15,13 +16,23 @@ from memory_store.errors import MemoryStoreError, StoreBusy
 
 I = TypeVar("I")
 T = TypeVar("T")
-# Done for all neighbours in the queue that bring the same work: a result for each of their items.
-Work = Callable[[Connection, Sequence[I]], Sequence[T]]
 # Told the last number in the log after adds, None after other writes.
 Follower = Callable[[int | None], None]
 MOST_TOGETHER = 256
 # A fraction of one wait for the disk: what writers that come back take to write again.
 PATIENCE_SECONDS = 0.002
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work(Generic[I, T]):
+    """What is done for all neighbours in the queue that bring the same one: a result for each of their items.
+
+    `ready` runs before the transaction, in the thread that commits for the others: they sleep meanwhile, where each on
+    its own would take Python's lock from the others at every step.
+    """
+
+    write: Callable[[Connection, Sequence[I]], Sequence[T]]
+    ready: Callable[[Sequence[I]], Sequence[I]] = lambda items: items
 
 
 class _Job(Generic[I, T]):
@@ -144,11 +155,12 @@ class GroupCommit:
 
     def _transaction(self, batch: list[_Job[object, object]]) -> MemoryStoreError | None:
         try:
+            groups = [(work, list(jobs)) for work, jobs in groupby(batch, lambda job: job.work)]
+            items = [work.ready([job.item for job in jobs]) for work, jobs in groups]
             self._connection.execute("BEGIN IMMEDIATE")
             self._begun()
-            for work, group in groupby(batch, lambda job: job.work):
-                jobs = list(group)
-                for job, result in zip(jobs, work(self._connection, [job.item for job in jobs]), strict=True):
+            for (work, jobs), ready in zip(groups, items, strict=True):
+                for job, result in zip(jobs, work.write(self._connection, ready), strict=True):
                     job.result, job.error = result, None
             stamp = self._stamp(self._connection)
             self._connection.execute("COMMIT")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock, local
@@ -16,7 +17,7 @@ from typing import TypeVar
 
 from memory_store import log, rows, scrub, vector_rows
 from memory_store.cipher import Key
-from memory_store.commit import Followed, Follower, GroupCommit
+from memory_store.commit import Followed, Follower, GroupCommit, Work
 from memory_store.courtesy import STEP_ROWS, Courtesy
 from memory_store.dbfile import Connection, DatabaseFile, translated
 from memory_store.embed import Embedder, StaticEmbedder, checked
@@ -31,7 +32,14 @@ T = TypeVar("T")
 MOST_LISTED = 1000
 # Within the transaction that adds them.
 _More = Callable[[Connection, Sequence[Added]], None]
-_Batch = tuple[Sequence[Row], _More]
+
+
+@dataclass(frozen=True, slots=True)
+class _Adds:
+    """Of one call. More than `STEP_ROWS` rows have their vectors already."""
+
+    rows: Sequence[Row]
+    more: _More
 
 
 class Store:
@@ -75,8 +83,7 @@ class Store:
         )
         with translated():
             self._salt: bytes = self._writer.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
-        # One object, so that those who wait with it are known to bring the same work.
-        self._adding = self._add_all
+        self._adding = Work(self._add_all, self._ready)
         self._own = self.write(lambda connection: rows.register_embedder(connection, self.embedder))
 
     @property
@@ -110,24 +117,34 @@ class Store:
         """
         states = [state] * len(batch) if isinstance(state, str) else state
         now = self.clock()
-        rows_ = list[Row]()
-        for start in range(0, len(batch), STEP_ROWS):
-            some = batch[start : start + STEP_ROWS]
-            vectors = checked(self.embedder, [new.text for new in some])
-            for new, vector, each in zip(some, vectors, states[start : start + STEP_ROWS], strict=True):
-                prepared = prepare(new, salt=self._salt, now=now)
-                rows_.append(Row(prepared, vector_rows.blob(vector), each, now))
-            self.courtesy.give_way()
-        added, seq = self._commits.run(self._adding, (rows_, more))
+        pairs = zip(batch, states, strict=True)
+        rows_ = [Row(prepare(new, salt=self._salt, now=now), None, each, now) for new, each in pairs]
+        if len(rows_) > STEP_ROWS:
+            rows_ = self._embedded(rows_)
+        added, seq = self._commits.run(self._adding, _Adds(rows_, more))
         self._followed.pass_on(self._followers, seq)
         return added
 
-    def _add_all(self, connection: Connection, batches: Sequence[_Batch]) -> Sequence[tuple[Added, ...]]:
-        """Of all who add at the same time: a few statements for all of their rows."""
-        added = iter(self._rows.add(connection, [row for rows_, _ in batches for row in rows_], self._own.id))
-        outcomes = [tuple(islice(added, len(rows_))) for rows_, _ in batches]
-        for (_, more), outcome in zip(batches, outcomes, strict=True):
-            more(connection, outcome)
+    def _embedded(self, rows_: Sequence[Row]) -> list[Row]:
+        found = list[Row]()
+        for start in range(0, len(rows_), STEP_ROWS):
+            some = rows_[start : start + STEP_ROWS]
+            vectors = checked(self.embedder, [row.item.new.text for row in some])
+            found += [replace(row, vector=vector_rows.blob(one)) for row, one in zip(some, vectors, strict=True)]
+            self.courtesy.give_way()
+        return found
+
+    def _ready(self, adds: Sequence[_Adds]) -> Sequence[_Adds]:
+        """Of all who add at the same time, the few rows of each embedded together."""
+        some = iter(self._embedded([row for one in adds if len(one.rows) <= STEP_ROWS for row in one.rows]))
+        return [_Adds(list(islice(some, len(one.rows))) or one.rows, one.more) if len(one.rows) <= STEP_ROWS else one for one in adds]
+
+    def _add_all(self, connection: Connection, adds: Sequence[_Adds]) -> Sequence[tuple[Added, ...]]:
+        """A few statements for all of their rows."""
+        added = iter(self._rows.add(connection, [row for one in adds for row in one.rows], self._own.id))
+        outcomes = [tuple(islice(added, len(one.rows))) for one in adds]
+        for one, outcome in zip(adds, outcomes, strict=True):
+            one.more(connection, outcome)
         return outcomes
 
     def get(self, memory_id: str) -> Memory:
@@ -241,7 +258,7 @@ class Store:
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction shared with other writers; it may run twice. Durable when this returns."""
-        result, _ = self._commits.run(_each, work)
+        result, _ = self._commits.run(_EACH, work)
         self._followed.pass_on(self._followers, None)
         return result  # type: ignore[return-value]
 
@@ -283,3 +300,6 @@ class Store:
 
 def _each(connection: Connection, works: Sequence[Callable[[Connection], object]]) -> Sequence[object]:
     return [work(connection) for work in works]
+
+
+_EACH = Work(_each)
