@@ -28,7 +28,7 @@ REBUILT_AT_ONCE = 2048
 LEFT_TO_SEARCH = 32
 # A search merges no more than so many texts, and so many small segments slow it down.
 MERGED_BY_SEARCH = 256
-MOST_LOOSE = 16
+MOST_LOOSE = 8
 # A segment is merged with its neighbour when it is not this many times smaller: writes cost a logarithm, not a rebuild.
 TIMES_SMALLER = 4
 MOST_QUERY_TERMS = 64
@@ -140,8 +140,9 @@ class LexicalIndex:
                     self._tidy()
 
     def _look(self, connection: Connection) -> None:
-        """Take in what writers left to this search, and a little of what others write meanwhile."""
-        if log.last_seq(connection) <= self._seq:
+        """Take in what writers left to this search, and a little of what other programs wrote."""
+        last = log.last_seq(connection)
+        if last <= self._seq or self._owed <= self._seq and last <= self._store.written:
             return
         while self._lock.acquire(blocking=self._seq < self._owed):
             try:
@@ -216,12 +217,13 @@ class LexicalIndex:
 
 
 def _unmerged(parts: tuple[Segment, ...], most: int | None = None) -> tuple[Segment, ...]:
-    """The last segments that are to become one, with at most so many texts."""
-    at = len(parts) - 1
-    total = len(parts[at].nums) if parts else 0
-    while at > 0 and len(parts[at - 1].nums) < TIMES_SMALLER * total:
-        if most is not None and total + len(parts[at - 1].nums) > most:
+    """The last segments that are to become one, with at most so many texts: each is to outweigh all behind it."""
+    first, behind = len(parts), 0
+    for at in reversed(range(len(parts))):
+        texts = len(parts[at].nums)
+        if most is not None and behind + texts > most:
             break
-        at -= 1
-        total += len(parts[at].nums)
-    return parts[max(0, at) :]
+        if texts < TIMES_SMALLER * behind:
+            first = at
+        behind += texts
+    return parts[first:]

@@ -43,7 +43,10 @@ class _Adds:
 
 
 class Store:
-    """One open file. Usable from any thread; writers share commits, readers never wait for writers."""
+    """One open file. Usable from any thread; writers share commits, readers never wait for writers.
+
+    `written`: the last entry of the log by this program, or one before it.
+    """
 
     def __init__(
         self,
@@ -77,9 +80,10 @@ class Store:
             if scrub.owed(self._writer):
                 scrub.finish(self._writer)
         self._rows = Writing()
+        self.written = 0
         self._room = LogRoom(path)
         self._commits = GroupCommit(
-            self._writer, begun=self._room.keep, stamp=log.last_seq, forget=self._rows.forget
+            self._writer, begun=self._room.keep, stamp=self._stamp, forget=self._forget
         )
         with translated():
             self._salt: bytes = self._writer.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
@@ -138,6 +142,15 @@ class Store:
         """Of all who add at the same time, the few rows of each embedded together."""
         some = iter(self._embedded([row for one in adds if len(one.rows) <= STEP_ROWS for row in one.rows]))
         return [_Adds(list(islice(some, len(one.rows))) or one.rows, one.more) if len(one.rows) <= STEP_ROWS else one for one in adds]
+
+    def _stamp(self, connection: Connection) -> int:
+        # Before the commit: no search sees entries of this program beyond that.
+        self.written = log.last_seq(connection)
+        return self.written
+
+    def _forget(self) -> None:
+        self._rows.forget()
+        self.written = 0
 
     def _add_all(self, connection: Connection, adds: Sequence[_Adds]) -> Sequence[tuple[Added, ...]]:
         """A few statements for all of their rows."""

@@ -197,8 +197,9 @@ class VectorIndex:
                 self._owed = max(self._owed, seq)
 
     def _look(self, connection: Connection) -> None:
-        """Take in what writers left to this search, and a little of what others write meanwhile."""
-        if log.last_seq(connection) <= self._seq:
+        """Take in what writers left to this search, and a little of what other programs wrote."""
+        last = log.last_seq(connection)
+        if last <= self._seq or self._owed <= self._seq and last <= self._store.written:
             return
         while self._lock.acquire(blocking=self._seq < self._owed):
             try:
