@@ -132,10 +132,10 @@ class Store:
     def _embedded(self, rows_: Sequence[Row]) -> list[Row]:
         found = list[Row]()
         for start in range(0, len(rows_), STEP_ROWS):
+            self.courtesy.give_way()
             some = rows_[start : start + STEP_ROWS]
             vectors = checked(self.embedder, [row.item.new.text for row in some])
             found += [replace(row, vector=vector_rows.blob(one)) for row, one in zip(some, vectors, strict=True)]
-            self.courtesy.give_way()
         return found
 
     def _ready(self, adds: Sequence[_Adds]) -> Sequence[_Adds]:
