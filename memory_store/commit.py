@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from memory_store.dbfile import Connection, driver_errors, error_for
 from memory_store.errors import MemoryStoreError, StoreBusy
 
-I = TypeVar("I")
+Item = TypeVar("Item")
 T = TypeVar("T")
 # Told the last number in the log after adds, None after other writes.
 Follower = Callable[[int | None], None]
@@ -24,21 +24,21 @@ PATIENCE_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Work(Generic[I, T]):
+class Work(Generic[Item, T]):
     """What is done for all neighbours in the queue that bring the same one: a result for each of their items.
 
     `ready` runs before the transaction, in the thread that commits for the others: they sleep meanwhile, where each on
     its own would take Python's lock from the others at every step.
     """
 
-    write: Callable[[Connection, Sequence[I]], Sequence[T]]
-    ready: Callable[[Sequence[I]], Sequence[I]] = lambda items: items
+    write: Callable[[Connection, Sequence[Item]], Sequence[T]]
+    ready: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items
 
 
-class _Job(Generic[I, T]):
+class _Job(Generic[Item, T]):
     __slots__ = ("done", "error", "item", "result", "stamp", "wake", "work")
 
-    def __init__(self, work: Work[I, T], item: I) -> None:
+    def __init__(self, work: Work[Item, T], item: Item) -> None:
         self.work, self.item = work, item
         self.result: T | None = None
         self.error: MemoryStoreError | None = None
@@ -72,13 +72,13 @@ class GroupCommit:
         self._together = 1
         self._waiting: list[_Job[object, object]] = []
 
-    def run(self, work: Work[I, T], item: I) -> tuple[T, int]:
+    def run(self, work: Work[Item, T], item: Item) -> tuple[T, int]:
         """Run `work` on `item` in a transaction; its result and the transaction's stamp, when that is on disk.
 
         A failing `work` fails alone; it may run twice, so it changes nothing but the database. Raises what it raises,
         SQLite's errors translated.
         """
-        job: _Job[I, T] = _Job(work, item)
+        job: _Job[Item, T] = _Job(work, item)
         with self._queue:
             self._waiting.append(job)  # type: ignore[arg-type]
             leads, self._leading = not self._leading, True
@@ -91,7 +91,7 @@ class GroupCommit:
             raise job.error
         return job.result, job.stamp  # type: ignore[return-value]
 
-    def _wait(self, job: _Job[I, T]) -> None:
+    def _wait(self, job: _Job[Item, T]) -> None:
         """Until the job is done, or has the lead. Interrupted, it leaves the queue and passes on the lead."""
         try:
             job.wake.acquire()
@@ -102,7 +102,7 @@ class GroupCommit:
                     self._pass_on()
             raise
 
-    def _lead(self, job: _Job[I, T]) -> None:
+    def _lead(self, job: _Job[Item, T]) -> None:
         """Commit those who wait, the caller first among them, and pass the lead on."""
         batch: list[_Job[object, object]] = []
         try:
@@ -184,7 +184,7 @@ class GroupCommit:
 
 
 class Followed:
-    """What follows the file is told of every write; of adds once for all that were committed before it began to look."""
+    """What follows the file is told of every write, of adds once for all that were committed when it began to look."""
 
     def __init__(self) -> None:
         self._turn, self._numbers = Lock(), Lock()

@@ -41,6 +41,11 @@ class _Adds:
     rows: Sequence[Row]
     more: _More
 
+    @property
+    def few(self) -> Sequence[Row]:
+        """The rows, where they are few enough to be embedded with those of others."""
+        return self.rows if len(self.rows) <= STEP_ROWS else ()
+
 
 class Store:
     """One open file. Usable from any thread; writers share commits, readers never wait for writers.
@@ -82,9 +87,7 @@ class Store:
         self._rows = Writing()
         self.written = 0
         self._room = LogRoom(path)
-        self._commits = GroupCommit(
-            self._writer, begun=self._room.keep, stamp=self._stamp, forget=self._forget
-        )
+        self._commits = GroupCommit(self._writer, begun=self._room.keep, stamp=self._stamp, forget=self._forget)
         with translated():
             self._salt: bytes = self._writer.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
         self._adding = Work(self._add_all, self._ready)
@@ -123,9 +126,10 @@ class Store:
         now = self.clock()
         pairs = zip(batch, states, strict=True)
         rows_ = [Row(prepare(new, salt=self._salt, now=now), None, each, now) for new, each in pairs]
-        if len(rows_) > STEP_ROWS:
-            rows_ = self._embedded(rows_)
-        added, seq = self._commits.run(self._adding, _Adds(rows_, more))
+        adds = _Adds(rows_, more)
+        if not adds.few:
+            adds = replace(adds, rows=self._embedded(rows_))
+        added, seq = self._commits.run(self._adding, adds)
         self._followed.pass_on(self._followers, seq)
         return added
 
@@ -140,8 +144,8 @@ class Store:
 
     def _ready(self, adds: Sequence[_Adds]) -> Sequence[_Adds]:
         """Of all who add at the same time, the few rows of each embedded together."""
-        some = iter(self._embedded([row for one in adds if len(one.rows) <= STEP_ROWS for row in one.rows]))
-        return [_Adds(list(islice(some, len(one.rows))) or one.rows, one.more) if len(one.rows) <= STEP_ROWS else one for one in adds]
+        some = iter(self._embedded([row for one in adds for row in one.few]))
+        return [replace(one, rows=list(islice(some, len(one.few))) or one.rows) for one in adds]
 
     def _stamp(self, connection: Connection) -> int:
         # Before the commit: no search sees entries of this program beyond that.

@@ -199,7 +199,7 @@ class VectorIndex:
     def _look(self, connection: Connection) -> None:
         """Take in what writers left to this search, and a little of what other programs wrote."""
         last = log.last_seq(connection)
-        if last <= self._seq or self._owed <= self._seq and last <= self._store.written:
+        if last <= self._seq or (self._owed <= self._seq and last <= self._store.written):
             return
         while self._lock.acquire(blocking=self._seq < self._owed):
             try:
