@@ -5,14 +5,16 @@ Python runs one thread at a time, so that each step of a long write would else b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition, local
 
-# Memories that are written in one step: a few milliseconds.
-STEP_ROWS = 32
-# However much is searched, writing goes on.
+# Memories that are written in one step: about a millisecond.
+STEP_ROWS = 8
+# However much is searched, writing goes on: so long a pause at most, and no other one after less work than that.
 LONGEST_PAUSE_SECONDS = 0.01
+WORK_SECONDS = 0.002
 
 
 class Courtesy:
@@ -42,7 +44,10 @@ class Courtesy:
                     self._changed.notify_all()
 
     def give_way(self) -> None:
-        """Until nobody searches, or not for long. Returns at once in a thread that searches itself."""
-        if self._asking and not getattr(self._mine, "asking", False):
+        """Until nobody searches, or not for long. Returns at once in a thread that searches, or has just waited."""
+        if not self._asking or getattr(self._mine, "asking", False):
+            return
+        if time.monotonic() >= getattr(self._mine, "works_until", 0.0):
             with self._changed:
                 self._changed.wait_for(lambda: not self._asking, LONGEST_PAUSE_SECONDS)
+            self._mine.works_until = time.monotonic() + WORK_SECONDS

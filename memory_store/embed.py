@@ -62,6 +62,7 @@ class StaticEmbedder:
         if self._rows.shape != (card["tokens"], card["width"]) or len(tokens) != card["tokens"]:
             raise EmbedderFault("the embedding table is damaged", "reinstall localai-daemon")
         self._vocabulary = {token: number for number, token in enumerate(tokens)}
+        self._longest = max(map(len, tokens))
         self._pieces: dict[str, tuple[int, ...]] = {}
         self._digest = f"static:{card['digest'][:32]}:1"
         self._width = int(card["width"])
@@ -118,7 +119,7 @@ class StaticEmbedder:
         start, found = 0, []
         while start < len(word):
             mark = "##" if start else ""
-            for end in range(len(word), start, -1):
+            for end in range(min(len(word), start + self._longest), start, -1):
                 number = self._vocabulary.get(mark + word[start:end])
                 if number is not None:
                     break

@@ -19,6 +19,7 @@ MOST_NAME_BYTES = 4096
 MOST_TAGS = 64
 
 TAINT_OF: dict[AuthorKind, Taint] = {"person": "own", "agent": "model", "file": "file", "tool": "tool", "web": "web"}
+_json = json.JSONEncoder(ensure_ascii=False).encode
 _TAINTS: tuple[Taint, ...] = get_args(Taint)
 
 
@@ -51,8 +52,8 @@ def prepare(new: NewMemory, *, salt: bytes, now: float) -> Prepared:
         taint=_taint_of(new),
         time=now if new.time is None else new.time,
         fingerprint=fingerprint(new.text, salt),
-        tags=json.dumps(new.tags, ensure_ascii=False),
-        derived_from=json.dumps(new.derived_from, ensure_ascii=False),
+        tags=_json(new.tags) if new.tags else "[]",
+        derived_from=_json(new.derived_from) if new.derived_from else "[]",
     )
 
 
@@ -124,5 +125,5 @@ def _taint_of(new: NewMemory) -> Taint:
 def _id_of(new: NewMemory, salt: bytes) -> str:
     said = (new.namespace, new.author.kind, new.author.name, new.kind, new.time, new.valid_from, new.valid_to)
     stands = (new.digest, new.place, new.episode, new.position, new.text)
-    packed = json.dumps([*said, *stands], ensure_ascii=False).encode()
+    packed = _json([*said, *stands]).encode()
     return blake2b(packed, digest_size=16, key=salt).hexdigest()

@@ -8,22 +8,27 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import is_
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from memory_store import bm25, index_file, log, postings, words_file
-from memory_store.courtesy import STEP_ROWS
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.postings import Ints, Scores, Segment
 from memory_store.store import Store
 from memory_store.words import Words
 
-FOLLOWED_AT_ONCE = 2048
-# What other programs wrote is taken in by searches: little at a time, so that none waits long.
-FOLLOWED_BY_SEARCH = 128
+# Taken in while a search may have to wait.
+FOLLOWED_AT_ONCE = 32
+REBUILT_AT_ONCE = 2048
+# So few new texts are left to the next search: together they cost a fraction of what each costs alone.
+LEFT_TO_SEARCH = 32
+# A search merges no more than so many texts, and so many small segments slow it down.
+MERGED_BY_SEARCH = 256
+MOST_LOOSE = 8
 # A segment is merged with its neighbour when it is not this many times smaller: writes cost a logarithm, not a rebuild.
 TIMES_SMALLER = 4
 MOST_QUERY_TERMS = 64
@@ -49,8 +54,9 @@ class LexicalIndex:
         self._stop = frozenset(term for terms in self._words.terms([_STOP]) for term in terms)
         self._segments: dict[int, tuple[Segment, ...]] = {}
         self._spaces: dict[str, int] = {}
-        self._seq = self._unsaved = 0
-        self._lock = Lock()
+        self._seq = self._unsaved = self._owed = self._loose = 0
+        # Held for milliseconds; whoever needs both takes the tidying first.
+        self._lock, self._tidying = Lock(), Lock()
         with store.reading() as connection:
             salt = connection.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
             last = log.last_seq(connection)
@@ -69,11 +75,7 @@ class LexicalIndex:
         if k < 1:
             raise InvalidMemory(f"no search for {k} hits", "ask for one at least")
         with self._store.reading() as connection:
-            if log.last_seq(connection) > self._seq and self._lock.acquire(blocking=False):
-                try:
-                    self._follow(connection, FOLLOWED_BY_SEARCH)
-                finally:
-                    self._lock.release()
+            self._look(connection)
             if namespace not in self._spaces:
                 self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
         terms = list(dict.fromkeys(self._words.terms([text])[0]))
@@ -81,18 +83,21 @@ class LexicalIndex:
         return bm25.search(self._segments.get(self._spaces.get(namespace, -1), ()), asked[:MOST_QUERY_TERMS], k)
 
     def catch_up(self) -> None:
-        """Take in all that the log has. Called by the store after each write, and safe to call at any time."""
-        with self._lock:
-            more = True
-            while more:
-                with self._store.reading() as connection:
-                    more = self._follow(connection)
+        """Take in all that the log has. Safe to call at any time."""
+        more = True
+        while more:
+            with self._store.reading() as connection, self._lock:
+                more = self._follow(connection)
+            if self._loose >= MOST_LOOSE:
+                self._tidy()
+            self._store.courtesy.give_way()
+        self._tidy()
 
     def close(self) -> None:
         """Save, and leave the folder to others. Before the store is closed."""
         self._store.unfollow(self._told)
         self.catch_up()
-        with self._lock:
+        with self._tidying:
             self._save()
             if self._descriptor is not None:
                 os.close(self._descriptor)
@@ -110,7 +115,7 @@ class LexicalIndex:
     def erase(self, nums: Sequence[int]) -> None:
         """Nothing is left of the words, neither in memory nor in the file."""
         self.catch_up()
-        with self._lock:
+        with self._tidying:
             self._unsaved += 1
             self._save()
 
@@ -118,24 +123,44 @@ class LexicalIndex:
         return () if self._folder is None else (self._folder / words_file.NAME,)
 
     def _save(self) -> None:
+        """`_tidying` is held."""
         if self._folder is not None and self._unsaved:
-            words_file.save(self._folder, self._stamp, self._seq, self._segments)
-            self._unsaved = 0
+            with self._lock:
+                seq, segments, self._unsaved = self._seq, dict(self._segments), 0
+            words_file.save(self._folder, self._stamp, seq, segments)
 
-    def _told(self) -> None:
+    def _told(self, seq: int | None) -> None:
         # The write has succeeded: what hinders the index is told by the next search.
         with suppress(MemoryStoreError):
-            self.catch_up()
+            if seq is None or seq - self._seq > LEFT_TO_SEARCH:
+                self.catch_up()
+            else:
+                self._owed = max(self._owed, seq)
+                if self._loose >= MOST_LOOSE:
+                    self._tidy()
 
-    def _follow(self, connection: Connection, most: int = FOLLOWED_AT_ONCE) -> bool:
+    def _look(self, connection: Connection) -> None:
+        """Take in what writers left to this search, and a little of what other programs wrote."""
+        last = log.last_seq(connection)
+        if last <= self._seq or (self._owed <= self._seq and last <= self._store.written):
+            return
+        while self._lock.acquire(blocking=self._seq < self._owed):
+            try:
+                more = self._follow(connection, by_search=True)
+            finally:
+                self._lock.release()
+            if not more or self._seq >= self._owed:
+                break
+
+    def _follow(self, connection: Connection, by_search: bool = False) -> bool:
         """One piece of the log; False where there is none. The lock is held."""
-        changes = log.changes(connection, self._seq, most)
+        changes = log.changes(connection, self._seq, FOLLOWED_AT_ONCE)
         if not changes:
             return False
         if any(change.op == "embedder" for change in changes):
             self._rebuild(connection)
             return True
-        self._add(connection, [change.num for change in changes if change.op == "add"])
+        self._add(connection, [change.num for change in changes if change.op == "add"], by_search)
         gone = np.array([change.num for change in changes if change.op == "erase"], np.int64)
         if len(gone):
             self._spaces = {}
@@ -143,33 +168,62 @@ class LexicalIndex:
                 self._segments[space] = postings.weighed([postings.without(part, gone) for part in parts])
         self._seq = changes[-1].seq
         self._unsaved += len(changes)
-        if self._unsaved >= max(SAVE_ROWS, self._seq // 4):
-            self._save()
         return True
+
+    def _tidy(self) -> None:
+        """Merge small segments, and save now and then. Searches go on meanwhile."""
+        with self._tidying:
+            self._loose = 0
+            for space in list(self._segments):
+                while len(small := _unmerged(parts := self._segments.get(space, ()))) > 1:
+                    before = parts[: len(parts) - len(small)]
+                    merged = postings.merge(small, self._store.courtesy.give_way)
+                    self._put(space, small, postings.weighed([*before, merged])[-1])
+            if self._unsaved >= max(SAVE_ROWS, self._seq // 4):
+                self._save()
+
+    def _put(self, space: int, old: tuple[Segment, ...], new: Segment) -> None:
+        """In place of the old ones, unless one of them was changed meanwhile."""
+        with self._lock:
+            parts = self._segments.get(space, ())
+            at = next((at for at, part in enumerate(parts) if part is old[0]), len(parts))
+            end = at + len(old)
+            if len(parts) >= end and all(map(is_, parts[at:end], old)):
+                self._segments[space] = postings.weighed([*parts[:at], new, *parts[end:]])
 
     def _rebuild(self, connection: Connection) -> None:
         self._segments, self._spaces, self._seq = {}, {}, log.last_seq(connection)
         nums = [num for (num,) in connection.execute("SELECT num FROM memory ORDER BY num")]
-        for start in range(0, len(nums), FOLLOWED_AT_ONCE):
-            self._add(connection, nums[start : start + FOLLOWED_AT_ONCE])
+        for start in range(0, len(nums), REBUILT_AT_ONCE):
+            self._add(connection, nums[start : start + REBUILT_AT_ONCE])
         self._unsaved += len(nums) + 1
 
-    def _add(self, connection: Connection, nums: list[int]) -> None:
+    def _add(self, connection: Connection, nums: list[int], by_search: bool = False) -> None:
         marks = ",".join("?" * len(nums))
         sql = f"SELECT namespace, num, text FROM memory WHERE num IN ({marks}) ORDER BY num"
         rows = connection.execute(sql, nums).fetchall()
-        terms = list[list[str]]()
-        for start in range(0, len(rows), STEP_ROWS):
-            terms += self._words.terms([text for _, _, text in rows[start : start + STEP_ROWS]])
-            if len(rows) > STEP_ROWS:
-                self._store.courtesy.give_way()
         by_space: dict[int, tuple[list[int], list[list[str]]]] = {}
-        for (space, num, _), found in zip(rows, terms, strict=True):
+        for (space, num, _), found in zip(rows, self._words.terms([text for _, _, text in rows]), strict=True):
             mine = by_space.setdefault(space, ([], []))
             mine[0].append(num)
             mine[1].append(found)
         for space, (numbers, texts) in by_space.items():
-            parts = [*self._segments.get(space, ()), postings.segment(numbers, texts)]
-            while len(parts) > 1 and len(parts[-2].nums) < TIMES_SMALLER * len(parts[-1].nums):
-                parts[-2:] = [postings.merge(parts[-2:])]
+            parts = (*self._segments.get(space, ()), postings.segment(numbers, texts))
+            small = _unmerged(parts, MERGED_BY_SEARCH)
+            if by_search and len(small) > 1:
+                parts = (*parts[: len(parts) - len(small)], postings.merge(small))
             self._segments[space] = postings.weighed(parts)
+            self._loose += 1
+
+
+def _unmerged(parts: tuple[Segment, ...], most: int | None = None) -> tuple[Segment, ...]:
+    """The last segments that are to become one, with at most so many texts: each is to outweigh all behind it."""
+    first, behind = len(parts), 0
+    for at in reversed(range(len(parts))):
+        texts = len(parts[at].nums)
+        if most is not None and behind + texts > most:
+            break
+        if texts < TIMES_SMALLER * behind:
+            first = at
+        behind += texts
+    return parts[first:]

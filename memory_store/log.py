@@ -13,6 +13,7 @@ from memory_store.dbfile import Connection
 from memory_store.records import Change, Op
 
 _INSERT = "INSERT INTO log (op, num, time, body) VALUES (?, ?, ?, ?)"
+_ADDS = "INSERT INTO log (op, num, time) SELECT 'add', num, recorded FROM memory WHERE num BETWEEN ? AND ? ORDER BY num"
 
 
 def append(connection: Connection, op: Op, num: int, time: float, body: str | None = None) -> int:
@@ -22,6 +23,11 @@ def append(connection: Connection, op: Op, num: int, time: float, body: str | No
 
 def append_many(connection: Connection, op: Op, nums: Iterable[int], time: float) -> None:
     connection.executemany(_INSERT, ((op, num, time, None) for num in nums))
+
+
+def append_adds(connection: Connection, first: int, last: int) -> None:
+    """The entries of memories that were just written: those with these numbers and between them, in order."""
+    connection.execute(_ADDS, (first, last))
 
 
 def changes(connection: Connection, after: int, limit: int = 1000) -> tuple[Change, ...]:

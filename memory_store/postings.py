@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ FULL = K1 + 1
 PIVOTS_PER_DOUBLING = 16
 # Postings that get their impacts in one step.
 TOGETHER = 1 << 20
+TERMS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,11 @@ def segment(nums: Sequence[int], texts: Sequence[list[str]]) -> Segment:
     return Segment(np.array(nums, np.int64), lengths, vocabulary, starts, numbers, counts)
 
 
-def merge(parts: Sequence[Segment]) -> Segment:
-    """One segment, without what was erased and without terms that only erased texts had."""
+def merge(parts: Sequence[Segment], pause: Callable[[], None] = lambda: None) -> Segment:
+    """One segment, without what was erased and without terms that only erased texts had.
+
+    `pause` is called every few hundred microseconds.
+    """
     kept = [part.nums >= 0 for part in parts]
     before = np.cumsum([0, *(int(alive.sum()) for alive in kept)])
     vocabulary: dict[str, int] = {}
@@ -90,9 +95,12 @@ def merge(parts: Sequence[Segment]) -> Segment:
         present = np.zeros(len(part.vocabulary), np.bool_)
         present[local] = True
         numbers = np.full(len(part.vocabulary), -1, np.int64)
-        for term, at in part.vocabulary.items():
-            if present[at]:
-                numbers[at] = vocabulary.setdefault(term, len(vocabulary))
+        terms = iter(part.vocabulary.items())
+        while some := tuple(islice(terms, TERMS_AT_ONCE)):
+            for term, at in some:
+                if present[at]:
+                    numbers[at] = vocabulary.setdefault(term, len(vocabulary))
+            pause()
         owners.append(numbers[local])
         docs.append(moved[part.docs[mine]].astype(np.int32))
         times.append(part.times[mine])

@@ -118,7 +118,7 @@ class Recall:
         `learned` False leaves out what was learned from feedback.
         """
         _check(question)
-        with self._store.courtesy.asking():
+        with self._store.asking():
             return self._ranked(question, learned)
 
     def _ranked(self, question: Question, learned: bool) -> tuple[Hit, ...]:

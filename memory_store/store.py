@@ -9,28 +9,49 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import TypeVar
 
 from memory_store import log, rows, scrub, vector_rows
 from memory_store.cipher import Key
-from memory_store.commit import Followed, GroupCommit
+from memory_store.commit import Followed, Follower, GroupCommit, Work
 from memory_store.courtesy import STEP_ROWS, Courtesy
 from memory_store.dbfile import Connection, DatabaseFile, translated
 from memory_store.embed import Embedder, StaticEmbedder, checked
 from memory_store.errors import DiskFull, InvalidMemory, NoSuchMemory, StoreBusy
-from memory_store.intake import Prepared, prepare
+from memory_store.intake import prepare
+from memory_store.log_room import LogRoom
 from memory_store.records import Added, Author, Change, Memory, NewMemory, SourceRecord, State
 from memory_store.vector_rows import EmbedderRow
-from memory_store.writing import Writing
+from memory_store.writing import Row, Writing
 
 T = TypeVar("T")
 MOST_LISTED = 1000
+# Within the transaction that adds them.
+_More = Callable[[Connection, Sequence[Added]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Adds:
+    """Of one call. More than `STEP_ROWS` rows have their vectors already."""
+
+    rows: Sequence[Row]
+    more: _More
+
+    @property
+    def few(self) -> Sequence[Row]:
+        """The rows, where they are few enough to be embedded with those of others."""
+        return self.rows if len(self.rows) <= STEP_ROWS else ()
 
 
 class Store:
-    """One open file. Usable from any thread; writers share commits, readers never wait for writers."""
+    """One open file. Usable from any thread; writers share commits, readers never wait for writers.
+
+    `written`: the last entry of the log by this program, or one before it.
+    """
 
     def __init__(
         self,
@@ -54,18 +75,22 @@ class Store:
         self._file = DatabaseFile(path, key, busy_seconds)
         self._file.create()
         self._idle: list[Connection] = []
+        self._mine = local()
         self._idle_lock = Lock()
         self._closed = False
-        self._followers: tuple[Callable[[], None], ...] = ()
+        self._followers: tuple[Follower, ...] = ()
         self._followed = Followed()
         self._writer = self._file.connect()
         with suppress(StoreBusy, DiskFull), translated():
             if scrub.owed(self._writer):
                 scrub.finish(self._writer)
         self._rows = Writing()
-        self._commits = GroupCommit(self._writer, self._rows.forget)
+        self.written = 0
+        self._room = LogRoom(path)
+        self._commits = GroupCommit(self._writer, begun=self._room.keep, stamp=self._stamp, forget=self._forget)
         with translated():
             self._salt: bytes = self._writer.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
+        self._adding = Work(self._add_all, self._ready)
         self._own = self.write(lambda connection: rows.register_embedder(connection, self.embedder))
 
     @property
@@ -90,7 +115,7 @@ class Store:
         batch: Sequence[NewMemory],
         *,
         state: State | Sequence[State] = "kept",
-        more: Callable[[Connection, Sequence[Added]], None] = lambda connection, added: None,
+        more: _More = lambda connection, added: None,
     ) -> tuple[Added, ...]:
         """Store all in one transaction, or none. A memory that is known by its id is left as it is.
 
@@ -99,22 +124,45 @@ class Store:
         """
         states = [state] * len(batch) if isinstance(state, str) else state
         now = self.clock()
-        prepared, vectors = list[Prepared](), list[bytes | None]()
-        for start in range(0, len(batch), STEP_ROWS):
-            some = batch[start : start + STEP_ROWS]
-            prepared += [prepare(new, salt=self._salt, now=now) for new in some]
-            vectors += [vector_rows.blob(row) for row in checked(self.embedder, [new.text for new in some])]
-            if len(batch) > STEP_ROWS:
-                self.courtesy.give_way()
-        own = self._own.id
+        pairs = zip(batch, states, strict=True)
+        rows_ = [Row(prepare(new, salt=self._salt, now=now), None, each, now) for new, each in pairs]
+        adds = _Adds(rows_, more)
+        if not adds.few:
+            adds = replace(adds, rows=self._embedded(rows_))
+        added, seq = self._commits.run(self._adding, adds)
+        self._followed.pass_on(self._followers, seq)
+        return added
 
-        def work(connection: Connection) -> tuple[Added, ...]:
-            rows_ = zip(prepared, vectors, states, strict=True)
-            added = tuple(self._rows.add(connection, item, vector, own, each, now) for item, vector, each in rows_)
-            more(connection, added)
-            return added
+    def _embedded(self, rows_: Sequence[Row]) -> list[Row]:
+        found = list[Row]()
+        for start in range(0, len(rows_), STEP_ROWS):
+            self.courtesy.give_way()
+            some = rows_[start : start + STEP_ROWS]
+            vectors = checked(self.embedder, [row.item.new.text for row in some])
+            found += [replace(row, vector=vector_rows.blob(one)) for row, one in zip(some, vectors, strict=True)]
+        return found
 
-        return self.write(work)
+    def _ready(self, adds: Sequence[_Adds]) -> Sequence[_Adds]:
+        """Of all who add at the same time, the few rows of each embedded together."""
+        some = iter(self._embedded([row for one in adds for row in one.few]))
+        return [replace(one, rows=list(islice(some, len(one.few))) or one.rows) for one in adds]
+
+    def _stamp(self, connection: Connection) -> int:
+        # Before the commit: no search sees entries of this program beyond that.
+        self.written = log.last_seq(connection)
+        return self.written
+
+    def _forget(self) -> None:
+        self._rows.forget()
+        self.written = 0
+
+    def _add_all(self, connection: Connection, adds: Sequence[_Adds]) -> Sequence[tuple[Added, ...]]:
+        """A few statements for all of their rows."""
+        added = iter(self._rows.add(connection, [row for one in adds for row in one.rows], self._own.id))
+        outcomes = [tuple(islice(added, len(one.rows))) for one in adds]
+        for one, outcome in zip(adds, outcomes, strict=True):
+            one.more(connection, outcome)
+        return outcomes
 
     def get(self, memory_id: str) -> Memory:
         """Raises NoSuchMemory."""
@@ -196,6 +244,11 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A read-only connection in one snapshot: whatever is read within sees the same state of the file."""
+        pinned: Connection | None = getattr(self._mine, "pinned", None)
+        if pinned is not None:
+            with translated():
+                yield pinned
+            return
         connection = self._take()
         try:
             with translated():
@@ -207,17 +260,33 @@ class Store:
         finally:
             self._give(connection)
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around a search, which writes nothing: writers give way, and this thread reads all in one snapshot."""
+        if getattr(self._mine, "pinned", None) is not None:
+            yield
+            return
+        with self.courtesy.asking(), self.reading() as connection:
+            self._mine.pinned = connection
+            try:
+                yield
+            finally:
+                self._mine.pinned = None
+
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction shared with other writers; it may run twice. Durable when this returns."""
-        result = self._commits.run(work)
-        self._followed.pass_on(self._followers)
-        return result
+        result, _ = self._commits.run(_EACH, work)
+        self._followed.pass_on(self._followers, None)
+        return result  # type: ignore[return-value]
 
-    def follow(self, follower: Callable[[], None]) -> None:
-        """Call it after every write, in the writer's thread: what follows the log has it when the write returns."""
+    def follow(self, follower: Follower) -> None:
+        """Call it after every write, in the writer's thread, with the last `seq` of the log, or None.
+
+        After an add it may leave a few entries of the log to the next search; with None it takes in all there is.
+        """
         self._followers = (*self._followers, follower)
 
-    def unfollow(self, follower: Callable[[], None]) -> None:
+    def unfollow(self, follower: Follower) -> None:
         self._followers = tuple(known for known in self._followers if known != follower)
 
     def maintain(self, work: Callable[[Connection], T]) -> T:
@@ -244,3 +313,10 @@ class Store:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _each(connection: Connection, works: Sequence[Callable[[Connection], object]]) -> Sequence[object]:
+    return [work(connection) for work in works]
+
+
+_EACH = Work(_each)

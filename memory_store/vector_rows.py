@@ -19,6 +19,11 @@ Halves = npt.NDArray[np.float16]
 
 NUM_BITS = 40
 _INSERT = "INSERT OR REPLACE INTO vector (slot, halves) VALUES (?, ?)"
+# One row for all of them: each row is a moment in which another thread may take Python's lock, for milliseconds.
+_PACKED = (
+    "SELECT group_concat(slot), CAST(group_concat(halves, '') AS BLOB) "
+    "FROM (SELECT slot, halves FROM vector WHERE slot IN ({}) ORDER BY slot)"
+)
 _AT_ONCE = 500
 
 
@@ -57,12 +62,15 @@ def put_many(connection: Connection, embedder: int, rows: Iterable[tuple[int, by
 
 def get(connection: Connection, embedder: EmbedderRow, nums: Sequence[int]) -> tuple[list[int], Halves]:
     """The numbers that have a vector, in rising order, and their (n, width) rows."""
-    found: list[tuple[int, bytes]] = []
-    for start in range(0, len(nums), _AT_ONCE):
-        part = [slot(embedder.id, num) for num in nums[start : start + _AT_ONCE]]
-        marks = ",".join("?" * len(part))
-        found += connection.execute(f"SELECT slot, halves FROM vector WHERE slot IN ({marks})", part)
-    return _stack(sorted(found), embedder)
+    slots, packed = list[str](), list[bytes]()
+    ordered = sorted(nums)
+    for start in range(0, len(ordered), _AT_ONCE):
+        part = [slot(embedder.id, num) for num in ordered[start : start + _AT_ONCE]]
+        found, halves = connection.execute(_PACKED.format(",".join("?" * len(part))), part).fetchone()
+        if found is not None:
+            slots += found.split(",")
+            packed.append(halves)
+    return _stack(list(map(int, slots)), b"".join(packed), embedder)
 
 
 def scan(
@@ -76,14 +84,13 @@ def scan(
         if not rows:
             return
         last = rows[-1][0]
-        yield _stack(rows, embedder)
+        yield _stack([number for number, _ in rows], b"".join(halves for _, halves in rows), embedder)
 
 
-def _stack(rows: Sequence[tuple[int, bytes]], embedder: EmbedderRow) -> tuple[list[int], Halves]:
-    nums = [number & ((1 << NUM_BITS) - 1) for number, _ in rows]
-    packed = b"".join(halves for _, halves in rows)
-    if len(packed) != 2 * embedder.width * len(rows):
+def _stack(slots: Sequence[int], packed: bytes, embedder: EmbedderRow) -> tuple[list[int], Halves]:
+    nums = [number & ((1 << NUM_BITS) - 1) for number in slots]
+    if len(packed) != 2 * embedder.width * len(nums):
         raise StoreUnusable(
             "stored vectors have another width than their embedder", "run `localai memory doctor --repair`"
         )
-    return nums, np.frombuffer(packed, "<f2").reshape(len(rows), embedder.width)
+    return nums, np.frombuffer(packed, "<f2").reshape(len(nums), embedder.width)

@@ -35,9 +35,11 @@ FLAT_ROWS = 13 * PAGE_ROWS
 # Times `flat_rows` in one segment: a longer one would be long in the making.
 MOST_UNITS = 64
 SAVE_ROWS = 65_536
-FOLLOWED_AT_ONCE = 2048
-# What other programs wrote is taken in by searches: little at a time, so that none waits long.
-FOLLOWED_BY_SEARCH = 128
+REBUILT_AT_ONCE = 2048
+# Taken in while a search may have to wait.
+FOLLOWED_AT_ONCE = 256
+# So few new vectors are left to the next search: together they cost a fraction of what each costs alone.
+LEFT_TO_SEARCH = 32
 LOOKASIDE = 64
 # So many more than asked for are compared by their true vectors, and so many a hit, and beyond, by int8 before that.
 COMPARED = 10
@@ -61,12 +63,13 @@ class VectorIndex:
         self._codec = Int8Codec(self._embedder.width)
         self._sketched, self._made, self._lean = _SKETCHED[tier], _SKETCHES[tier], tier == "binary"
         self._unit = max(1, flat_rows // PAGE_ROWS)
-        self._lock, self._descriptor = Lock(), None if folder is None else index_file.lock(folder)
+        self._lock, self._saving, self._rebuild_owed = Lock(), Lock(), False
+        self._descriptor = None if folder is None else index_file.lock(folder)
         self._folder = None if self._descriptor is None else folder
         self._pool = PagePool(self._folder, self._codec.row_bytes)
         self._shelves: dict[int, Shelf] = {}
         self._spaces: dict[str, int] = {}
-        self._seq = self._unsaved = 0
+        self._seq = self._unsaved = self._owed = 0
         self._building: set[int] = set()
         self._threads: dict[int, Thread] = {}
         self._seen: OrderedDict[tuple[object, ...], tuple[Numbers, Scores]] = OrderedDict()
@@ -87,11 +90,7 @@ class VectorIndex:
             raise InvalidMemory(f"no search for {k} hits with {vector.shape} numbers", "ask with the store's embedder")
         query = np.ascontiguousarray(vector, np.float32)
         with self._store.reading() as connection:
-            if log.last_seq(connection) > self._seq and self._lock.acquire(blocking=False):
-                try:
-                    self._follow(connection, FOLLOWED_BY_SEARCH)
-                finally:
-                    self._lock.release()
+            self._look(connection)
             space = self._space(connection, namespace)
             shelf = self._shelves.get(space)
             if shelf is None:
@@ -107,12 +106,15 @@ class VectorIndex:
             return known
 
     def catch_up(self) -> None:
-        """Take in all that the log has. Called by the store after each write, and safe to call at any time."""
-        with self._lock:
-            while True:
-                with self._store.reading() as connection:
-                    if not self._follow(connection):
-                        break
+        """Take in all that the log has. Safe to call at any time."""
+        more = True
+        while more:
+            with self._store.reading() as connection, self._saving:
+                with self._lock:
+                    more = self._follow(connection, may_rebuild=True)
+                if self._unsaved >= SAVE_ROWS:
+                    self._save()
+            self._store.courtesy.give_way()
 
     def wait(self) -> None:
         """Until no sketch is being made."""
@@ -124,7 +126,7 @@ class VectorIndex:
         """Save, and leave the folder to others. Before the store is closed."""
         self.wait()
         self._store.unfollow(self._told)
-        with self._lock:
+        with self._saving:
             self._save()
             if self._descriptor is not None:
                 os.close(self._descriptor)
@@ -170,23 +172,43 @@ class VectorIndex:
         """Wipe what the log says is gone, in pages that nobody uses too. Durable at return."""
         self.wait()
         self.catch_up()
-        with self._lock:
-            self._seen.clear()
-            for space, shelf in self._shelves.items():
-                # Made anew without them: until then their few bits stay in memory, though no search finds them.
-                whole = tuple(segment for segment in shelf.segments if not len(segment.gone))
-                self._shelves[space] = replace(shelf, segments=whole)
-                self._sketch_soon(space)
+        with self._saving:
+            with self._lock:
+                self._seen.clear()
+                for space, shelf in self._shelves.items():
+                    # Made anew without them: until then their few bits stay in memory, though no search finds them.
+                    whole = tuple(segment for segment in shelf.segments if not len(segment.gone))
+                    self._shelves[space] = replace(shelf, segments=whole)
+                    self._sketch_soon(space)
             self._save()
-            self._pool.wipe_free()
+            with self._lock:
+                self._pool.wipe_free()
             self._pool.flush()
 
     def files(self) -> Sequence[Path]:
         return () if self._folder is None else (*self._pool.files(), self._folder / index_file.NAME)
 
-    def _told(self) -> None:
+    def _told(self, seq: int | None) -> None:
         # The write has succeeded: what hinders the index is told by the next search.
         with suppress(MemoryStoreError):
+            if seq is None or seq - self._seq > LEFT_TO_SEARCH:
+                self.catch_up()
+            else:
+                self._owed = max(self._owed, seq)
+
+    def _look(self, connection: Connection) -> None:
+        """Take in what writers left to this search, and a little of what other programs wrote."""
+        last = log.last_seq(connection)
+        if last <= self._seq or (self._owed <= self._seq and last <= self._store.written):
+            return
+        while self._lock.acquire(blocking=self._seq < self._owed):
+            try:
+                more = self._follow(connection)
+            finally:
+                self._lock.release()
+            if not more or self._seq >= self._owed:
+                break
+        if self._rebuild_owed:
             self.catch_up()
 
     def _search(
@@ -246,14 +268,15 @@ class VectorIndex:
             self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
         return self._spaces.get(namespace, -1)
 
-    def _follow(self, connection: Connection, most: int = FOLLOWED_AT_ONCE) -> bool:
-        """One piece of the log; False where there is none. The lock is held."""
-        changes = log.changes(connection, self._seq, most)
+    def _follow(self, connection: Connection, may_rebuild: bool = False) -> bool:
+        """One piece of the log; False where there is none. `_lock` is held, and `_saving` where it may rebuild."""
+        changes = log.changes(connection, self._seq, FOLLOWED_AT_ONCE)
         if not changes:
             return False
         if any(change.op == "embedder" for change in changes):
-            if self._building:
-                # It comes here again when it has done.
+            self._rebuild_owed = not self._building and not may_rebuild
+            if self._building or not may_rebuild:
+                # Who builds comes here again when it has done.
                 return False
             self._shelves, self._seq = {}, 0
             return self._rebuild(connection)
@@ -265,8 +288,6 @@ class VectorIndex:
                 self._shelves[space] = shelving.wipe(self._pool, shelf, gone)
         self._seq = changes[-1].seq
         self._unsaved += len(changes)
-        if self._unsaved >= SAVE_ROWS:
-            self._save()
         return True
 
     def _add(self, connection: Connection, nums: list[int]) -> None:
@@ -307,7 +328,7 @@ class VectorIndex:
             with self._lock:
                 self._shelves[space] = shelving.installed(self._pool, self._shelves[space], made)
                 self._pool.release()
-        self._told()
+        self._told(None)
 
     def _load(self, last: int) -> None:
         saved = None if self._folder is None else index_file.load(self._folder, self._stamp)
@@ -329,15 +350,17 @@ class VectorIndex:
         """Everything of this embedder, in the order of the numbers."""
         self._pool.restart()
         self._seq = log.last_seq(connection)
-        for nums, _ in vector_rows.scan(connection, self._embedder, batch=FOLLOWED_AT_ONCE):
+        for nums, _ in vector_rows.scan(connection, self._embedder, batch=REBUILT_AT_ONCE):
             self._add(connection, nums)
         return False
 
     def _save(self) -> None:
+        """`_saving` is held, so that no page is used anew meanwhile; rows may come and be wiped."""
         if self._folder is not None:
+            with self._lock:
+                seq, shelves, self._unsaved = self._seq, dict(self._shelves), 0
             self._pool.flush()
-            index_file.save(self._folder, self._stamp, self._seq, self._shelves)
-            self._unsaved = 0
+            index_file.save(self._folder, self._stamp, seq, shelves)
 
 
 def _words(codes: Codes) -> npt.NDArray[np.uint64]:

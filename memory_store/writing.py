@@ -1,10 +1,12 @@
 """The statements of an add, on the writer's connection; what it has learnt about names is forgotten at a rollback.
 
-A prepared memory enters, an Added leaves. It runs within somebody else's transaction.
+Prepared memories enter, an Added for each leaves. It runs within somebody else's transaction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from memory_store import log, vector_rows
@@ -19,6 +21,17 @@ _COLUMNS = (
 )
 _INSERT = f"INSERT INTO memory ({_COLUMNS}) VALUES ({','.join('?' * 18)}) ON CONFLICT (id) DO NOTHING"
 _ECHO = "SELECT id, num, state FROM memory WHERE fingerprint = ? AND namespace = ? AND kind = 'derived'"
+_FULL_TEXT = "INSERT INTO memory_text (rowid, text) SELECT num, text FROM memory WHERE num BETWEEN ? AND ? ORDER BY num"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What becomes one memory; `vector` as `vector_rows.blob` gives it."""
+
+    item: Prepared
+    vector: bytes | None
+    state: State
+    recorded: float
 
 
 class Writing:
@@ -32,30 +45,37 @@ class Writing:
         self._namespaces.clear()
         self._sources.clear()
 
-    def add(
-        self, connection: Connection, item: Prepared, vector: bytes | None, embedder: int, state: State, now: float
-    ) -> Added:
-        """Raises InvalidMemory where the id holds another text, NoSuchMemory where a derived fact rests on nothing."""
-        new = item.new
+    def add(self, connection: Connection, rows: Sequence[Row], embedder: int) -> list[Added]:
+        """An outcome for each. Raises InvalidMemory where an id holds another text, NoSuchMemory where a derived fact
+        rests on nothing."""
+        added = [self._memory(connection, row) for row in rows]
+        fresh = [one.num for one in added if one.created]
+        if fresh:
+            # Numbers rise by one, and nobody else writes: between the first and the last there are no others.
+            span = (min(fresh), max(fresh))
+            connection.execute(_FULL_TEXT, span)
+            pairs = zip(added, rows, strict=True)
+            vector_rows.put_many(connection, embedder, ((one.num, row.vector) for one, row in pairs if one.created))
+            log.append_adds(connection, *span)
+        return added
+
+    def _memory(self, connection: Connection, row: Row) -> Added:
+        item, new = row.item, row.item.new
         namespace = self._namespace(connection, new.namespace)
-        source = self.source(connection, new.author, now)
+        source = self.source(connection, new.author, row.recorded)
         if new.kind == "derived":
             _check_ground(connection, new.derived_from)
-        else:
+        elif item.taint != "own":
             echo = connection.execute(_ECHO, (item.fingerprint, namespace)).fetchone()
             # An agent that repeats a derived fact adds nothing: kept as verbatim text it would feed on itself.
-            if echo is not None and item.taint != "own":
+            if echo is not None:
                 return Added(id=echo[0], num=echo[1], created=False, state=echo[2])
-        said = (item.id, namespace, source, new.kind, item.taint, state, item.fingerprint, item.time, now)
+        said = (item.id, namespace, source, new.kind, item.taint, row.state, item.fingerprint, item.time, row.recorded)
         stands = (new.valid_from, new.valid_to, new.digest, new.place, new.episode, new.position)
         done = connection.execute(_INSERT, (*said, *stands, item.tags, item.derived_from, new.text))
         if done.rowcount == 0:
             return _known(connection, item)
-        num = cast(int, done.lastrowid)
-        connection.execute("INSERT INTO memory_text (rowid, text) VALUES (?, ?)", (num, new.text))
-        vector_rows.put(connection, embedder, num, vector)
-        log.append(connection, "add", num, now)
-        return Added(id=item.id, num=num, created=True, state=state)
+        return Added(id=item.id, num=cast(int, done.lastrowid), created=True, state=row.state)
 
     def source(self, connection: Connection, author: Author, now: float) -> int:
         """Raises InvalidMemory for a name that cannot be shown."""

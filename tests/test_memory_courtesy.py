@@ -23,6 +23,9 @@ def test_a_writer_waits_for_a_search_and_not_for_its_own() -> None:
     began = time.perf_counter()
     courtesy.give_way()
     assert time.perf_counter() - began >= 0.9 * LONGEST_PAUSE_SECONDS, "it has waited, and then gone on"
+    courtesy._mine.works_until = time.monotonic() + 60
+    courtesy.give_way()
+    assert not done.is_set(), "who has just waited goes on beside a search"
     done.set()
     searching.join()
     with courtesy.asking():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ from memory_store.errors import (
     StoreTooNew,
     StoreUnusable,
 )
+from memory_store.log_room import STEP_BYTES, LogRoom
 from memory_store.records import Author, NewMemory
 from memory_store.store import Store
 
@@ -285,3 +289,49 @@ def test_the_file_is_for_its_user_alone(store: Store) -> None:
     store.add(NewMemory(text="secret"))
     files = list(store.path.parent.iterdir())
     assert {path.stat().st_mode & 0o077 for path in files} == {0}
+
+
+def test_what_is_read_in_a_search_is_one_snapshot(store: Store) -> None:
+    store.add(NewMemory(text="one"))
+    with store.asking(), store.asking():
+        assert store.namespaces() == {"default": 1}
+        thread = threading.Thread(target=lambda: store.add(NewMemory(text="two")))
+        thread.start()
+        thread.join()
+        assert store.namespaces() == {"default": 1}
+    assert store.namespaces() == {"default": 2}
+
+
+def test_a_log_with_room_ahead_is_read_after_a_crash(store: Store, tmp_path: Path) -> None:
+    for n in range(20):
+        store.add(NewMemory(text=f"note {n}"))
+    log = tmp_path / "memory.db-wal"
+    if sys.platform == "linux":
+        assert log.read_bytes()[-1000:] == bytes(1000)
+    (tmp_path / "crashed").mkdir()
+    for name in ("memory.db", "memory.db-wal"):
+        shutil.copy(tmp_path / name, tmp_path / "crashed" / name)
+    copy = Store(tmp_path / "crashed" / "memory.db", embedder=EMBEDDER)
+    assert count(copy, "SELECT count(*) FROM memory") == 20
+    assert examine(copy).healthy
+    copy.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="room is made on Linux alone")
+def test_room_grows_with_the_log_and_takes_no_space_that_is_needed(tmp_path: Path) -> None:
+    room, log = LogRoom(tmp_path / "memory.db"), tmp_path / "memory.db-wal"
+    room.keep()
+    assert not log.exists()
+    for size, expected in ((1000, 2000), (1500, 2000), (3000, 6000), (4 * STEP_BYTES, 5 * STEP_BYTES)):
+        if size > (log.stat().st_size if log.exists() else 0):
+            log.write_bytes(b"x" * size)
+        room.keep()
+        assert log.stat().st_size == expected, size
+    log.write_bytes(b"x" * (7 * STEP_BYTES))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7 * STEP_BYTES, before[1]))
+    try:
+        room.keep()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert log.read_bytes() == b"x" * (7 * STEP_BYTES)

@@ -1,6 +1,6 @@
 """A store with its indexes at a size: load, recall, a small namespace, writes beside searches, answers that stay equal.
 
-    python -m tests.perf.memory_scale ROWS [--folder KEPT]
+    python -m tests.perf.memory_scale ROWS [--folder KEPT] [--writes]
 
 Texts are those of `memory_vectors`. One row of a hundred is in the namespace "small"; a store of these alone stands
 beside it. `--folder` keeps the stores, and takes them as they are where they are there already.
@@ -9,6 +9,8 @@ beside it. `--folder` keeps the stores, and takes them as they are where they ar
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import random
 import shutil
 import tempfile
@@ -26,8 +28,14 @@ from memory_store.records import NewMemory
 from memory_store.store import Store
 from memory_store.vectors import VectorIndex
 from tests.perf.memory_vectors import BATCH, QUESTIONS, corpus, resident
+from tests.perf.slices import ask_for_short_slices
 
-WRITES = 2000
+WRITES = 6000
+WRITERS = (1, 10, 40)
+SYNCS = 200
+# What one add by itself writes to the log.
+ADD_BYTES = 86_000
+TURNS = 3
 REPEATS = 1000
 
 
@@ -69,31 +77,77 @@ def times(name: str, ask: Callable[[str], object], questions: Sequence[str]) -> 
     print(f"{name:28} p50 {np.median(taken):7.2f} ms  p95 {np.quantile(taken, 0.95):7.2f}  most {max(taken):7.2f}")
 
 
+def searches(whole: Opened, alone: Opened, embedder: StaticEmbedder, asked: Sequence[str]) -> None:
+    for name, one in (("small namespace", whole), ("a store of its size", alone)):
+        times(name, lambda q, one=one: one.recall.search(Question(text=q, namespace="small")), asked)  # type: ignore[misc]
+    times("words, 10 hits", lambda q: whole.words.search("default", q, 10), asked)
+    times("vectors, 10 hits", lambda q: whole.vectors.search("default", embedder.embed([q])[0], 10), asked)
+    times("recall, whole sentences", lambda q: whole.recall.search(Question(text=q)), asked)
+    short = [" ".join(question.split()[:8]) for question in asked]
+    times("recall, eight words", lambda q: whole.recall.search(Question(text=q)), short)
+    print(f"process: {resident():.0f} MB")
+
+
+def syncs(folder: Path) -> float:
+    """How often a second this disk makes durable what one add writes, over a file that need not grow."""
+    path = folder / "syncs"
+    path.write_bytes(bytes(SYNCS * ADD_BYTES))
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        start = time.perf_counter()
+        for at in range(SYNCS):
+            os.pwrite(file.fileno(), b"x" * ADD_BYTES, at * ADD_BYTES)
+            os.fdatasync(file.fileno())
+        taken = time.perf_counter() - start
+    path.unlink()
+    return SYNCS / taken
+
+
 def writes(opened: Opened, texts: Sequence[str]) -> None:
-    """One by one, durable, each looked for at once by its words in the same thread."""
-    start = time.perf_counter()
-    for text in texts:
-        opened.store.add(NewMemory(text=text, time=0.0))
-    print(f"adds one by one: {len(texts) / (time.perf_counter() - start):.0f}/s")
+    """Durable, by several threads one by one; the last one is looked for in the thread that wrote it."""
+    share = len(texts) // len(WRITERS)
+    for turn, writers in enumerate(WRITERS):
+        part, before = texts[turn * share : (turn + 1) * share], syncs(opened.store.path.parent)
+
+        def write(mine: Sequence[str]) -> None:
+            for text in mine:
+                opened.store.add(NewMemory(text=text, time=0.0))
+
+        threads = [Thread(target=write, args=(part[n::writers],)) for n in range(writers)]
+        start, cpu = time.perf_counter(), time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        rate, cpu = len(part) / (time.perf_counter() - start), (time.process_time() - cpu) / len(part)
+        print(f"{writers:2} writers, one by one: {rate:.0f} adds/s, {cpu * 1e3:.2f} ms of CPU each", end="; ")
+        print(f"the disk alone: {before:.0f} syncs/s, of which one writer used {rate / before:.0%}" * (writers == 1))
     added = opened.store.add(NewMemory(text="The zyzzyva sleeps under the veranda", time=0.0))
     hits = opened.recall.search(Question(text="where does the zyzzyva sleep?"))
     print("found in the same call" if hits[0].memory.num == added.num else "NOT FOUND after its write")
 
 
 def searches_beside_writes(opened: Opened, texts: Sequence[str], questions: Sequence[str]) -> None:
-    done = Event()
+    """In turns without and with a writer: what is long without one is the machine's."""
+    # As the daemon does: else one collection of all that was loaded falls into a search.
+    gc.collect()
+    gc.freeze()
+    for turn in range(TURNS):
+        for size in (0, 1, 100):
+            done = Event()
 
-    def write() -> None:
-        for at in range(0, len(texts), 100):
-            opened.store.add_many([NewMemory(text=text, time=1.0) for text in texts[at : at + 100]])
-            if done.is_set():
-                return
+            def write(size: int = size, done: Event = done, turn: int = turn) -> None:
+                at = 0
+                while size and not done.is_set():
+                    opened.store.add_many([NewMemory(text=text, time=turn + size) for text in texts[at : at + size]])
+                    at = (at + size) % len(texts)
 
-    writer = Thread(target=write)
-    writer.start()
-    times("recall beside a writer", lambda q: opened.recall.search(Question(text=q)), questions)
-    done.set()
-    writer.join()
+            writer = Thread(target=write)
+            writer.start()
+            name = f"recall beside adds of {size}" if size else "recall without a writer"
+            times(name, lambda q: opened.recall.search(Question(text=q)), questions)
+            done.set()
+            writer.join()
 
 
 def answers(opened: Opened, questions: Sequence[str]) -> list[list[tuple[str, float]]]:
@@ -122,7 +176,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=int)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--writes", action="store_true", help="writes, and searches beside them, alone")
     given = parser.parse_args()
+    ask_for_short_slices()
     texts, _ = corpus(given.rows + QUESTIONS + 2 * WRITES)
     random.Random(4).shuffle(texts)
     asked, more, texts = texts[:QUESTIONS], texts[QUESTIONS : QUESTIONS + 2 * WRITES], texts[QUESTIONS + 2 * WRITES :]
@@ -137,19 +193,14 @@ def main() -> None:
                 )
             opened.close()
         whole, alone = Opened(folder / "whole", embedder), Opened(folder / "alone", embedder)
-        for name, one in (("small namespace", whole), ("a store of its size", alone)):
-            times(name, lambda q, one=one: one.recall.search(Question(text=q, namespace="small")), asked)  # type: ignore[misc]
-        times("words, 10 hits", lambda q: whole.words.search("default", q, 10), asked)
-        times("vectors, 10 hits", lambda q: whole.vectors.search("default", embedder.embed([q])[0], 10), asked)
-        times("recall, whole sentences", lambda q: whole.recall.search(Question(text=q)), asked)
-        short = [" ".join(question.split()[:8]) for question in asked]
-        times("recall, eight words", lambda q: whole.recall.search(Question(text=q)), short)
-        print(f"process: {resident():.0f} MB")
+        if not given.writes:
+            searches(whole, alone, embedder, asked)
         writes(whole, more[:WRITES])
         searches_beside_writes(whole, more[WRITES:], asked)
         alone.close()
         whole.close()
-        stays_the_same(folder / "whole", embedder, asked[:50])
+        if not given.writes:
+            stays_the_same(folder / "whole", embedder, asked[:50])
 
 
 if __name__ == "__main__":
