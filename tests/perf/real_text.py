@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -25,6 +26,7 @@ FAMILY = 300
 _ROFF = re.compile(r"\\f(?:\(..|\[[^]]*\]|.)|\\s[-+]?\d|\\[&/,|^%]|\\\*(?:\(..|\[[^]]*\]|.)")
 _SKIPPED = (".\\", "'\\", ".TH", ".Dd", ".de", ".if", ".ie", ".el", ".ds", ".nr")
 _NOISY = {"antigravity", "this", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo", "test"}
+_ASIDE = {"tests", "testing", "conftest", "setup", "distutils", "f2py", "demo", "__main__"}
 _SENTENCE = re.compile(r"(?<=[a-z0-9)\]`'\"][.!?])\s+(?=[A-Z])")
 
 
@@ -104,6 +106,18 @@ def docstrings(modules: Sequence[str]) -> Iterator[Text]:
 def standard_modules() -> list[str]:
     names = (module.name for module in pkgutil.iter_modules() if module.name in sys.stdlib_module_names)
     return sorted(name for name in names if name[0] != "_" and name not in _NOISY)
+
+
+def modules_of(packages: Sequence[str]) -> list[str]:
+    """The public modules of those of these packages that are installed."""
+    found: list[str] = []
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            continue
+        top = importlib.import_module(package)
+        inside = (module.name for module in pkgutil.walk_packages(top.__path__, f"{package}.", onerror=lambda _: None))
+        found += [package, *(name for name in inside if not _ASIDE & set(name.split(".")) and "._" not in name)]
+    return found
 
 
 def reference(folder: Path) -> Iterator[Text]:
