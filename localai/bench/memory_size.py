@@ -107,6 +107,7 @@ class MemoryRun:
                 verdicts, told = self._asked(self._spread(size, namespace, spaces), size)
                 first = first or verdicts
                 found.append(_compared(told, first, verdicts))
+                self.watcher.stage(f"of {size} memories: {sum(verdicts)} of {len(verdicts)} right")
         finally:
             for space in spaces:
                 self.watcher.stage("forgetting them")
