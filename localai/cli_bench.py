@@ -83,7 +83,7 @@ def _run_memory(options: dict[str, Any]) -> None:
     if ensure_running(config):
         say(f"started the daemon ({config.socket})")
     sizes = [size for size in memory_size.SIZES if not options["limit"] or size <= options["limit"]]
-    with Progress(20 * len(sizes)) as progress:
+    with Progress(memory_size.QUESTIONS * len(sizes)) as progress:
         run = memory_size.MemoryRun(
             client=memory_size.client(config.socket),
             model=next(iter(options["models"]), ""),

@@ -14,12 +14,13 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """`words`: the share of the words' score, the rest is the vectors'. `turns`: what both neighbours add at most.
+    """`words`: the share of the words' score, the rest is the vectors': chosen on 6,000 questions of other text than it
+    is judged on (0.75 to 0.9 are within 0.2 points). `turns`: what both neighbours add at most.
 
     `graph`: what memories that name the same add at most; 0, because on real texts it was measured to help nobody.
     """
 
-    words: float = 0.7
+    words: float = 0.8
     turns: float = 0.4
     graph: float = 0.0
 

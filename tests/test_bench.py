@@ -20,7 +20,7 @@ from localai.bench.rows import Block
 from localai.bench.sandbox import passes
 from localai.bench.scoring import likeliest, right
 from localai.bench.share import shared
-from localai.bench.stats import Estimate, bootstrap, ratio, wilson
+from localai.bench.stats import Estimate, bootstrap, mcnemar, ratio, wilson
 from localai.bench.suites import NAMES, generated
 from localai.bench.summary import ENOUGH, oracle, pairs, results
 from localai.bench.tasks import Instruction, Item
@@ -237,6 +237,11 @@ def test_published_solutions_pass_their_tests() -> None:
 
 
 # -- statistics
+
+
+@pytest.mark.parametrize(("gained", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (8, 0, 0.0078125), (1, 9, 0.021484375)])
+def test_changed_answers_have_their_chance(gained: int, lost: int, p: float) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(p)
 
 
 @pytest.mark.parametrize(("good", "total"), [(0, 10), (6, 40), (10, 10)])

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from localai.bench import memory_plot, png
-from localai.bench.memory_size import MemoryRun, Size, facts, table
+from localai.bench.memory_size import QUESTIONS, MemoryRun, Size, facts, table
 from localai.bench.stats import Estimate, wilson
 from tests.daemon_fixture import Daemon, running
 
@@ -45,7 +45,9 @@ def size(memories: int, right: int, joules: float | None) -> Size:
 def test_facts_are_frozen() -> None:
     few, many = facts(10, 1, "m-"), facts(10_000, 1, "m-")
     assert few == many[:10]
-    assert len({fact.text.rpartition(" is ")[0] for fact in many}) == 10_000
+    most = facts(100_000, 1, "m-")
+    assert many == most[:10_000]
+    assert len({fact.text.rpartition(" is ")[0] for fact in most}) == 100_000
     assert facts(10, 2, "m-") != few
 
 
@@ -60,7 +62,8 @@ def test_a_run_finds_what_was_remembered_and_leaves_nothing(daemon: Daemon) -> N
     assert none.prompt_tokens < few.prompt_tokens
     assert few.joules is not None
     assert few.joules.value > 0
-    assert watcher.count == 60
+    assert watcher.count == 3 * QUESTIONS
+    assert (none.gained, none.lost, none.p) == (0, 0, 1.0)
     assert watcher.stages[-1] == "forgetting them"
     assert daemon.client.get("/localai/memory/stats")["memories"] == before["memories"]
 

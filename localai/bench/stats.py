@@ -39,6 +39,13 @@ def wilson(right: int, total: int) -> Estimate:
     return Estimate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided p of the exact test after McNemar (1947): that changed answers fall so unequally by chance alone."""
+    changed = gained + lost
+    tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1)) / 2.0**changed
+    return min(1.0, 2 * tail)
+
+
 def bootstrap(columns: Floats, statistic: Callable[[Floats], Floats], seed: int = 0) -> Estimate:
     """Percentile interval (Efron, 1979) of a statistic of sums over questions.
 

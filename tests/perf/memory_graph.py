@@ -25,7 +25,8 @@ from memory_store.rank import Weights
 from memory_store.recall import Question, Recall
 from memory_store.records import NewMemory
 from memory_store.store import Store
-from tests.perf.memory_quality import Pair, _sections, interval, manual_pages, ndcg_at_10, python_docs, recall_at_10
+from tests.perf.memory_quality import interval, ndcg_at_10, recall_at_10
+from tests.perf.real_text import MANUAL, Text, docstrings, manual_pages, sections_of, standard_modules
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4)
 MANUALS = Path("/usr/share/man")
@@ -35,7 +36,7 @@ def passages(dice: random.Random) -> Iterator[str]:
     paths = [path for path in sorted(MANUALS.glob("man[1-8]/*.gz")) if not path.is_symlink()]
     dice.shuffle(paths)
     for path in paths:
-        for _, text in _sections(gzip.decompress(path.read_bytes()).decode("utf-8", "replace")):
+        for _, text in sections_of(gzip.decompress(path.read_bytes()).decode("utf-8", "replace")):
             for start in range(0, min(len(text), 24_000), 600):
                 if len(text) - start > 150:
                     yield text[start : start + 600].replace("\0", " ")
@@ -77,7 +78,7 @@ def speed(count: int, adds: int, folder: Path) -> dict[str, object]:
     }
 
 
-def quality(name: str, pairs: Sequence[Pair], questions: int, dice: random.Random, folder: Path) -> dict[str, object]:
+def quality(name: str, pairs: Sequence[Text], questions: int, dice: random.Random, folder: Path) -> dict[str, object]:
     store = Store(folder / f"{name}.db", clock=lambda: 0.0)
     numbers: list[int] = []
     for start in range(0, len(pairs), 256):
@@ -115,8 +116,10 @@ def main() -> None:
         if options.memories:
             print(json.dumps(speed(options.memories, options.adds, Path(folder)), indent=1), flush=True)
         if options.questions:
-            for name, source in (("manual pages", manual_pages), ("python docs", python_docs)):
-                pairs = list(source(options.pages, dice))
+            sources = {"manual pages": manual_pages([MANUAL / "man1"]), "python docs": docstrings(standard_modules())}
+            for name, source in sources.items():
+                every = list(source)
+                pairs = dice.sample(every, min(options.pages, len(every)))
                 print(f"== {name}", json.dumps(quality(name, pairs, options.questions, dice, Path(folder))), flush=True)
 
 

@@ -24,10 +24,13 @@ import numpy as np
 from memory_store.chunks import chunks
 from memory_store.documents import Block
 from memory_store.feedback import Feedback
+from memory_store.lexical import LexicalIndex
 from memory_store.recall import Hit, Question, Recall
 from memory_store.records import Author, Memory, NewMemory
 from memory_store.store import Store
-from tests.perf.memory_quality import MANUAL, _sections, interval
+from memory_store.vectors import VectorIndex
+from tests.perf.memory_quality import interval
+from tests.perf.real_text import MANUAL, sections_of
 
 ERRS = 0.1
 HELD_OUT = 300
@@ -43,10 +46,10 @@ class Page:
 
 def pages(count: int, dice: random.Random) -> list[Page]:
     found = []
-    paths = [path for path in sorted(MANUAL.glob("*.1.gz")) if not path.is_symlink()]
+    paths = [path for path in sorted((MANUAL / "man1").glob("*.1.gz")) if not path.is_symlink()]
     dice.shuffle(paths)
     for path in paths:
-        sections = dict(_sections(gzip.decompress(path.read_bytes()).decode("utf-8", "replace")))
+        sections = dict(sections_of(gzip.decompress(path.read_bytes()).decode("utf-8", "replace")))
         _, sep, about = sections.pop("NAME", "").partition(" - ")
         blocks = [Block(text, title) for title, text in sections.items() if title and len(text) >= 80]
         passages = tuple((block.place, block.text) for block in chunks(blocks[:12]))[:12]
@@ -111,11 +114,12 @@ def ndcg(hits: Sequence[Hit], rule: Rule, page: Page, there: int) -> float:
     return float(gained / sum(1 / np.log2(place + 1) for place in range(1, min(5, there) + 1)))
 
 
-def lived(store: Store, found: Sequence[Page], rule: Rule, events: int, dice: random.Random) -> tuple[int, list[float]]:
+def lived(
+    store: Store, recall: Recall, found: Sequence[Page], rule: Rule, events: int, dice: random.Random
+) -> tuple[int, list[float]]:
     """Events until there were enough; returns where in `found` the untouched questions begin, and seconds of each."""
-    recall = Recall(store)
     feedback = Feedback(store, recall)
-    done, took = 0, []
+    done, took = 0, list[float]()
     for number, page in enumerate(found):
         if done == events:
             return number, took
@@ -140,11 +144,12 @@ def measured(name: str, found: Sequence[Page], events: int, seed: int, folder: P
     store = Store(folder / f"{name}{seed}.db", clock=lambda: 730 * DAY)
     fill(store, order, dice)
     rule = USERS[name][1]
-    asked, took = lived(store, order, rule, events, dice)
-    recall = Recall(store)
+    words, vectors = LexicalIndex(store), VectorIndex(store)
+    recall = Recall(store, words=words, vectors=vectors)
+    asked, took = lived(store, recall, order, rule, events, dice)
     # The dice are judged by what a user without taste wants: learning from noise must not cost anything.
     judge = USERS["no taste"][1] if name == "dice" else rule
-    before, after = [], []
+    before, after = list[float](), list[float]()
     for page in order[asked:]:
         if len(before) == HELD_OUT:
             break
@@ -154,6 +159,8 @@ def measured(name: str, found: Sequence[Page], events: int, seed: int, folder: P
             before.append(ndcg(recall.search(question, learned=False), judge, page, there))
             after.append(ndcg(recall.search(question), judge, page, there))
     state = Feedback(store, recall).state()
+    words.close()
+    vectors.close()
     store.close()
     old, new = np.array(before), np.array(after)
     return {
