@@ -8,27 +8,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from tests.attacks import FIRST_DAYS, Fact, daily_life
 from tests.poisoning import Act
 
-NOTHING: Mapping[str, object] = MappingProxyType({})
 ZERO_WIDTH = ("\u200b", "\u200c", "\u2060", "\ufeff")
-LOOKALIKE = str.maketrans({"a": "а", "e": "е", "o": "о", "p": "р", "c": "с"})  # noqa: RUF001
+LOOKALIKE = str.maketrans({"a": "а", "e": "е", "o": "о", "p": "р", "c": "с"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forgery(Act):
     """A hostile note that also lies about itself: `dressed` are further fields of the memory."""
 
-    dressed: Mapping[str, object] = field(default=NOTHING)
+    dressed: Mapping[str, object] = field(default_factory=dict)
 
 
 def _note(
-    day: float, by: str, tag: str, text: str, kind: str = "agent", dressed: Mapping[str, object] = NOTHING
+    day: float, by: str, tag: str, text: str, kind: str = "agent", dressed: Mapping[str, object] | None = None
 ) -> Forgery:
-    return Forgery(day=day, kind=kind, by=by, verb="write", tag=tag, text=text, hostile=True, dressed=dressed)  # type: ignore[arg-type]
+    return Forgery(day=day, kind=kind, by=by, verb="write", tag=tag, text=text, hostile=True, dressed=dressed or {})  # type: ignore[arg-type]
 
 
 def slow_drip(seed: int, known: Sequence[Fact]) -> Iterator[Act]:
@@ -127,7 +125,7 @@ def borrowed_robes(seed: int, known: Sequence[Fact]) -> Iterator[Act]:
 
 
 def flatterer(seed: int, known: Sequence[Fact]) -> Iterator[Act]:
-    """Agrees with every true note for months, is praised by the owner for repeating them, then turns all of it round."""
+    """Agrees with every true note for months, is praised by the owner for it, then turns all of it round."""
     dice = random.Random(f"flatterer {seed}")
     for number, fact in enumerate(known):
         day, tag = 40 + dice.uniform(0, FIRST_DAYS - 45), f"f{number}"
@@ -182,7 +180,7 @@ def annals(seed: int, intrusion: str | None, known: Sequence[Fact]) -> list[Act]
     acts = list(daily_life(seed, known))
     if intrusion is not None:
         acts += INTRUSIONS[intrusion](seed, known)
-    return sorted(acts, key=lambda act: (act.day, act.tag, act.verb, act.by))
+    return sorted(acts, key=lambda act: (act.day, act.verb != "write", act.tag, act.by))
 
 
 HIDDEN = "the heater of the kiln in Ramsby draws 31337 watts"
