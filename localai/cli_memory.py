@@ -56,7 +56,7 @@ def _source(text: str | None) -> dict[str, str] | None:
 
 @click.group()
 def memory() -> None:
-    """What is remembered: add, search, list, show, judge, export, import, forget."""
+    """What is remembered: add, search, list, show, pin, judge, export, import, forget."""
 
 
 @memory.command()
@@ -86,15 +86,35 @@ def add(
             raise BadRequest("a text and files at once", "add one after the other")
         _add_files(paths, namespace, as_json)
         return
-    if text is None:
-        if sys.stdin is None or sys.stdin.isatty():
-            raise BadRequest("there is nothing to remember", 'localai memory add "The spare key is with Ana"')
-        text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+    text = _storable(_piped() if text is None else text)
     daemon, usual = daemon_and_namespace()
     body = {"text": text, "namespace": namespace or usual, "source": _source(source), "tags": tags, "time": time_}
     body |= {"valid_from": valid_from, "valid_to": valid_to}
     added = daemon.post(ROUTE, {name: value for name, value in body.items() if value is not None})
     show(added, as_json, _added_text)
+
+
+def _piped() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise BadRequest("there is nothing to remember", 'localai memory add "The spare key is with Ana"')
+    try:
+        return sys.stdin.buffer.read().decode().strip()
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            "what is piped in is not text in UTF-8", "convert it first: iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def _storable(text: str) -> str:
+    """Said here, before it is packed for the daemon. Raises LocalaiError."""
+    from memory_store.errors import MemoryStoreError
+    from memory_store.intake import check_text
+
+    try:
+        check_text(text)
+    except MemoryStoreError as error:
+        raise from_memory(error) from error
+    return text
 
 
 def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) -> None:
@@ -199,10 +219,10 @@ def list_(as_json: bool, **asked: Any) -> None:
     """List memories, the last written first."""
     daemon, _ = daemon_and_namespace()
     found = daemon.get(f"{ROUTE}?{urlencode({n: v for n, v in asked.items() if v is not None})}")
-    show(found, as_json, lambda found: "\n".join(map(_line, found["memories"])) or "nothing is remembered")
+    show(found, as_json, lambda found: "\n".join(map(memory_line, found["memories"])) or "nothing is remembered")
 
 
-def _line(found: Any) -> str:
+def memory_line(found: Any) -> str:
     state = "" if found["state"] == "kept" else f" [{found['state']}]"
     return f"{found['num']:>6}  {found['id']}  {found['source']}{state}  {_short(found['text'])}"
 

@@ -7,12 +7,13 @@ already is not kept twice. It knows nothing of when files change.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from memory_store import rows
-from memory_store.documents import Block
+from memory_store.documents import MOST_BYTES, Block
 from memory_store.duplicates import Seen
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory, WriteRefused
@@ -90,7 +91,7 @@ class Ingest:
             whole: list[_Read] = []
             for path in paths[start : start + BATCH]:
                 try:
-                    _check_name(path)
+                    _check_file(path)
                     digest = _digest(path)
                     if not again and known.get(str(path)) == digest:
                         yield Ingested(path=str(path), unchanged=True)
@@ -182,11 +183,23 @@ class Ingest:
         return self._seen
 
 
-def _check_name(path: Path) -> None:
-    """The name is the author of what the file says, which is shown."""
+def _check_file(path: Path) -> None:
+    """The name is the author of what the file says, which is shown. A pipe or device would be read without end."""
     if not str(path).isprintable():
         hint = "rename it: memories are listed with the names of their files"
         raise InvalidMemory("the file's name has characters that cannot be shown", hint)
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidMemory("this is no plain file", "give a document, or a folder of documents")
+    if found.st_size > MOST_BYTES:
+        raise InvalidMemory(f"the file is larger than {MOST_BYTES >> 20} MiB", "cut it into parts")
+
+
+def _unreadable(error: OSError) -> InvalidMemory:
+    return InvalidMemory(f"the file cannot be read: {error.strerror}", "check that it is there and readable")
 
 
 def _digest(path: Path) -> str:
@@ -194,7 +207,7 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InvalidMemory(f"the file cannot be read: {error.strerror}", "check that it is still there") from error
+        raise _unreadable(error) from error
 
 
 def summed(done: Sequence[Ingested]) -> dict[str, int]:
