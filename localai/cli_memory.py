@@ -22,6 +22,10 @@ ROUTE = "/localai/memory"
 _BATCH = 200
 _FILES = 32
 _AT_LENGTH = 600.0
+_UNFINISHED = (
+    "traces may be left in files: `localai memory doctor --repair` finishes it, "
+    "where the disk has room and no other program reads"
+)
 _KINDS = ("person", "agent", "file", "tool", "web")
 
 
@@ -275,7 +279,7 @@ def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, *
 
 def _receipt_text(receipt: Any) -> str:
     size = sum(receipt["scanned"].values())
-    proof = "no trace is left" if receipt["complete"] else "traces may be left: run it again when nothing else reads"
+    proof = "no trace is left" if receipt["complete"] else _UNFINISHED
     lines = [f"forgot {len(receipt['ids'])} memories and {len(receipt['cascaded'])} that rested on them; {proof}"]
     lines.append(f"searched {size / 2**20:.1f} MiB of {len(receipt['scanned'])} files for {receipt['pieces']} pieces")
     elsewhere, kv = receipt["elsewhere"], receipt["elsewhere"].get("kv")

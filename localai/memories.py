@@ -16,7 +16,7 @@ from localai.config import Config
 from localai.errors import BadRequest
 from localai.frozen_notes import FrozenNotes
 from localai.pins import Pins
-from memory_store.errors import MemoryStoreError
+from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Memories:
 
     def remember(self, new: NewMemory) -> Added:
         """Through the write gate, against what is known already. Raises WriteRefused, InvalidMemory."""
+        if new.text and not any(char.isprintable() and char != " " for char in new.text):
+            raise InvalidMemory("the text has no character that can be seen", "give at least one word")
         parts = self._parts()
         near = parts.recall.near(new.text, new.namespace) if new.text.strip("\0 \t\r\n") else ()
         return parts.trust.remember(new, near)
@@ -149,9 +151,22 @@ class Memories:
         return parts.trust.judge(parts.store.get(memory_id), judge, verdict)
 
     def bring_in(self, batch: Sequence[Record]) -> int:
+        """Those that were pinned where they come from are pinned here, as far as there is room."""
         from memory_store.export import bring_in
 
-        return bring_in(self.store, batch)
+        created = bring_in(self.store, batch)
+        asked = self.with_ids([record.id for record in batch if PINNED in record.tags])
+        pinned = set(self.pins.ids())
+        for memory in asked.values():
+            if PINNED in memory.tags and memory.id not in pinned:
+                self._pin_again(memory)
+        return created
+
+    def _pin_again(self, memory: Memory) -> None:
+        try:
+            self.pins.mark(memory.id, pinned=True)
+        except BadRequest:
+            self.store.set_tags(memory.id, tuple(tag for tag in memory.tags if tag != PINNED))
 
     def forget(
         self, ids: Sequence[str], query: str | None, chosen: Filter | None, before: Callable[[], None] = lambda: None

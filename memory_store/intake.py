@@ -66,7 +66,7 @@ def check_text(text: str) -> None:
     """Raises InvalidMemory for a text that no memory can hold."""
     if "\0" in text:
         raise InvalidMemory("the text contains NUL characters", "this looks like a binary file: extract its text first")
-    if not any(char.isprintable() and char != " " for char in text):
+    if not text.strip():
         raise InvalidMemory("the text is empty", "give at least one word")
     try:
         size = len(text.encode())
