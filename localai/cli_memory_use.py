@@ -11,7 +11,11 @@ import click
 from localai.cli import progress_line, say, show
 from localai.cli_ask import model_name
 from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line
+from localai.cli_memory_files import export, import_
 from localai.errors import BadRequest
+
+memory.add_command(export)
+memory.add_command(import_)
 
 
 @memory.command()

@@ -169,12 +169,18 @@ class Memories:
             self.store.set_tags(memory.id, tuple(tag for tag in memory.tags if tag != PINNED))
 
     def forget(
-        self, ids: Sequence[str], query: str | None, chosen: Filter | None, before: Callable[[], None] = lambda: None
+        self,
+        ids: Sequence[str],
+        query: str | None,
+        chosen: Filter | None,
+        before: Callable[[], None] = lambda: None,
+        lasting: bool = True,
     ) -> tuple[Receipt, list[Memory]]:
         """The receipt, and the memories that are gone: whoever quotes them elsewhere can be found by their texts.
 
         `query` and `chosen` narrow each other: what goes fits both. Ids stand alone. Raises BadRequest.
         `before` is called when it is certain what goes, before it goes and before any file is searched for it.
+        `lasting`: documents that said it are not to say it again before it changes there.
         """
         from memory_store.erase import forget
         from memory_store.plain_search import containing
@@ -191,7 +197,9 @@ class Memories:
         gone = self._chosen(list(asked), chosen)
         before()
         derived = (parts.vectors, parts.words)
-        receipt = forget(store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere())
+        receipt = forget(
+            store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere(), lasting=lasting
+        )
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
         self.pins.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
