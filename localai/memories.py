@@ -126,17 +126,18 @@ class Memories:
         self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)
 
     def examine(self, *, repair: bool) -> tuple[Diagnosis, bool]:
-        """What does not fit in the file, and whether the index of the vectors does; all does after a repair."""
+        """What does not fit in the file, and whether the indexes beside it do; all does after a repair."""
         from memory_store import doctor
 
         parts = self._parts()
         found = doctor.repair(parts.store) if repair else doctor.examine(parts.store)
-        if parts.store.own_embedder().state != "active":
-            return found, True  # vectors are being made
-        fits = parts.vectors.fits()
+        # The vectors of a new embedder may still be in the making.
+        made = parts.store.own_embedder().state == "active"
+        indexes = (parts.words, parts.vectors) if made else (parts.words,)
+        fits = all(index.fits() for index in indexes)
         if repair and not fits:
             doctor.index_anew(parts.store)
-            fits = parts.vectors.fits()
+            fits = all(index.fits() for index in indexes)
         return found, fits
 
     @property
