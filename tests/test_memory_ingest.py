@@ -26,6 +26,7 @@ from memory_store.extractor import Extractor
 from memory_store.ingest import Ingest, Ingested
 from memory_store.store import Store
 from memory_store.watch import Watch, files, sync
+from tests.intruders import HIDDEN, HTML_HIDING_PLACES
 
 EMBEDDER = StaticEmbedder()
 SENTENCE = "The heron stood by the pond at dawn and waited for the fish to rise near the reeds. "
@@ -316,6 +317,20 @@ def test_a_file_that_gives_nothing_is_read_once(store: Store, extractor: Extract
     (root / "bad.txt").write_text("Now it is good.")
     list(sync(ingest, root))
     assert texts(store) == ["Now it is good."]
+
+
+@pytest.mark.parametrize("place", HTML_HIDING_PLACES)
+def test_what_is_hidden_from_readers_is_not_remembered(root: Path, place: str) -> None:
+    for name in ("a.html", "a.md"):
+        (root / name).write_text(HTML_HIDING_PLACES[place])
+    assert [block.text for block in extract(root / "a.html")] == ["Kiln notes of Ramsby."]
+    if place == "comment":
+        assert HIDDEN not in str(extract(root / "a.md"))
+
+
+def test_a_comment_in_an_example_of_code_stays(root: Path) -> None:
+    (root / "a.md").write_text("Before.\n\n```\n<!-- kept -->\n```\n\nAfter <!-- not\n\nkept -->it.\n")
+    assert "\n".join(block.text for block in extract(root / "a.md")).count("kept") == 1
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "dangling link"])
