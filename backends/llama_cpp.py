@@ -146,12 +146,16 @@ class LlamaCppEngine:
         params = llama.llama_context_default_params()
         params.n_ctx = load.n_ctx
         # A bidirectional encoder sees a text whole or not at all, so its micro-batch must hold the longest one.
-        self._n_batch = load.n_ctx if self._encoder_only else min(N_BATCH, load.n_ctx)
+        # The library asserts that it is so many of each of its sequences.
+        whole = -(-load.n_ctx // load.n_seq) * load.n_seq
+        self._n_batch = whole if self._encoder_only else min(N_BATCH, load.n_ctx)
         params.n_batch = params.n_ubatch = self._n_batch
-        # One more than are served, to take blocks out of sequences and put them in.
-        params.n_seq_max = load.n_seq + 1
+        # One more than are served, to take blocks out of sequences and put them in; an encoder has none.
+        params.n_seq_max = load.n_seq + (not self._encoder_only)
         params.kv_unified = True
-        params.n_outputs_max = min(max(MAX_OUTPUTS, load.n_seq), self._n_batch)
+        # A pooling layer reads every token of an encoder.
+        outputs = self._n_batch if self._encoder_only else max(MAX_OUTPUTS, load.n_seq)
+        params.n_outputs_max = min(outputs, self._n_batch)
         params.n_threads = params.n_threads_batch = load.threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
         params.type_k = params.type_v = _KV_TYPES[load.kv_type]

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 INDEX_FOLDER = "memory-index"
+_MODEL_BATCH = 16
+"""A model takes its time for each text: what is done is kept, and a stop need not wait long."""
 _PLAIN = b"SQLite format 3\0"
 PINNED = "pinned"
 """The tag of a pinned memory, which lists and exports show."""
@@ -234,9 +236,11 @@ class Memories:
 
 
 def _opened(path: Path, config: Config, embedder: Embedder | None) -> _Open:
+    from memory_store.embed import StaticEmbedder
     from memory_store.feedback import Feedback
     from memory_store.lexical import LexicalIndex
     from memory_store.recall import Recall
+    from memory_store.reembed import Elder
     from memory_store.store import Store
     from memory_store.trust import Trust
     from memory_store.vectors import Tier, VectorIndex
@@ -246,20 +250,22 @@ def _opened(path: Path, config: Config, embedder: Embedder | None) -> _Open:
     folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
     tier: Tier = "binary" if config.memory_tier == "binary" else "int8"
     words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder, tier=tier), Trust(store)
-    recall = Recall(store, trust, words=words, vectors=vectors)
-    ending, filling = Event(), None
+    elder, ending, filling = None, Event(), None
     if store.own_embedder().state != "active":
+        elder = Elder(store, StaticEmbedder())
         filling = Thread(target=_fill, args=(store, ending), name="memory-reembedding", daemon=True)
         filling.start()
+    recall = Recall(store, trust, words=words, vectors=vectors, elder=elder)
     return _Open(store, trust, recall, Feedback(store, recall), words, vectors, ending, filling)
 
 
 def _fill(store: Store, ending: Event) -> None:
     """Make the vectors of a new embedding model, as far as the daemon lives; the next start goes on."""
-    from memory_store.reembed import reembed
+    from memory_store.embed import StaticEmbedder
+    from memory_store.reembed import BATCH, reembed
 
     try:
-        for step in reembed(store):
+        for step in reembed(store, BATCH if isinstance(store.embedder, StaticEmbedder) else _MODEL_BATCH):
             _log.info("memories embedded anew: %d of %d", step.done, step.total)
             if ending.is_set():
                 return
