@@ -145,11 +145,11 @@ class LlamaCppEngine:
     def _make_context(self, load: Load) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx = load.n_ctx
-        # An encoder's micro-batch must hold the longest text, and divides by its sequences: the library asserts it.
-        self._n_batch = load.n_ctx + -load.n_ctx % load.n_seq if self._encoder_only else min(N_BATCH, load.n_ctx)
+        # An encoder's micro-batch must hold the longest text, and divide by its sequences: the library asserts it.
+        self._n_batch = load.n_ctx + -load.n_ctx % 256 if self._encoder_only else min(N_BATCH, load.n_ctx)
         params.n_batch = params.n_ubatch = self._n_batch
         # One more than are served, to take blocks out of sequences and put them in; an encoder has none.
-        params.n_seq_max = load.n_seq + (not self._encoder_only)
+        params.n_seq_max = 1 << (load.n_seq - 1).bit_length() if self._encoder_only else load.n_seq + 1
         params.kv_unified = True
         params.n_outputs_max = self._n_batch if self._encoder_only else min(max(MAX_OUTPUTS, load.n_seq), self._n_batch)
         params.n_threads = params.n_threads_batch = load.threads
