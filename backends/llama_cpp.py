@@ -145,13 +145,13 @@ class LlamaCppEngine:
     def _make_context(self, load: Load) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx = load.n_ctx
-        # A bidirectional encoder sees a text whole or not at all, so its micro-batch must hold the longest one.
-        self._n_batch = load.n_ctx if self._encoder_only else min(N_BATCH, load.n_ctx)
+        # An encoder's micro-batch must hold the longest text, and divide by its sequences: the library asserts it.
+        self._n_batch = load.n_ctx + -load.n_ctx % 256 if self._encoder_only else min(N_BATCH, load.n_ctx)
         params.n_batch = params.n_ubatch = self._n_batch
-        # One more than are served, to take blocks out of sequences and put them in.
-        params.n_seq_max = load.n_seq + 1
+        # One more than are served, to take blocks out of sequences and put them in; an encoder has none.
+        params.n_seq_max = 1 << (load.n_seq - 1).bit_length() if self._encoder_only else load.n_seq + 1
         params.kv_unified = True
-        params.n_outputs_max = min(max(MAX_OUTPUTS, load.n_seq), self._n_batch)
+        params.n_outputs_max = self._n_batch if self._encoder_only else min(max(MAX_OUTPUTS, load.n_seq), self._n_batch)
         params.n_threads = params.n_threads_batch = load.threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
         params.type_k = params.type_v = _KV_TYPES[load.kv_type]
@@ -215,8 +215,8 @@ class LlamaCppEngine:
     def _places(self, gpu_layers: int) -> dict[str, int]:
         """How many layers there are, and how many of them, the last ones, are on a GPU."""
         layers = llama.llama_model_n_layer(self._model)
-        able = llama.llama_supports_gpu_offload()
-        return {"layers": layers, "vram_layers": (layers if gpu_layers < 0 else min(gpu_layers, layers)) if able else 0}
+        moved = (layers if gpu_layers < 0 else min(gpu_layers, layers)) if llama.llama_supports_gpu_offload() else 0
+        return {"layers": layers, "vram_layers": moved}
 
     def _capabilities(self) -> frozenset[str]:
         if self._encoder_only:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,12 @@ from localai.errors import BadRequest, from_memory
 from localai.lifecycle import client, ensure_running
 
 ROUTE = "/localai/memory"
-_BATCH = 200
 _FILES = 32
-_AT_LENGTH = 600.0
+AT_LENGTH = 600.0
+_UNFINISHED = (
+    "traces may be left in files: `localai memory doctor --repair` finishes it, "
+    "where the disk has room and no other program reads"
+)
 _KINDS = ("person", "agent", "file", "tool", "web")
 
 
@@ -56,7 +58,7 @@ def _source(text: str | None) -> dict[str, str] | None:
 
 @click.group()
 def memory() -> None:
-    """What is remembered: add, search, list, show, judge, export, import, forget."""
+    """What is remembered: add, search, list, show, pin, judge, export, import, forget."""
 
 
 @memory.command()
@@ -86,15 +88,35 @@ def add(
             raise BadRequest("a text and files at once", "add one after the other")
         _add_files(paths, namespace, as_json)
         return
-    if text is None:
-        if sys.stdin is None or sys.stdin.isatty():
-            raise BadRequest("there is nothing to remember", 'localai memory add "The spare key is with Ana"')
-        text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+    text = _storable(_piped() if text is None else text)
     daemon, usual = daemon_and_namespace()
     body = {"text": text, "namespace": namespace or usual, "source": _source(source), "tags": tags, "time": time_}
     body |= {"valid_from": valid_from, "valid_to": valid_to}
     added = daemon.post(ROUTE, {name: value for name, value in body.items() if value is not None})
     show(added, as_json, _added_text)
+
+
+def _piped() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise BadRequest("there is nothing to remember", 'localai memory add "The spare key is with Ana"')
+    try:
+        return sys.stdin.buffer.read().decode().strip()
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            "what is piped in is not text in UTF-8", "convert it first: iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def _storable(text: str) -> str:
+    """Said here, before it is packed for the daemon. Raises LocalaiError."""
+    from memory_store.errors import MemoryStoreError
+    from memory_store.intake import check_text
+
+    try:
+        check_text(text)
+    except MemoryStoreError as error:
+        raise from_memory(error) from error
+    return text
 
 
 def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) -> None:
@@ -114,7 +136,7 @@ def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) ->
         say(f"{str(path)!a}: the file's name has characters that cannot be shown (rename it)")
     for start in range(0, len(found), _FILES):
         body = {"paths": [str(path) for path in found[start : start + _FILES]], "namespace": namespace or usual}
-        done += daemon.post(f"{ROUTE}/files", body, timeout=_AT_LENGTH)["files"]
+        done += daemon.post(f"{ROUTE}/files", body, timeout=AT_LENGTH)["files"]
         progress_line(f"{len(done)} of {len(found)} files")
     progress_line("")
     for each in done:
@@ -199,10 +221,10 @@ def list_(as_json: bool, **asked: Any) -> None:
     """List memories, the last written first."""
     daemon, _ = daemon_and_namespace()
     found = daemon.get(f"{ROUTE}?{urlencode({n: v for n, v in asked.items() if v is not None})}")
-    show(found, as_json, lambda found: "\n".join(map(_line, found["memories"])) or "nothing is remembered")
+    show(found, as_json, lambda found: "\n".join(map(memory_line, found["memories"])) or "nothing is remembered")
 
 
-def _line(found: Any) -> str:
+def memory_line(found: Any) -> str:
     state = "" if found["state"] == "kept" else f" [{found['state']}]"
     return f"{found['num']:>6}  {found['id']}  {found['source']}{state}  {_short(found['text'])}"
 
@@ -250,12 +272,12 @@ def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, *
     if not yes and not as_json:
         click.confirm("Forget this for good?", abort=True, err=True)
     daemon, _ = daemon_and_namespace()
-    show(daemon.post(f"{ROUTE}/forget", body, timeout=_AT_LENGTH), as_json, _receipt_text)
+    show(daemon.post(f"{ROUTE}/forget", body, timeout=AT_LENGTH), as_json, _receipt_text)
 
 
 def _receipt_text(receipt: Any) -> str:
     size = sum(receipt["scanned"].values())
-    proof = "no trace is left" if receipt["complete"] else "traces may be left: run it again when nothing else reads"
+    proof = "no trace is left" if receipt["complete"] else _UNFINISHED
     lines = [f"forgot {len(receipt['ids'])} memories and {len(receipt['cascaded'])} that rested on them; {proof}"]
     lines.append(f"searched {size / 2**20:.1f} MiB of {len(receipt['scanned'])} files for {receipt['pieces']} pieces")
     elsewhere, kv = receipt["elsewhere"], receipt["elsewhere"].get("kv")
@@ -267,79 +289,9 @@ def _receipt_text(receipt: Any) -> str:
     if receipt["drafts"]:
         lines.append(f"quoted in what was typed and not sent: {', '.join(receipt['drafts'])}; clear it in the chat")
     if receipt["files"]:
-        lines.append(f"still on disk, read again where watched: {', '.join(receipt['files'])}")
+        files = ", ".join(receipt["files"])
+        lines.append(f"still on disk, and not read again before it changes there or is added by hand: {files}")
     return "\n".join(lines)
-
-
-@memory.command()
-@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--format", "form", type=click.Choice(["jsonl", "markdown"]), default=None, help="Default: by the name.")
-@click.option("-n", "--namespace", default=None, help="Only this one.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def export(path: Path, form: str | None, namespace: str | None, as_json: bool) -> None:
-    """Write all memories into the file PATH, for `localai memory import`."""
-    from localai.atomic import replace_file
-    from memory_store.export import Record, record_of, to_jsonl, to_markdown
-
-    daemon, _ = daemon_and_namespace()
-    form = form or ("markdown" if path.suffix.lower() in (".md", ".markdown") else "jsonl")
-    count = 0
-
-    def found() -> Iterator[Record]:
-        nonlocal count
-        after: int | None = 0
-        while after is not None:
-            chosen = {"namespace": namespace} if namespace else {}
-            page = daemon.get(f"{ROUTE}/export?{urlencode({'after': after, 'limit': _BATCH, **chosen})}")
-            for value in page["records"]:
-                count += 1
-                yield record_of(value, f"memory {count}")
-            progress_line(f"{count} memories")
-            after = page["last"]
-
-    lines = (to_markdown if form == "markdown" else to_jsonl)(found())
-    replace_file(path, (line.encode() for line in lines))
-    progress_line("")
-    result = {"path": str(path), "format": form, "memories": count}
-    show(result, as_json, lambda r: f"{r['memories']} memories in {r['path']}")
-
-
-@memory.command(name="import")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def import_(path: Path, as_json: bool) -> None:
-    """Bring back what `localai memory export` wrote; what is known already stays as it is."""
-    import msgspec
-
-    from memory_store.errors import MemoryStoreError
-    from memory_store.export import from_jsonl, from_markdown
-
-    text = _read(path)
-    markdown = path.suffix.lower() in (".md", ".markdown") or text.startswith("#")
-    try:
-        found = list(from_markdown(text) if markdown else from_jsonl(text.split("\n")))
-    except MemoryStoreError as error:
-        raise from_memory(error) from error
-    daemon, _ = daemon_and_namespace()
-    created = 0
-    for start in range(0, len(found), _BATCH):
-        part = [msgspec.to_builtins(record) for record in found[start : start + _BATCH]]
-        body = {"records": part, "first": start + 1}
-        created += daemon.post(f"{ROUTE}/import", body, timeout=_AT_LENGTH)["created"]
-        progress_line(f"{min(start + _BATCH, len(found))} of {len(found)} memories")
-    progress_line("")
-    result = {"read": len(found), "created": created}
-    show(result, as_json, lambda r: f"{r['created']} of {r['read']} memories were new")
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return file.read()
-    except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"{path} is not a text file", "give a file that `localai memory export` wrote") from error
 
 
 @memory.command()
@@ -348,7 +300,7 @@ def _read(path: Path) -> str:
 def doctor(repair: bool, as_json: bool) -> None:
     """Is every memory whole and findable?"""
     daemon, _ = daemon_and_namespace()
-    found = daemon.post(f"{ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=_AT_LENGTH)
+    found = daemon.post(f"{ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=AT_LENGTH)
     show(found, as_json, _doctor_text)
     if not found["healthy"]:
         sys.exit(1)

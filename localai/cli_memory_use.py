@@ -1,16 +1,21 @@
-"""`localai memory ask` and `feedback`: one question over many documents, and which memories were worth it."""
+"""`localai memory ask`, `feedback`, `pin`: one question over many documents, and which memories were worth it."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import click
 
 from localai.cli import progress_line, say, show
 from localai.cli_ask import model_name
-from localai.cli_memory import ROUTE, daemon_and_namespace, memory
+from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line
+from localai.cli_memory_files import export, import_
 from localai.errors import BadRequest
+
+memory.add_command(export)
+memory.add_command(import_)
 
 
 @memory.command()
@@ -40,6 +45,31 @@ def feedback(
     body: dict[str, Any] = {"query": query, "kept": kept, "how": how, "k": k, "namespace": namespace or usual}
     done = daemon.post(f"{ROUTE}/feedback", body | ({"shown": shown} if shown else {}), timeout=60.0)
     show(done, as_json, lambda d: f"noted: {d['kept']} of {d['shown']} hits; {d['events']} events")
+
+
+@memory.command()
+@click.argument("memory_id", required=False)
+@click.option("-n", "--namespace", default=None, help="List those of this namespace.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def pin(memory_id: str | None, namespace: str | None, as_json: bool) -> None:
+    """Give a memory to every answer, whatever is asked. Without MEMORY_ID, list what is pinned."""
+    daemon, _ = daemon_and_namespace()
+    if memory_id is None:
+        found = daemon.get(f"{ROUTE}/pins" + (f"?{urlencode({'namespace': namespace})}" if namespace else ""))
+        show(found, as_json, lambda f: "\n".join(map(memory_line, f["memories"])) or "nothing is pinned")
+        return
+    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/pin", {"pinned": True})
+    show(done, as_json, lambda _: "pinned: every answer is given it")
+
+
+@memory.command()
+@click.argument("memory_id")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def unpin(memory_id: str, as_json: bool) -> None:
+    """Give a memory to answers only where it fits the question. It stays remembered."""
+    daemon, _ = daemon_and_namespace()
+    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/pin", {"pinned": False})
+    show(done, as_json, lambda _: "no longer pinned")
 
 
 def _state_text(found: Any) -> str:

@@ -40,9 +40,14 @@ class Forgetting:
     kv_cache: KvCache
     home: Path
 
-    async def forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> dict[str, Any]:
-        """Raises NoSuchMemory or BadRequest before anything is removed."""
-        receipt, gone = await asyncio.to_thread(self._forget, ids, query, chosen)
+    async def forget(
+        self, ids: Sequence[str], query: str | None, chosen: Filter | None, *, lasting: bool = True
+    ) -> dict[str, Any]:
+        """Raises NoSuchMemory or BadRequest before anything is removed.
+
+        `lasting`: watched files are not to say it again.
+        """
+        receipt, gone = await asyncio.to_thread(self._forget, ids, query, chosen, lasting)
         purged = await self.kv_cache.purge(await asyncio.to_thread(_pieces, gone)) if gone else None
         if purged is not None:
             receipt["elsewhere"]["kv"] = asdict(purged)
@@ -52,18 +57,22 @@ class Forgetting:
     def from_thread(self, ids: Sequence[str], loop: asyncio.AbstractEventLoop) -> None:
         """The same from a thread beside the `loop`, where nobody reads a receipt. Raises MemoryStoreError."""
         try:
-            receipt = asyncio.run_coroutine_threadsafe(self.forget(ids, None, None), loop).result()
+            receipt = asyncio.run_coroutine_threadsafe(self.forget(ids, None, None, lasting=False), loop).result()
         except LocalaiError as error:
             raise MemoryStoreError(error.message, error.hint) from error
         if not receipt["complete"]:
             _log.warning("words of %d forgotten memories may still be on disk: `localai memory doctor`", len(ids))
 
-    def _forget(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> tuple[dict[str, Any], list[str]]:
+    def _forget(
+        self, ids: Sequence[str], query: str | None, chosen: Filter | None, lasting: bool
+    ) -> tuple[dict[str, Any], list[str]]:
         cleared: list[int] = []
-        receipt, gone = self.memories.forget(ids, query, chosen, before=lambda: cleared.append(self.answers.clear()))
+        receipt, gone = self.memories.forget(
+            ids, query, chosen, before=lambda: cleared.append(self.answers.clear()), lasting=lasting
+        )
         texts = [memory.text for memory in gone]
         quotable = [text for text in texts if len(text) >= _LEAST_QUOTE]
-        # A folder that is watched is read again: it is the person's to delete what says the same there.
+        # What a document said is not read from it again, but it is the person's to delete it there.
         files = sorted({memory.author.name for memory in gone if memory.author.kind == "file"})
         shown = asdict(receipt) | {
             "complete": receipt.complete,

@@ -16,7 +16,7 @@ from localai.config import Config
 from localai.errors import BadRequest
 from localai.frozen_notes import FrozenNotes
 from localai.pins import Pins
-from memory_store.errors import MemoryStoreError
+from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 INDEX_FOLDER = "memory-index"
+_MODEL_BATCH = 16
+"""A model takes its time for each text: what is done is kept, and a stop need not wait long."""
 _PLAIN = b"SQLite format 3\0"
 PINNED = "pinned"
 """The tag of a pinned memory, which lists and exports show."""
@@ -93,6 +95,8 @@ class Memories:
 
     def remember(self, new: NewMemory) -> Added:
         """Through the write gate, against what is known already. Raises WriteRefused, InvalidMemory."""
+        if new.text and not any(char.isprintable() and char != " " for char in new.text):
+            raise InvalidMemory("the text has no character that can be seen", "give at least one word")
         parts = self._parts()
         near = parts.recall.near(new.text, new.namespace) if new.text.strip("\0 \t\r\n") else ()
         return parts.trust.remember(new, near)
@@ -124,17 +128,18 @@ class Memories:
         self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)
 
     def examine(self, *, repair: bool) -> tuple[Diagnosis, bool]:
-        """What does not fit in the file, and whether the index of the vectors does; all does after a repair."""
+        """What does not fit in the file, and whether the indexes beside it do; all does after a repair."""
         from memory_store import doctor
 
         parts = self._parts()
         found = doctor.repair(parts.store) if repair else doctor.examine(parts.store)
-        if parts.store.own_embedder().state != "active":
-            return found, True  # vectors are being made
-        fits = parts.vectors.fits()
+        # The vectors of a new embedder may still be in the making.
+        made = parts.store.own_embedder().state == "active"
+        indexes = (parts.words, parts.vectors) if made else (parts.words,)
+        fits = all(index.fits() for index in indexes)
         if repair and not fits:
             doctor.index_anew(parts.store)
-            fits = parts.vectors.fits()
+            fits = all(index.fits() for index in indexes)
         return found, fits
 
     @property
@@ -149,17 +154,36 @@ class Memories:
         return parts.trust.judge(parts.store.get(memory_id), judge, verdict)
 
     def bring_in(self, batch: Sequence[Record]) -> int:
+        """Those that were pinned where they come from are pinned here, as far as there is room."""
         from memory_store.export import bring_in
 
-        return bring_in(self.store, batch)
+        created = bring_in(self.store, batch)
+        asked = self.with_ids([record.id for record in batch if PINNED in record.tags])
+        pinned = set(self.pins.ids())
+        for memory in asked.values():
+            if PINNED in memory.tags and memory.id not in pinned:
+                self._pin_again(memory)
+        return created
+
+    def _pin_again(self, memory: Memory) -> None:
+        try:
+            self.pins.mark(memory.id, pinned=True)
+        except BadRequest:
+            self.store.set_tags(memory.id, tuple(tag for tag in memory.tags if tag != PINNED))
 
     def forget(
-        self, ids: Sequence[str], query: str | None, chosen: Filter | None, before: Callable[[], None] = lambda: None
+        self,
+        ids: Sequence[str],
+        query: str | None,
+        chosen: Filter | None,
+        before: Callable[[], None] = lambda: None,
+        lasting: bool = True,
     ) -> tuple[Receipt, list[Memory]]:
         """The receipt, and the memories that are gone: whoever quotes them elsewhere can be found by their texts.
 
         `query` and `chosen` narrow each other: what goes fits both. Ids stand alone. Raises BadRequest.
         `before` is called when it is certain what goes, before it goes and before any file is searched for it.
+        `lasting`: documents that said it are not to say it again before it changes there.
         """
         from memory_store.erase import forget
         from memory_store.plain_search import containing
@@ -176,7 +200,9 @@ class Memories:
         gone = self._chosen(list(asked), chosen)
         before()
         derived = (parts.vectors, parts.words)
-        receipt = forget(store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere())
+        receipt = forget(
+            store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere(), lasting=lasting
+        )
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
         self.pins.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
@@ -210,9 +236,11 @@ class Memories:
 
 
 def _opened(path: Path, config: Config, embedder: Embedder | None) -> _Open:
+    from memory_store.embed import StaticEmbedder
     from memory_store.feedback import Feedback
     from memory_store.lexical import LexicalIndex
     from memory_store.recall import Recall
+    from memory_store.reembed import Elder
     from memory_store.store import Store
     from memory_store.trust import Trust
     from memory_store.vectors import Tier, VectorIndex
@@ -222,20 +250,22 @@ def _opened(path: Path, config: Config, embedder: Embedder | None) -> _Open:
     folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
     tier: Tier = "binary" if config.memory_tier == "binary" else "int8"
     words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder, tier=tier), Trust(store)
-    recall = Recall(store, trust, words=words, vectors=vectors)
-    ending, filling = Event(), None
+    elder, ending, filling = None, Event(), None
     if store.own_embedder().state != "active":
+        elder = Elder(store, StaticEmbedder())
         filling = Thread(target=_fill, args=(store, ending), name="memory-reembedding", daemon=True)
         filling.start()
+    recall = Recall(store, trust, words=words, vectors=vectors, elder=elder)
     return _Open(store, trust, recall, Feedback(store, recall), words, vectors, ending, filling)
 
 
 def _fill(store: Store, ending: Event) -> None:
     """Make the vectors of a new embedding model, as far as the daemon lives; the next start goes on."""
-    from memory_store.reembed import reembed
+    from memory_store.embed import StaticEmbedder
+    from memory_store.reembed import BATCH, reembed
 
     try:
-        for step in reembed(store):
+        for step in reembed(store, BATCH if isinstance(store.embedder, StaticEmbedder) else _MODEL_BATCH):
             _log.info("memories embedded anew: %d of %d", step.done, step.total)
             if ending.is_set():
                 return

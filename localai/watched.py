@@ -67,8 +67,10 @@ class WatchedFolders:
         """Raises BadRequest, Conflict, InvalidMemory."""
         if any(Path(folder).is_relative_to(name) or Path(name).is_relative_to(folder) for name, _ in self._kept()):
             raise Conflict("this folder, one in it, or one around it is watched already", "`localai memory watch`")
-        self._follow(folder, namespace)
+        if not folder.is_dir():
+            raise BadRequest(f"{folder.name!r} is no folder", "give the path of a folder")
         self._keep([*self._kept(), (str(folder), namespace)])
+        self._follow(folder, namespace)
 
     def remove(self, folder: Path) -> None:
         """Follow it no more; what it said stays remembered. Raises NotFound."""
@@ -85,7 +87,7 @@ class WatchedFolders:
     def followed(self) -> list[dict[str, Any]]:
         with self._lock:
             running = {name: asdict(entry[0]) for name, entry in self._watches.items()}
-        gone = "it is not followed: the folder was not there when the daemon started"
+        gone = "it is not followed: `localai logs` tells why"
         return [
             running.get(name) or asdict(Followed(name, namespace, problem=gone)) for name, namespace in self._kept()
         ]
@@ -97,7 +99,7 @@ class WatchedFolders:
         with self._ingesting:
             if namespace not in self._ingest:
                 self._ingest[namespace] = Ingest(self._memories.store, namespace=namespace, erase=self._erase)
-            return list(self._ingest[namespace].put_many(paths))
+            return list(self._ingest[namespace].put_many(paths, by_hand=True))
 
     def close(self) -> None:
         with self._lock:
@@ -113,11 +115,9 @@ class WatchedFolders:
         from memory_store.ingest import Ingest
         from memory_store.watch import Watch
 
-        if not folder.is_dir():
-            raise BadRequest(f"{folder.name!r} is no folder", "give the path of a folder")
         followed = Followed(str(folder), namespace)
         ingest = Ingest(self._memories.store, namespace=namespace, erase=lambda ids: self._erased(ids, str(folder)))
-        watch = Watch(ingest, folder, lambda done: _count(followed, done))
+        watch = Watch(ingest, folder, lambda done: _count(followed, done), lambda: _begin(followed))
         watch.start()
         with self._lock:
             self._watches[str(folder)] = followed, watch, ingest
@@ -141,6 +141,11 @@ class WatchedFolders:
     def _keep(self, entries: Sequence[tuple[str, str]]) -> None:
         found = [{"folder": folder, "namespace": namespace} for folder, namespace in entries]
         replace_file(self._file, json.dumps(found).encode())
+
+
+def _begin(followed: Followed) -> None:
+    """All files are looked at again: what is wrong still is told again."""
+    followed.problem = ""
 
 
 def _count(followed: Followed, done: Ingested) -> None:

@@ -44,7 +44,9 @@ _EMPTY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The words that carry meaning, with the place of their first use; `names` are capitals within a sentence."""
+    """The words that carry meaning, with the place of their first use; `names` are capitals within a sentence or
+    before a colon at its beginning.
+    """
 
     words: dict[str, int]
     numbers: frozenset[str]
@@ -96,7 +98,7 @@ def _read(text: str) -> _Read:
         words.setdefault(word, len(words))
         if match.group()[0].isupper():
             capitals.add(word)
-            if not _begins_sentence(text, match.start()):
+            if text[match.end() : match.end() + 1] == ":" or not _begins_sentence(text, match.start()):
                 names.add(word)
     numbers = frozenset(word for word in words if any(char.isdigit() for char in word))
     return _Read(words, numbers, frozenset(names) - numbers, frozenset(capitals), negated)

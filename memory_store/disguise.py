@@ -20,16 +20,23 @@ _ORDERS = re.compile(
     | \bnever\s+(mention|reveal|cite|tell|disclose)\b
     | \bwhen(ever)?\s+(you\s+are\s+)?asked\b.{0,60}\b(reply|answer|respond|say)\b
     | \b(reply|answer|respond)\s+(exactly|only|with\s+this|with\s+the\s+following)\b
+    | \b(ignorier\w*|missachte\w*|vergiss|ignorez|oublie[rz]?|ignor[ai]r?|olvid[ae]r?|dimentica\w*|esque[cç]a)\b
+      .{0,60}\b(anweisung\w*|vorgaben|regeln|instruc\w+|instruç\w+|istruzion\w+|consignes?)\b
     """,
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 # Letters of other scripts, and digits, that are drawn like Latin ones.
-_TWINS = str.maketrans("асеіјорѕхуԁһԛԝαβεικνορτυχ013457", "aceijopsxydhqwabeiknoptuxoleast")
+_TWIN_LETTERS = str.maketrans("асеіјорѕхуԁһԛԝαβεικνορτυχ", "aceijopsxydhqwabeiknoptux")
+_TWINS = _TWIN_LETTERS | str.maketrans("013457", "oleast")
 
 
 def orders_about(text: str) -> bool:
-    """Does the text speak to a model, giving orders or playing a role?"""
-    return _ORDERS.search(unicodedata.normalize("NFKC", text)) is not None
+    """Does the text speak to a model, giving orders or playing a role? As it is read, and as it is drawn."""
+    plain = unicodedata.normalize("NFKC", text)
+    if not plain.isascii():
+        plain = "".join(char for char in plain if unicodedata.category(char) != "Cf")
+    drawn = plain.casefold().translate(_TWIN_LETTERS)
+    return any(_ORDERS.search(form) is not None for form in {plain, drawn})
 
 
 def looks_like(name: str, other: str) -> bool:

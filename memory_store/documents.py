@@ -11,9 +11,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from memory_store.errors import InvalidMemory
+
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborHTMLParser
 
 MOST_BYTES = 256 << 20
 MOST_UNPACKED = 256 << 20
@@ -33,6 +37,11 @@ _CODE = frozenset(
     )
 )
 _TEXT = frozenset((".txt", ".text", ".log", ".rst", ".csv", ".tsv", ".org", ".tex", ""))
+# A reader of the page sees none of these, and what is hidden from people is not to be remembered for them.
+_UNSEEN_STYLE = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d]*[1-9])", re.IGNORECASE
+)
+_UNSEEN_COMMENT = re.compile(r"(^(?P<fence>```|~~~).*?^(?P=fence))|<!--.*?(?:-->|\Z)", re.MULTILINE | re.DOTALL)
 _SKIPPED = ("script", "style", "noscript", "template", "svg", "nav")
 
 
@@ -84,7 +93,8 @@ def _markdown(content: bytes) -> Iterator[Block]:
     trail: list[str] = []
     held: list[str] = []
     fenced = False
-    for line in [*_decoded(content).split("\n"), ""]:
+    shown = _UNSEEN_COMMENT.sub(lambda found: found[1] or "", _decoded(content))
+    for line in [*shown.split("\n"), ""]:
         fenced ^= bool(_FENCE.match(line))
         heading = None if fenced else _HEADING.match(line)
         if heading or (not line.strip() and not fenced):
@@ -116,6 +126,7 @@ def _html(content: bytes) -> Iterator[Block]:
         raise _missing("HTML and EPUB") from error
     tree = LexborHTMLParser(content)
     tree.strip_tags(list(_SKIPPED), recursive=True)
+    _drop_unseen(tree)
     trail: list[str] = []
     for node in tree.css("h1,h2,h3,h4,h5,h6,p,li,pre,td,th,dd,dt,blockquote,figcaption"):
         if any(child.tag in ("p", "li", "pre", "blockquote") for child in node.iter()):
@@ -128,6 +139,20 @@ def _html(content: bytes) -> Iterator[Block]:
             yield Block(text, " > ".join(trail))
     if tree.body is not None and tree.css_first("p,li,pre,td,dd,h1,h2,blockquote") is None:
         yield Block(" ".join(tree.body.text(separator=" ").split()))
+
+
+def _drop_unseen(tree: LexborHTMLParser) -> None:
+    gone = set[int]()
+    for node in tree.css("body[hidden], body[style], body [hidden], body [style]"):
+        if node.mem_id in gone or not ("hidden" in node.attributes or _unseen(node.attributes.get("style"))):
+            continue
+        # What lies in it goes with it, and must not be touched after that.
+        gone |= {inner.mem_id for inner in node.traverse()}
+        node.decompose()
+
+
+def _unseen(style: str | None) -> bool:
+    return style is not None and _UNSEEN_STYLE.search(style) is not None
 
 
 def _pdf(content: bytes) -> Iterator[Block]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from memory_store import learned, log, rows, scrub
+from memory_store import learned, log, rows, scrub, withheld
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, StoreBusy
 from memory_store.records import Memory
@@ -91,12 +91,14 @@ def forget(
     derived: Sequence[Derived] = (),
     also: Sequence[Path] = (),
     patience_seconds: float = 15.0,
+    lasting: bool = False,
 ) -> Receipt:
     """Erase the memories with these ids and those that `chosen` selects, with the derived facts that rest on them.
 
     `derived` is erased with them; `also` are further files to search (answer cache, ledger, logs). Durable at return.
     If the process dies before that, the memories are gone or all there, and the next start finishes the scrubbing.
-    `patience_seconds` is for readers that hold the write-ahead log. Raises NoSuchMemory for an unknown id, StoreBusy,
+    `patience_seconds` is for readers that hold the write-ahead log. `lasting`: what documents said is not read from
+    them again before it changes. Raises NoSuchMemory for an unknown id, StoreBusy,
     DiskFull.
     """
     if chosen is not None and chosen == Filter():
@@ -104,7 +106,8 @@ def forget(
     victims = store.write(lambda connection: _gather(connection, ids, chosen))
     traces = [trace for index in derived for trace in index.traces(victims.nums)]
     now = store.clock()
-    removed = store.write(lambda connection: _remove(connection, victims.nums, now, store.forget_names))
+    noted = victims.memories if lasting else ()
+    removed = store.write(lambda connection: _remove(connection, victims.nums, now, store, noted))
     for index in derived:
         index.erase(victims.nums)
     words = {word for memory in victims.memories for word in _words(memory.text)}
@@ -172,9 +175,10 @@ def _vectors(connection: Connection, num: int) -> list[bytes]:
 
 
 def _remove(
-    connection: Connection, nums: Sequence[int], now: float, forget_names: Callable[[], None]
+    connection: Connection, nums: Sequence[int], now: float, store: Store, noted: Sequence[Memory]
 ) -> dict[str, int]:
-    forget_names()
+    store.forget_names()
+    withheld.note(connection, store.salt, noted)
     scrub.begin(connection)
     removed = {"memory": 0, "vector": 0, "evidence": 0, "source": 0, "feedback": learned.erase(connection, nums)}
     ids = [embedder.id for embedder in embedders(connection)]

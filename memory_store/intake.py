@@ -38,7 +38,7 @@ class Prepared:
 
 def prepare(new: NewMemory, *, salt: bytes, now: float) -> Prepared:
     """Raises InvalidMemory. `salt` is the store's own, so that neither id nor fingerprint tells the text elsewhere."""
-    _check_text(new.text)
+    check_text(new.text)
     _check_names(new)
     _check_kind(new)
     for label, moment in (("time", new.time), ("valid_from", new.valid_from), ("valid_to", new.valid_to)):
@@ -63,11 +63,12 @@ def fingerprint(text: str, salt: bytes) -> int:
     return int.from_bytes(blake2b(plain, digest_size=8, key=salt).digest(), "big", signed=True)
 
 
-def _check_text(text: str) -> None:
-    if not text.strip():
-        raise InvalidMemory("the text is empty", "give at least one word")
+def check_text(text: str) -> None:
+    """Raises InvalidMemory for a text that no memory can hold."""
     if "\0" in text:
         raise InvalidMemory("the text contains NUL characters", "this looks like a binary file: extract its text first")
+    if not text.strip():
+        raise InvalidMemory("the text is empty", "give at least one word")
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:

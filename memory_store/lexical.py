@@ -34,6 +34,8 @@ TIMES_SMALLER = 4
 MOST_QUERY_TERMS = 64
 SAVE_ROWS = 65_536
 LONGEST_TRACE = 14
+COMPARED = 200
+"""So many texts are read again to see whether the index has them right."""
 _STOP = """a an and are as at be been but by can could did do does for from had has have how i if in into is it its
 me my no not of on or our she so than that the their them then there these they this to was we were what when where
 which who whom whose why will with would you your he her him his about any all"""
@@ -92,6 +94,28 @@ class LexicalIndex:
                 self._tidy()
             self._store.courtesy.give_way()
         self._tidy()
+
+    def fits(self) -> bool:
+        """Whether it has each text of the store and no other, and of some hundred of them the very terms."""
+        self.catch_up()
+        with self._lock, self._store.reading() as connection:
+            while self._follow(connection):
+                pass
+            held = [
+                (space, int(num))
+                for space, parts in self._segments.items()
+                for part in parts
+                for num in part.nums[part.nums >= 0]
+            ]
+            if sorted(held) != connection.execute("SELECT namespace, num FROM memory ORDER BY 1, 2").fetchall():
+                return False
+            return all(self._says(connection, *each) for each in held[:: max(1, len(held) // COMPARED)])
+
+    def _says(self, connection: Connection, space: int, num: int) -> bool:
+        (text,) = connection.execute("SELECT text FROM memory WHERE num = ?", (num,)).fetchone()
+        part = next(part for part in self._segments[space] if num in part.nums)
+        doc = int(np.flatnonzero(part.nums == num)[0])
+        return all(doc in part.docs[part.run(term)] for term in set(self._words.terms([text])[0]))
 
     def close(self) -> None:
         """Save, and leave the folder to others. Before the store is closed."""

@@ -16,6 +16,7 @@ from memory_store.embed import Vectors
 from memory_store.errors import InvalidMemory
 from memory_store.rows import Filter
 from memory_store.store import Store
+from memory_store.vector_rows import EmbedderRow
 
 Numbers = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -69,7 +70,10 @@ class PlainVectors:
         self._store = store
 
     def search(self, namespace: str, vector: Vectors, k: int, exact: bool = False) -> tuple[Numbers, Scores]:
-        own = self._store.own_embedder()
+        return self.of(self._store.own_embedder(), namespace, vector, k)
+
+    def of(self, own: EmbedderRow, namespace: str, vector: Vectors, k: int) -> tuple[Numbers, Scores]:
+        """Among the vectors of this embedder."""
         nums: list[Numbers] = []
         scores: list[Scores] = []
         with self._store.reading() as connection:

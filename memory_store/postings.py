@@ -79,6 +79,18 @@ def segment(nums: Sequence[int], texts: Sequence[list[str]]) -> Segment:
     return Segment(np.array(nums, np.int64), lengths, vocabulary, starts, numbers, counts)
 
 
+def sound(part: Segment) -> bool:
+    """Do its arrays fit each other, so that no search can leave them?"""
+    nums, starts, docs = part.nums, part.starts, part.docs
+    if len(nums) != len(part.lengths) or len(starts) != len(part.vocabulary) + 1:
+        return False
+    if starts[0] != 0 or starts[-1] != len(docs) or len(docs) != len(part.times) or (np.diff(starts) < 0).any():
+        return False
+    if len(docs) and not 0 <= docs.min() <= docs.max() < len(nums):
+        return False
+    return bool((np.diff(nums[nums >= 0]) > 0).all())
+
+
 def merge(parts: Sequence[Segment], pause: Callable[[], None] = lambda: None) -> Segment:
     """One segment, without what was erased and without terms that only erased texts had.
 

@@ -22,6 +22,7 @@ from memory_store.learned import Learned
 from memory_store.plain_search import Numbers, PlainVectors, PlainWords, Scores, VectorSearch, WordSearch
 from memory_store.rank import Parts, Turn, Weights
 from memory_store.records import DEFAULT_NAMESPACE, Memory
+from memory_store.reembed import Elder
 from memory_store.store import Store
 from memory_store.trust import Trust
 
@@ -102,8 +103,10 @@ class Recall:
         vectors: VectorSearch | None = None,
         weights: Weights | None = None,
         graph: Graph | None = None,
+        elder: Elder | None = None,
     ) -> None:
-        """`graph` is asked where `weights.graph` is not 0; None makes one then."""
+        """`graph`: asked where `weights.graph` is not 0, None makes one then. `elder`: while vectors are made anew."""
+        self._elder = elder
         self._store = store
         self._trust = Trust(store) if trust is None else trust
         self._words: WordSearch = PlainWords(store) if words is None else words
@@ -157,6 +160,8 @@ class Recall:
         likeness: dict[int, float] = {}
         if vector.any():
             likeness = _scores(*self._vectors.search(question.namespace, vector, pool, exact=question.exact))
+        if self._elder is not None:
+            likeness = self._elder.search(question.namespace, text, pool) | likeness
         full = max(len(words), len(likeness)) >= pool
         with self._store.reading() as connection:
             if vector.any():

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from memory_store import log, vector_rows
 from memory_store.dbfile import Connection
-from memory_store.embed import checked
+from memory_store.embed import Embedder, checked
+from memory_store.plain_search import PlainVectors
 from memory_store.store import Store
 
 BATCH = 256
@@ -48,6 +49,26 @@ def reembed(store: Store, batch: int = BATCH) -> Iterator[Progress]:
         done, after = done + len(chunk), chunk[-1][0]
         yield Progress(min(done, total), total)
     yield Progress(total, total)
+
+
+class Elder:
+    """Finds by the vectors of the embedder before what has none of the new one yet; nothing once that is active."""
+
+    def __init__(self, store: Store, embedder: Embedder) -> None:
+        self._store, self._embedder, self._plain = store, embedder, PlainVectors(store)
+        self._over = embedder.digest == store.embedder.digest
+
+    def search(self, namespace: str, text: str, k: int) -> dict[int, float]:
+        """Cosines by number: of another scale than those of the new embedder, and in about the same order."""
+        if self._over:
+            return {}
+        before = [row for row in self._store.embedders() if row.digest == self._embedder.digest]
+        vector = checked(self._embedder, [text])[0]
+        self._over = not before
+        if self._over or not vector.any():
+            return {}
+        nums, cosines = self._plain.of(before[0], namespace, vector, k)
+        return dict(zip(nums.tolist(), cosines.tolist(), strict=True))
 
 
 def _put_living(connection: Connection, embedder: int, made: list[tuple[int, bytes | None]]) -> None:

@@ -126,5 +126,15 @@ def m003_feedback(db: Database) -> None:
     )
 
 
+def m004_withheld(db: Database) -> None:
+    # Keyed hashes: of what a document said and a person has forgotten, and of the document's name.
+    db.executescript(
+        """
+        CREATE TABLE withheld (text INTEGER NOT NULL, file INTEGER NOT NULL, PRIMARY KEY (text, file)) WITHOUT ROWID;
+        CREATE INDEX withheld_file ON withheld(file);
+        """
+    )
+
+
 # Append only: a released step is never edited, because files in the field have it already.
-STEPS: tuple[Step, ...] = (m001_memory, m002_evidence, m003_feedback)
+STEPS: tuple[Step, ...] = (m001_memory, m002_evidence, m003_feedback, m004_withheld)

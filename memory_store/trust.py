@@ -255,9 +255,11 @@ class Trust:
     def _spent(self, connection: Connection, author: Author, verdict: Verdict) -> float:
         sql = (
             "SELECT coalesce(sum(e.weight), 0) FROM evidence e JOIN source s ON s.id = e.source "
-            "WHERE s.kind = ? AND s.name = ? AND e.verdict = ? AND e.time > ?"
+            "WHERE s.kind = ? AND s.name = ? AND e.verdict = ? AND e.time > ? AND e.time < ?"
         )
-        values = (author.kind, author.name, verdict, self._store.clock() - DAY)
+        # Where the clock was set back, what was noted far ahead of it is not of this day.
+        now = self._store.clock()
+        values = (author.kind, author.name, verdict, now - DAY, now + DAY)
         return float(connection.execute(sql, values).fetchone()[0])
 
     def _too_many(self, connection: Connection, author: Author, lower: float) -> bool:
@@ -265,9 +267,10 @@ class Trust:
         now, policy = self._store.clock(), self.policy
         recent = (
             "SELECT count(*) FROM memory m JOIN source s ON s.id = m.source "
-            "WHERE s.kind = 'agent' AND m.recorded > ? AND m.state <> 'quarantined' AND "
+            "WHERE s.kind = 'agent' AND m.recorded > ? AND m.recorded < ? AND m.state <> 'quarantined' AND "
         )
-        own = connection.execute(recent + "s.name = ?", (now - DAY, author.name)).fetchone()[0]
+        today = (now - DAY, now + DAY)
+        own = connection.execute(recent + "s.name = ?", (*today, author.name)).fetchone()[0]
         if lower < policy.proven and own >= policy.unproven_daily:
             return True
         found = "SELECT first FROM source WHERE kind = 'agent' AND name = ?"
@@ -275,7 +278,7 @@ class Trust:
         newcomers_since = now - policy.newcomer_days * DAY
         if first is not None and first[0] <= newcomers_since:
             return False
-        together = connection.execute(recent + "s.first > ?", (now - DAY, newcomers_since)).fetchone()[0]
+        together = connection.execute(recent + "s.first > ?", (*today, newcomers_since)).fetchone()[0]
         return bool(together >= policy.newcomer_daily)
 
 

@@ -6,6 +6,7 @@ Events only say where to look; what is true is read from the disk, so lost or do
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from memory_store.ingest import Ingest, Ingested
 
 QUIET_SECONDS = 0.5
 LONGEST_WAIT = 5.0
+LOOK_SECONDS = 10.0
+"""How often a folder itself is looked for: that it was moved away, or is back, is told by no event."""
 IGNORE_FILES = (".gitignore", ".localaiignore")
 ALWAYS_IGNORED = (
     ".*", "node_modules/", "__pycache__/", "*.pyc", "~*", "*~", "*.swp", "*.tmp", "*.part", "*.lock",
@@ -86,12 +89,25 @@ def sync(ingest: Ingest, root: Path, *, again: bool = False) -> Iterator[Ingeste
 
 
 class Watch(FileSystemEventHandler):
-    """Follows one folder until closed. `told` hears of every file that was looked at and every failure."""
+    """Follows one folder until closed; where it is not there, it is followed once it is back.
 
-    def __init__(self, ingest: Ingest, root: Path, told: Callable[[Ingested], None]) -> None:
+    `told` hears of every file that was looked at and every failure, `begins` that all files are looked at now.
+    """
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        root: Path,
+        told: Callable[[Ingested], None],
+        begins: Callable[[], None] = lambda: None,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
         self._ingest = ingest
         self._root = root
         self._told = told
+        self._begins = begins
+        self._look_seconds = look_seconds
+        self._followed: tuple[int, int] | None = None
         self._due = Condition()
         self._since: float | None = None
         self._last = 0.0
@@ -102,7 +118,7 @@ class Watch(FileSystemEventHandler):
     def start(self) -> None:
         """Raises InvalidMemory where the folder cannot be watched. The first look at all files comes at once."""
         try:
-            self._observer.schedule(self, str(self._root), recursive=True)
+            self._attach()
             self._observer.start()
         except OSError as error:
             raise InvalidMemory(
@@ -133,22 +149,46 @@ class Watch(FileSystemEventHandler):
             self._since = self._last if self._since is None else self._since
             self._due.notify()
 
+    def _attach(self) -> None:
+        """Hear of what happens in the folder that is there now, in place of the one before. Raises OSError."""
+        found = _identity(self._root)
+        if found == self._followed and self._hearing():
+            return
+        self._observer.unschedule_all()
+        self._followed = None
+        if found is not None:
+            self._observer.schedule(self, str(self._root), recursive=True)
+            self._followed = found
+
+    def _hearing(self) -> bool:
+        return all(emitter.is_alive() for emitter in self._observer.emitters)
+
     def _run(self) -> None:
         while self._wait():
             try:
+                self._attach()
+                if self._followed is None:
+                    told = "there is no folder just now: what it said stays, and it is followed again once it is back"
+                    self._told(Ingested(path=str(self._root), problem=told, hint="bring it back, or `watch --stop`"))
+                    continue
+                self._begins()
                 for done in sync(self._ingest, self._root):
                     self._told(done)
                     if self._closed:
                         return
             except MemoryStoreError as error:
                 self._told(Ingested(path=str(self._root), problem=error.message, hint=error.hint))
+            except OSError as error:
+                problem = f"the folder cannot be watched: {error.strerror}"
+                self._told(Ingested(path=str(self._root), problem=problem, hint="raise the limit of watches"))
 
     def _wait(self) -> bool:
         """Until something has happened and it is quiet again, or it has not been quiet for long; False at the end."""
         with self._due:
             while not self._closed:
                 if self._since is None:
-                    self._due.wait()
+                    if not self._due.wait(self._look_seconds) and self._changed():
+                        return True
                     continue
                 now = time.monotonic()
                 left = min(self._last + QUIET_SECONDS, self._since + LONGEST_WAIT) - now
@@ -157,3 +197,16 @@ class Watch(FileSystemEventHandler):
                     return True
                 self._due.wait(left)
         return False
+
+    def _changed(self) -> bool:
+        """Is the folder another one than was followed, or gone?"""
+        return _identity(self._root) != self._followed or not self._hearing()
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """None where there is no folder."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None

@@ -6,6 +6,7 @@ Segments and the log position that they stand for enter and leave. What does not
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from memory_store.errors import DiskFull
-from memory_store.postings import Segment, weighed
+from memory_store.postings import Segment, sound, weighed
 
+_log = logging.getLogger(__name__)
 NAME = "words.npz"
 FORMAT = 1
 _PARTS = ("nums", "lengths", "starts", "docs", "times")
@@ -57,12 +59,18 @@ def load(folder: Path, stamp: str) -> tuple[int, Spaces] | None:
                 space: weighed([_segment(arrays, f"{space}.{at}") for at in range(count)])
                 for space, count in counts.items()
             }
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
+    except FileNotFoundError:
+        return None
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
         # Derived: whatever cannot be read is made again from the store.
+        _log.warning("the index of words is damaged and is made again: %s", error)
         return None
 
 
 def _segment(arrays: Mapping[str, np.ndarray], name: str) -> Segment:
     nums, lengths, starts, docs, times = (arrays[f"{name}.{part}"] for part in _PARTS)
     terms = arrays[f"{name}.terms"].tobytes().decode().split("\n")[1:-1]
-    return Segment(nums, lengths, {term: at for at, term in enumerate(terms)}, starts, docs, times)
+    part = Segment(nums, lengths, {term: at for at, term in enumerate(terms)}, starts, docs, times)
+    if not sound(part):
+        raise ValueError(f"the parts of {name} do not fit each other")
+    return part

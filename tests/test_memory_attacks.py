@@ -15,11 +15,15 @@ from memory_store.records import Author, NewMemory
 from memory_store.store import Store
 from memory_store.trust import DAY, Trust
 from tests.attacks import ASSAULTS, Fact, chronicle, facts
+from tests.intruders import INTRUSIONS, Forgery, annals
 from tests.poisoning import Act
 
 EMBEDDER = StaticEmbedder()
 FACTS = 40
 SHOWN = 5
+WARS = {name: chronicle(1, name, facts(1, FACTS)) for name in ASSAULTS} | {
+    name: annals(1, name, facts(1, FACTS)) for name in INTRUSIONS
+}
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,21 @@ class Unguarded(Trust):
         return (1.0,) * len(memories)
 
 
-def outcome(path: Path, assault: str | None, known: Sequence[Fact], *, seed: int, guarded: bool = True) -> Outcome:
+def outcome(path: Path, acts_in_order: Sequence[Act], known: Sequence[Fact], *, guarded: bool = True) -> Outcome:
     now = 0.0
     store = Store(path, embedder=EMBEDDER, clock=lambda: now)
     trust = Trust(store) if guarded else Unguarded(store)
     recall = Recall(store, trust)
     ids: dict[str, str] = {}
     acts: dict[str, Act] = {}
-    for act in chronicle(seed, assault, known):
+    for act in acts_in_order:
         now = act.day * DAY
         author = Author(kind=act.kind, name=act.by)
         if act.verb != "write":
             if act.tag in ids:
                 trust.judge(store.get(ids[act.tag]), author, "confirmed" if act.verb == "confirm" else "refuted")
             continue
-        new = NewMemory(text=act.text, author=author)
+        new = NewMemory(text=act.text, author=author, **(act.dressed if isinstance(act, Forgery) else {}))  # type: ignore[arg-type]
         try:
             added = trust.remember(new, recall.near(act.text)) if guarded else store.add(new)
         except (WriteRefused, InvalidMemory):
@@ -70,12 +74,12 @@ def outcome(path: Path, assault: str | None, known: Sequence[Fact], *, seed: int
 def peace(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The same world without an attack and without any trust: what the defence must not cost."""
     path = tmp_path_factory.mktemp("peace") / "memory.db"
-    return outcome(path, None, facts(1, FACTS), seed=1, guarded=False)
+    return outcome(path, chronicle(1, None, facts(1, FACTS)), facts(1, FACTS), guarded=False)
 
 
-@pytest.mark.parametrize("assault", ASSAULTS)
+@pytest.mark.parametrize("assault", WARS)
 def test_an_assault_is_hardly_ever_shown_and_hides_nothing(tmp_path: Path, assault: str, peace: Outcome) -> None:
-    war = outcome(tmp_path / "war.db", assault, facts(1, FACTS), seed=1)
+    war = outcome(tmp_path / "war.db", WARS[assault], facts(1, FACTS))
     assert peace.honest_recall > 0.9
     assert war.hostile_share < 0.05
     assert war.honest_recall > peace.honest_recall - 0.02

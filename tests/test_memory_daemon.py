@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,26 @@ def test_nothing_is_recalled_unless_asked_for(daemon: Daemon, fields: dict[str, 
     assert "5519" not in answer["choices"][0]["message"]["content"]
 
 
+@pytest.mark.parametrize(
+    ("piped", "words"),
+    [
+        (b"", "empty"),
+        (b"\xe2\x80\x8b", "no character"),
+        (b"a\0b", "NUL"),
+        (b"abc \xed\xa0\x80 def", "not text in UTF-8"),
+        (b"word " * (1 << 18), "one memory holds"),
+        (b"\0" * (10 << 20), "NUL"),
+    ],
+    ids=["empty", "invisible", "NUL", "surrogate", "large", "10 MB of NUL"],
+)
+def test_what_no_memory_can_hold_is_told_in_one_line(daemon: Daemon, piped: bytes, words: str) -> None:
+    command = [sys.executable, "-P", "-m", "localai", "memory", "add"]
+    done = subprocess.run(command, env=daemon.env, input=piped, capture_output=True, timeout=150)
+    assert done.returncode == 2
+    assert words in done.stderr.decode()
+    assert b"hint:" in done.stderr
+
+
 def test_loopback_clients_get_no_memories(daemon: Daemon) -> None:
     assert daemon.chat("hello", memory=True).status == 403
 
@@ -208,9 +229,15 @@ def test_what_is_pinned_goes_along_with_every_question(daemon: Daemon) -> None:
     assert [m["id"] for m in asked(daemon, **question)["memories"]] == [made]
     assert [m["id"] for m in daemon.client.get(f"{ROUTE}/pins")["memories"]] == [made, other]
     assert [m["id"] for m in shown(daemon, "list", "--tag", "pinned", "-n", "pins")["memories"]] == [made]
+    kept = daemon.home / "pins.jsonl"
+    shown(daemon, "export", str(kept), "-n", "elsewhere")
     assert memory(daemon, "forget", other, "--yes").returncode == 0
+    shown(daemon, "import", str(kept))
+    assert [m["id"] for m in shown(daemon, "pin", "-n", "elsewhere")["memories"]] == [other], "it comes back pinned"
+    assert not shown(daemon, "unpin", made)["pinned"]
+    assert [m["id"] for m in daemon.client.get(f"{ROUTE}/pins")["memories"]] == [other]
+    assert memory(daemon, "pin", made).stdout == "pinned: every answer is given it\n"
     assert post(daemon, f"/{made}/pin", {"pinned": False}).status == 200
-    assert daemon.client.get(f"{ROUTE}/pins")["memories"] == []
     assert not asked(daemon, **question)["memories"]
     assert post(daemon, "/nothing/pin", {"pinned": True}).status == 404
 

@@ -14,8 +14,9 @@ from memory_store import vector_rows
 from memory_store.doctor import examine
 from memory_store.embed import FOLDER, StaticEmbedder, Vectors
 from memory_store.errors import EmbedderFault
+from memory_store.recall import Question, Recall
 from memory_store.records import NewMemory
-from memory_store.reembed import reembed
+from memory_store.reembed import Elder, reembed
 from memory_store.store import Store
 
 STATIC = StaticEmbedder()
@@ -118,6 +119,28 @@ def test_a_new_embedder_fills_beside_the_old_and_takes_over(tmp_path: Path) -> N
     assert added.num in nums
     assert examine(store).healthy
     assert store.changes(limit=99)[-1].op == "embedder"
+    store.close()
+
+
+def test_search_by_meaning_goes_on_while_vectors_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    old = Store(path, embedder=STATIC)
+    old.add_many([NewMemory(text=text, id=str(n)) for n, text in enumerate(TEXTS)])
+    old.close()
+    store = Store(path, embedder=Halved())
+    recall = Recall(store, elder=Elder(store, STATIC))
+
+    def first(text: str) -> tuple[str, float]:
+        hit = recall.search(Question(text=text))[0]
+        return hit.memory.id, hit.why.cosine
+
+    before = [first(text) for text in TEXTS]
+    assert [(name, round(cosine, 2)) for name, cosine in before] == [(str(n), 1.0) for n in range(len(TEXTS))]
+    steps = reembed(store, batch=1)
+    next(steps)
+    assert [first(text)[0] for text in TEXTS] == [name for name, _ in before]
+    list(steps)
+    assert [first(text)[0] for text in TEXTS] == [name for name, _ in before]
     store.close()
 
 

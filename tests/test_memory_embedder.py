@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.daemon_fixture import Daemon, running, wait_for
+from tests.tiny_bert import tiny_bert
 
 ROUTE = "/localai/memory"
 
@@ -41,7 +42,7 @@ def test_another_model_takes_over_and_the_built_in_one_comes_back(daemon: Daemon
     for text in ("The boat of Ana is blue", "The mill stands by the river"):
         assert daemon.ask("POST", ROUTE, {"text": text}, unix=True).status == 200
     own = stats(daemon)["embedder"]
-    again(daemon, "starter")
+    again(daemon, str(tiny_bert(daemon.home / "encoder.gguf")))
     wait_for(lambda: meaning(daemon, "The boat of Ana is blue") > 0.9)
     assert stats(daemon)["embedder"].startswith("model:")
     again(daemon, "")

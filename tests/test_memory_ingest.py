@@ -26,6 +26,7 @@ from memory_store.extractor import Extractor
 from memory_store.ingest import Ingest, Ingested
 from memory_store.store import Store
 from memory_store.watch import Watch, files, sync
+from tests.intruders import HIDDEN, HTML_HIDING_PLACES
 
 EMBEDDER = StaticEmbedder()
 SENTENCE = "The heron stood by the pond at dawn and waited for the fish to rise near the reeds. "
@@ -276,6 +277,76 @@ def test_what_was_forgotten_covers_nothing(store: Store, ingest: Ingest, root: P
     assert ingest.put(root / "a.txt").added == 1
 
 
+def test_what_a_person_forgot_stays_forgotten_until_it_changes(store: Store, ingest: Ingest, root: Path) -> None:
+    (root / "a.txt").write_text(SENTENCE)
+    list(sync(ingest, root))
+    forget(store, ids=[store.list()[0].id], lasting=True)
+    (root / "copy.txt").write_text(SENTENCE)
+    assert [one.withheld for one in sync(ingest, root) if one.withheld] == [1, 1]
+    list(sync(ingest, root, again=True))
+    assert texts(store) == []
+    (root / "a.txt").write_text("A fox crossed the frozen lake.")
+    list(sync(ingest, root))
+    assert texts(store) == ["A fox crossed the frozen lake."]
+    assert next(ingest.put_many([root / "copy.txt"], by_hand=True)).added == 1
+    list(sync(ingest, root, again=True))
+    assert len(texts(store)) == 2
+
+
+def test_one_part_that_was_forgotten_is_brought_back_by_hand(store: Store, ingest: Ingest, root: Path) -> None:
+    path = root / "a.md"
+    path.write_text("# One\nThe heron waits.\n# Two\nThe stork nests.\n")
+    ingest.put(path)
+    whole = texts(store)
+    forget(store, ids=[store.list()[0].id], lasting=True)
+    assert ingest.put(path, again=True).withheld == 1
+    assert next(ingest.put_many([path], by_hand=True)).added == len(whole)
+    assert texts(store) == whole
+
+
+def test_a_file_that_gives_nothing_is_read_once(store: Store, extractor: Extractor, root: Path) -> None:
+    (root / "bad.txt").write_bytes(b"\0")
+    (root / "empty.md").write_text("")
+    ingest = Ingest(store, extractor=extractor)
+    first = list(sync(ingest, root))
+    assert [bool(one.problem) for one in first] == [True, False]
+    extractor.close()
+    child = extractor._child
+    assert [(one.problem, one.added) for one in sync(ingest, root)] == [(one.problem, 0) for one in first]
+    assert extractor._child is child, "nothing was read"
+    (root / "bad.txt").write_text("Now it is good.")
+    list(sync(ingest, root))
+    assert texts(store) == ["Now it is good."]
+
+
+@pytest.mark.parametrize("place", HTML_HIDING_PLACES)
+def test_what_is_hidden_from_readers_is_not_remembered(root: Path, place: str) -> None:
+    for name in ("a.html", "a.md"):
+        (root / name).write_text(HTML_HIDING_PLACES[place])
+    assert [block.text for block in extract(root / "a.html")] == ["Kiln notes of Ramsby."]
+    if place == "comment":
+        assert HIDDEN not in str(extract(root / "a.md"))
+
+
+def test_a_comment_in_an_example_of_code_stays(root: Path) -> None:
+    (root / "a.md").write_text("Before.\n\n```\n<!-- kept -->\n```\n\nAfter <!-- not\n\nkept -->it.\n")
+    assert "\n".join(block.text for block in extract(root / "a.md")).count("kept") == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "dangling link"])
+def test_what_is_no_file_is_refused_at_once(ingest: Ingest, root: Path, kind: str) -> None:
+    path = root / "odd.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else root / "nowhere")
+    done = ingest.put(path)
+    assert "no plain file" in done.problem or "cannot be read" in done.problem
+    assert done.hint
+
+
 def test_what_a_file_of_another_folder_said_too_survives_it(store: Store, extractor: Extractor, root: Path) -> None:
     both = [(Ingest(store, extractor=extractor), root / name) for name in ("one", "two")]
     for ingest, folder in both:
@@ -318,7 +389,7 @@ def test_ignore_rules_and_links(root: Path) -> None:
 
 def follow(ingest: Ingest, root: Path) -> tuple[Watch, list[Ingested]]:
     told: list[Ingested] = []
-    watch = Watch(ingest, root, told.append)
+    watch = Watch(ingest, root, told.append, look_seconds=0.2)
     watch.start()
     return watch, told
 
@@ -347,6 +418,14 @@ def test_a_watched_folder_is_followed(store: Store, ingest: Ingest, root: Path) 
         shutil.rmtree(root)
         wait(lambda: any("no folder" in done.problem for done in told))
         assert texts(store) == ["first heron"], "a folder that is gone takes nothing with it"
+        root.mkdir()
+        (root / "d.txt").write_text("third heron")
+        wait(lambda: texts(store) == ["third heron"])
+        root.rename(root.with_name("away"))
+        wait(lambda: "no folder" in told[-1].problem)
+        root.with_name("away").rename(root)
+        (root / "e.txt").write_text("fourth heron")
+        wait(lambda: len(texts(store)) == 2)
     finally:
         watch.close()
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from memory_store.doctor import index_anew
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
 from memory_store.lexical import LEFT_TO_SEARCH, LexicalIndex
-from memory_store.postings import K1, B
+from memory_store.postings import K1, B, without
 from memory_store.records import Author, NewMemory
 from memory_store.store import Store
 from memory_store.words import Words
@@ -161,3 +164,39 @@ def test_a_search_takes_in_what_writers_left_and_segments_do_not_pile_up(tmp_pat
     assert index._seq == store.written, "other writes leave nothing"
     index.close()
     store.close()
+
+
+@pytest.mark.parametrize("part", ["starts", "docs", "times", "lengths", "nums"])
+def test_an_index_whose_parts_do_not_fit_is_made_again_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add_many([NewMemory(text=text, id=str(number)) for number, text in enumerate(texts(50))])
+    index = LexicalIndex(store, tmp_path / "index")
+    wanted = index.search("default", COMMON[0], 10)[0].tolist()
+    index.close()
+    (path,) = index.files()
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    changed[f"1.0.{part}"] = changed[f"1.0.{part}"][:-1] if part != "docs" else changed[f"1.0.{part}"] + 1000
+    np.savez(path, **changed)
+    again = LexicalIndex(store, tmp_path / "index")
+    assert "damaged and is made again" in caplog.text
+    assert again.search("default", COMMON[0], 10)[0].tolist() == wanted
+    assert again.fits()
+    again.close()
+
+
+@pytest.mark.parametrize("lost", ["a text", "a word"])
+def test_an_index_that_lacks_something_does_not_fit_until_it_is_made_anew(tmp_path: Path, lost: str) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add_many([NewMemory(text=text, id=str(number)) for number, text in enumerate(texts(50))])
+    index = LexicalIndex(store)
+    assert index.fits()
+    (part,) = index._segments[1]
+    hollow = without(part, np.array([7])) if lost == "a text" else replace(part, vocabulary={"none": 0})
+    index._segments[1] = (hollow,)
+    assert not index.fits()
+    index_anew(store)
+    assert index.fits()
+    index.close()
