@@ -22,7 +22,8 @@ def told(daemon: Daemon, *arguments: str) -> Any:
 
 @pytest.mark.timeout(900)
 def test_a_run_answers_through_the_daemon(fresh: Daemon, shallow: Path, tmp_path: Path) -> None:
-    one = (*ONE, str(shallow))
+    told(fresh, "models", "import", str(shallow), "--link")
+    one = (*ONE, "shallow")
     found = told(fresh, *one, "--out", str(tmp_path))
     result = found["results"][0]
     assert (result["questions"], result["coverage"], result["rank"]) == (7, 1.0, 1)

@@ -168,10 +168,10 @@ def _reading(
     return Reading("b", "x", "", threads, "f16", shape(model), phase, tokens, depth, sequences, seconds, cpu_s, 0.0)
 
 
-async def test_two_engines_read_the_text_alike(shallow: Path, tmp_path: Path) -> None:
+async def test_two_engines_read_the_text_alike(tmp_path: Path) -> None:
     found: dict[str, Pass] = {}
     for backend in ("llama.cpp", "onnx"):
-        load = order(shallow, backend, n_ctx=1024, n_seq=4, rates={1: 1.0}, cache=str(tmp_path / "cache"))
+        load = order(STARTER, backend, n_ctx=1024, n_seq=4, rates={1: 1.0}, cache=str(tmp_path / "cache"))
 
         async def start(steps: Steps, load: Load = load) -> EngineHandle:
             return await EngineHandle.start(load, log=tmp_path / "log", on_stage=lambda *_: None, on_step=steps)
