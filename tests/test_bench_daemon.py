@@ -53,6 +53,7 @@ def test_a_run_answers_through_the_daemon(fresh: Daemon, shallow: Path, tmp_path
     ("arguments", "code", "message"),
     [
         (("bench", "-m", "nonesuch"), 1, "no model named 'nonesuch'"),
+        (("bench", "-m", "starter", "--quant", "Q8_0"), 1, "`localai models quantize starter Q8_0` makes it"),
         (("bench", "-B", "cuda"), 2, "no backend named 'cuda'"),
         (("bench", "--suite", "fast"), 2, "no suite named 'fast'"),
         (("bench", "--task", "gsm8k=missing.jsonl"), 2, "missing.jsonl cannot be read"),

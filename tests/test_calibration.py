@@ -32,7 +32,7 @@ from localai.measuring import Pass, Steps, measure
 from localai.orders import Orders, shape
 from localai.readings import Phase, Reading
 from localai.tested import TestedSettings
-from tests.engine_runs import echo_file, order
+from tests.engine_runs import STARTER, echo_file, order
 
 SUBJECT = Subject("device", "digest", "echo", "built in")
 

@@ -496,6 +496,8 @@ def test_what_is_completed(line: str, column: int, first: bool, found: tuple[str
         ("/open 9\n", "/list shows what there is"),
         ("/open missing\n", "no conversation 'missing'"),
         ("/model\n", "smollm2-135m-instruct"),
+        ("/model starter\n", "The next answers come from starter."),
+        ("/model smolm2-135m-instruct\n/model\n", "did you mean 'smollm2-135m-instruct'?"),
         ("/plan starter\n", "J/token"),
         ("/remember Plain cats purr.\nDo plain cats purr?\n/memory\n", "Plain cats purr.\n1 recalled"),
         ("/energy\n", "Power of answers"),
