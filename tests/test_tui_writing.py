@@ -35,7 +35,7 @@ from tests.tui_driver import (
 from tui import attachments
 from tui.app import IDS, ChatApp
 from tui.commands import COMMANDS
-from tui.completion import wanted_at
+from tui.completion import ranked, wanted_at
 from tui.dashboard import Dashboard, Engine, Reading, residency_map, residency_text, watts
 from tui.drafts import Drafts
 from tui.memory_panel import MemoryPanel
@@ -378,6 +378,35 @@ async def test_the_last_word_before_leaving_is_kept(host: Daemon, tmp_path: Path
         app_of(pilot).chat._keeping = app_of(pilot).set_timer(3600, lambda: None)
         await pilot.press(*"a last word", "ctrl+q")
     assert (tmp_path / "drafts" / "new.txt").read_text() == "a last word"
+
+
+async def test_what_was_attached_is_attached_again(host: Daemon, fast: str, tmp_path: Path) -> None:
+    notes, gone, drafts = tmp_path / "notes.txt", tmp_path / "gone.txt", tmp_path / "drafts"
+    for path in (notes, gone):
+        path.write_text(f"text of {path.name}")
+    for kept in (("notes.txt", "gone.txt"), ()):
+        async with opened(ChatApp(host.client, None, fast, folder=tmp_path, drafts=drafts)) as pilot:
+            screen = app_of(pilot).chat
+            await wait_until(pilot, lambda screen=screen: screen.loaded)  # type: ignore[misc]
+            for name in kept:
+                screen.action_attach(name)
+                await shows(pilot, name)
+            if not kept:
+                await shows(pilot, "gone.txt cannot be read")
+                assert [each.text for each in screen.attachments] == ["text of notes.txt"]
+                await say(pilot, "Go.")
+                await answered(pilot)
+        gone.unlink(missing_ok=True)
+        assert [path.name for path in drafts.glob("*")] == (["new.files"] if kept else [])
+    assert b"text of" not in b"".join(path.read_bytes() for path in drafts.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [("foo", "src/food.py"), ("src/f", "src/food.py"), ("form", "docs/form/"), ("inf", "docs/info.md")],
+)
+def test_what_begins_with_the_typed_comes_first(text: str, first: str) -> None:
+    assert ranked(text, ["docs/info.md", "docs/form/", "a-form.txt", "src/food.py", "unfolded.txt"])[0] == first
 
 
 def test_drafts_go_nowhere_else(tmp_path: Path) -> None:
