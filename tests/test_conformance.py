@@ -316,17 +316,19 @@ async def test_a_deadline_ends_with_what_there_is(starter: EngineHandle) -> None
 
 async def test_full_cells_set_back_and_lose_nothing(shallow: Path, backend: str, cache: str, tmp_path: Path) -> None:
     steps: list[StepRecord] = []
-    fields: dict[str, Any] = {"max_tokens": 30, "ignore_eos": True, "logprobs": 5}
-    async with engine(ordered(shallow, backend, cache, n_ctx=128), tmp_path, steps) as handle:
+    # llama.cpp has no fewer cells than 256.
+    part = 1 if backend.startswith("mlx") else 2
+    fields: dict[str, Any] = {"max_tokens": 30 * part, "ignore_eos": True, "logprobs": 5}
+    async with engine(ordered(shallow, backend, cache, n_ctx=128 * part), tmp_path, steps) as handle:
         texts = [f"{question} Tell me in detail. " * 20 for question in QUESTIONS[:3]]
-        prompts = [(await handle.tokenize(text, special=False, add_bos=False))[:20] for text in texts]
+        prompts = [(await handle.tokenize(text, special=False, add_bos=False))[: 20 * part] for text in texts]
         steps.clear()
         together = await asyncio.gather(*(ask(handle, prompt, **fields) for prompt in prompts))
         prefilled = sum(share.prefilled for step in steps for share in step.shares)
         alone = [await ask(handle, prompt, **fields) for prompt in prompts]
     assert prefilled > sum(map(len, prompts)), "somebody was set back"
     for answer, prompt in zip(together, prompts, strict=True):
-        assert (answer.end.usage.prompt_tokens, answer.end.usage.completion_tokens) == (len(prompt), 30)
+        assert (answer.end.usage.prompt_tokens, answer.end.usage.completion_tokens) == (len(prompt), 30 * part)
     assert all(same_but_for_near_ties(a, b) for a, b in zip(alone, together, strict=True))
 
 
