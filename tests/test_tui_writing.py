@@ -14,6 +14,7 @@ from textual import events
 from textual.command import CommandList
 
 from localai.errors import BadRequest
+from localai.unsent import remove
 from tests.daemon_fixture import Daemon, running
 from tests.terminal import terminal
 from tests.tui_driver import (
@@ -416,6 +417,10 @@ def test_drafts_go_nowhere_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*.txt")] == ["plain.txt"]
     assert (drafts.of("../escaped"), drafts.of("plain"), drafts.of("missing")) == ("", "text", "")
     assert (tmp_path / "drafts" / "plain.txt").stat().st_mode & 0o77 == 0
+    drafts.keep("plain", "text", [tmp_path / "notes.txt"])
+    assert drafts.files_of("plain") == (tmp_path / "notes.txt",)
+    remove(tmp_path / "drafts", "plain")
+    assert list((tmp_path / "drafts").iterdir()) == []
 
 
 async def test_mistakes_in_the_settings_are_said_at_the_start(host: Daemon, tmp_path: Path) -> None:
