@@ -228,15 +228,6 @@ async def test_a_new_conversation_leaves_the_old_one_alone(host: Daemon, fast: s
     assert len(stored(host, first)["messages"]) == 2
 
 
-async def test_a_model_that_nobody_knows_is_not_taken(host: Daemon, fast: str, tmp_path: Path) -> None:
-    async with opened(chat(host, tmp_path, model=fast)) as pilot:
-        await say(pilot, "/use smolm2-135m-instruct")
-        await shows(pilot, "did you mean 'smollm2-135m-instruct'?")
-        assert app_of(pilot).chat.model == fast
-        await say(pilot, "/use starter")
-        await wait_until(pilot, lambda: app_of(pilot).chat.model == "starter")
-
-
 async def test_an_engine_that_dies_is_named_under_its_answer(host: Daemon, fast: str, tmp_path: Path) -> None:
     path = host.home / "deadly.txt"
     path.write_text("0 crash-always\n")
