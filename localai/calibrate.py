@@ -20,7 +20,7 @@ from backends.contract import Load
 from backends.errors import BackendError
 from backends.handle import EngineHandle
 from backends.kv_frames import KvGrant
-from localai.calibration_store import KvReading, Record
+from localai.calibration_store import KvReading, Record, Subject
 from localai.errors import LocalaiError, OutOfResources
 from localai.kv_trials import KvTrials, Trial
 from localai.laboratory import DISTURBED, Candidate, Laboratory
@@ -117,18 +117,21 @@ class Calibrator:
     # -- backends
 
     async def _backends(self, model: LocalModel) -> None:
+        """One that does not fit, or that others keep from ending, is left for another time and holds nobody up."""
         disturbed = 0
-        while (candidate := await asyncio.to_thread(self._laboratory.next, model)) is not None:
+        left: set[Subject] = set()
+        while (candidate := await asyncio.to_thread(self._laboratory.next, model, without=left)) is not None:
             most = DISTURBED if disturbed < _PATIENCE else float("inf")
             try:
                 record = await self._undisturbed(f"{model.id} on {candidate}", partial(self._pass, candidate, most))
             except OutOfResources as error:
                 _log.info("%s on %s is not measured now: %s", model.id, candidate, error.message)
-                return
+                left.add(candidate.subject)
+                continue
             disturbed += record is None
             if record is None and disturbed > _PATIENCE:
                 _log.info("%s on %s is not measured now: other programs keep it from ending", model.id, candidate)
-                return
+                left.add(candidate.subject)
 
     async def _pass(self, candidate: Candidate, most_foreign: float) -> Record | None:
         return await self._laboratory.run_pass(candidate, self._free(), most_foreign=most_foreign)

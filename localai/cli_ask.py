@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from localai.cli import progress_line, say, show
+from localai.cli_numbers import Finite
 from localai.client import Client
 from localai.config import load
 from localai.errors import BadRequest
@@ -29,10 +30,10 @@ _TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "deco
 @click.option("-s", "--system", default=None, help="System prompt; '' leaves it to the model's template.")
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Add a text file to the prompt.")
 @click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")
-@click.option("--temperature", type=float, default=None, help="0 is greedy; typical values are 0 to 2.")
+@click.option("--temperature", type=Finite(), default=None, help="0 is greedy; typical values are 0 to 2.")
 @click.option("--seed", type=int, default=None, help="Repeatable sampling.")
 @click.option("--ctx", type=click.IntRange(0), default=None, help="Served context in tokens.")
-@click.option("--max-joules", type=click.FloatRange(0, min_open=True), default=None, help="End the answer there.")
+@click.option("--max-joules", type=Finite(0, min_open=True), default=None, help="End the answer there.")
 @click.option("--memory/--no-memory", default=None, help="Recall what fits from the memory. Default: recall.")
 @click.option("--namespace", default=None, help="Recall from this namespace.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")

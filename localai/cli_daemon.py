@@ -42,9 +42,10 @@ def _settings(command: Any) -> Any:
 @click.option("--quiet", is_flag=True, help="Log to the file only.")
 def serve(quiet: bool, **flags: Any) -> None:
     """Run the daemon in the foreground."""
+    config = load(flags)
+    # What it takes a second to import, after what a person may have mistyped.
     from localai.daemon import serve as run
 
-    config = load(flags)
     if not quiet:
         say(f"serving on {_places(config)}")
     run(config, foreground=not quiet)

@@ -12,6 +12,7 @@ from localai.cli import progress_line, say, show
 from localai.cli_ask import model_name
 from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line
 from localai.cli_memory_files import export, import_
+from localai.cli_numbers import Finite
 from localai.errors import BadRequest
 
 memory.add_command(export)
@@ -86,9 +87,7 @@ def _state_text(found: Any) -> str:
 @click.option("-m", "--model", default="", help="Model id, alias or GGUF file.")
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
 @click.option("--passages", type=click.IntRange(1, 1000), default=40, show_default=True, help="Most memories to read.")
-@click.option(
-    "--max-joules", type=click.FloatRange(0, min_open=True), default=None, help="Answer before this is spent."
-)
+@click.option("--max-joules", type=Finite(0, min_open=True), default=None, help="Answer before this is spent.")
 @click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ask(

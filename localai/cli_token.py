@@ -9,6 +9,7 @@ from urllib.parse import quote
 import click
 
 from localai.cli import say, show
+from localai.cli_numbers import Finite
 from localai.config import load
 from localai.lifecycle import client
 from localai.tokens import SCOPES
@@ -29,7 +30,7 @@ def token() -> None:
     "--namespace", "namespaces", multiple=True, help="Part of the memory it may use; repeatable. Default: all."
 )
 @click.option("--requests-per-minute", type=click.IntRange(0), default=0, help="0 for no limit.")
-@click.option("--joules-per-day", type=click.FloatRange(0), default=0.0, help="0 for no limit.")
+@click.option("--joules-per-day", type=Finite(0), default=0.0, help="0 for no limit.")
 @click.option("--json", "as_json", is_flag=True)
 def add(name: str, scopes: tuple[str, ...], as_json: bool, **limits: Any) -> None:
     """Make the token NAME and print its secret, which is not kept."""

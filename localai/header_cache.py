@@ -16,6 +16,8 @@ import msgspec
 from backends.errors import ModelFileError
 from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
+from localai.atomic import replace_file
+from localai.errors import OutOfResources
 
 _log = logging.getLogger(__name__)
 
@@ -80,13 +82,10 @@ class HeaderCache:
                 return
             self._dirty = False
             raw = msgspec.json.encode(self._known)
-        staged = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(raw)
-            staged.replace(self._path)
-        except OSError as error:
-            _log.warning("model descriptions are not remembered: %s", error.strerror)
+            replace_file(self._path, raw)
+        except OutOfResources as error:
+            _log.warning("model descriptions are not remembered: %s", error.message)
 
     def _load(self) -> dict[str, Outcome]:
         if self._known is None:

@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,12 +103,12 @@ class Laboratory:
         """
         return [self._candidate(model, name, mode) for name, mode in _ways(model, every=every)]
 
-    def next(self, model: LocalModel, *, every: bool = False) -> Candidate | None:
-        """The candidate whose next pass is due, None where everything is known. Raises LocalaiError, OSError."""
+    def next(self, model: LocalModel, *, every: bool = False, without: Set[Subject] = frozenset()) -> Candidate | None:
+        """The candidate whose next pass is due, None where all but `without` is known. Raises LocalaiError, OSError."""
         due = [
             (0 if record is None or _stale(record) else record.passes, place, candidate)
             for place, candidate in enumerate(self.candidates(model, every=every))
-            if not self._done(record := self.store.record(candidate.subject))
+            if candidate.subject not in without and not self._done(record := self.store.record(candidate.subject))
         ]
         return min(due, key=lambda item: item[:2])[2] if due else None
 

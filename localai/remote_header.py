@@ -20,7 +20,8 @@ import msgspec
 from backends.errors import ModelFileError
 from backends.gguf import read_header
 from backends.gguf_header import GgufHeader, TensorInfo, Value
-from localai.errors import DownloadFailed, ModelBroken
+from localai.atomic import replace_file
+from localai.errors import DownloadFailed, ModelBroken, OutOfResources
 
 if TYPE_CHECKING:
     from localai.hub import Hub, RemoteFile, Repository
@@ -94,16 +95,13 @@ class RemoteHeaders:
             return
         fields = (header.version, dict(header.metadata), header.tensors, header.data_offset, header.file_size)
         path = self._path(sha256)
-        staged = path.with_suffix(".new")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(msgspec.json.encode(_Kept(*fields)))
-            staged.replace(path)
+            replace_file(path, msgspec.json.encode(_Kept(*fields)))
             known = sorted(self._folder.glob("*.json"), key=lambda each: each.stat().st_mtime)
             for old in known[:-_KEPT]:
                 old.unlink(missing_ok=True)
-        except OSError as error:
-            _log.warning("a remote header is not remembered: %s", error.strerror)
+        except (OSError, OutOfResources) as error:
+            _log.warning("a remote header is not remembered: %s", error)
 
     def _path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.json"

@@ -7,6 +7,7 @@ of a prompt or an answer is in a row, so none is sent.
 from __future__ import annotations
 
 import logging
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from localai.errors import ConfigError
@@ -31,6 +32,7 @@ _OWN = (
     *("uncertainty", "coverage", "quality", "method", "scope", "energy_reason", "energy_stopped"),
 )
 _PATIENCE_S = 5
+_PARTING_S = 2.0
 
 
 class Spans:
@@ -59,9 +61,12 @@ class Spans:
         span.end(begun + int(row["total_ms"] * 1e6))
 
     def close(self) -> None:
-        """Send what is left, as far as the collector takes it within some seconds."""
+        """Send what is left, as far as the collector takes it within two seconds."""
         if self._provider is not None:
-            self._provider.shutdown()
+            # The package waits for one that is gone as long as it would while running.
+            parting = Thread(target=self._provider.shutdown, daemon=True)
+            parting.start()
+            parting.join(_PARTING_S)
 
 
 def attributes_of(row: dict[str, Any]) -> dict[str, Any]:

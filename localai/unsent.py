@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 FOLDER = "drafts"
+FILES = ".files"
+"""Beside the text: the paths of what was attached, a JSON list."""
 NEW = "new"
 """Instead of the id of a conversation, where there is none yet."""
 
@@ -34,4 +36,5 @@ def quoting(folder: Path, texts: Sequence[str]) -> tuple[str, ...]:
 def remove(folder: Path, conversation: str) -> None:
     """What was typed for a conversation that is deleted."""
     if conversation.isalnum():
-        path_of(folder, conversation).unlink(missing_ok=True)
+        for path in (typed := path_of(folder, conversation), typed.with_suffix(FILES)):
+            path.unlink(missing_ok=True)

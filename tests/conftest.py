@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.daemon_fixture import Daemon, running
+from tests.tiny_models import shallow_starter
 
 # The same examples every time, however long a busy machine takes over one: a failure is of the code, and comes again.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,3 +28,9 @@ def fresh() -> Iterator[Daemon]:
     """A daemon for one test, which may ill-treat it."""
     with running() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter's first layers, for what does not depend on sense: a quarter of its work a token and less."""
+    return shallow_starter(tmp_path_factory.mktemp("shallow") / "shallow.gguf", layers=4)

@@ -149,11 +149,18 @@ class Daemon:
 
 @contextmanager
 def running(**settings: str) -> Iterator[Daemon]:
-    """A started daemon in a new home, gone with it at the end. Short paths: socket addresses are limited."""
+    """A started daemon in a new home, gone with it at the end."""
+    with resting(**settings) as daemon:
+        daemon.start()
+        yield daemon
+
+
+@contextmanager
+def resting(**settings: str) -> Iterator[Daemon]:
+    """One that is not started yet. Short paths: socket addresses are limited."""
     home = Path(tempfile.mkdtemp(prefix="la", dir="/tmp"))
     daemon = Daemon(home, free_port(), **settings)
     try:
-        daemon.start()
         yield daemon
     finally:
         if daemon.process is not None and daemon.process.poll() is None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import gguf
+
 from backends.ggml_types import SCALARS, TENSOR_TYPES
+from tests.engine_runs import STARTER
 
 CODES = {name: (number, code) for number, (name, code) in SCALARS.items()}
 LLAMA: dict[str, Any] = {
@@ -90,3 +95,13 @@ def split_gguf(count: int) -> list[bytes]:
         }
         parts.append(gguf_bytes(own | split, [(f"blk.{number}.w", (64, 4 + number), 8)]))
     return parts
+
+
+def fields_of(path: Path) -> dict[str, gguf.ReaderField]:
+    """The metadata of a file. The starter's, which take the package seconds, are read once."""
+    return _starters() if path == STARTER else dict(gguf.GGUFReader(path).fields)
+
+
+@cache
+def _starters() -> dict[str, gguf.ReaderField]:
+    return dict(gguf.GGUFReader(STARTER).fields)

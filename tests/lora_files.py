@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize
 
-from tests.engine_runs import STARTER
+from backends.gguf import read_header
 from tests.gguf_files import tensor_bytes
 
 ALIGNMENT = 32
@@ -51,19 +51,19 @@ def write_lora(path: Path, pairs: Factors, *, alpha: float = 8.0, half: bool = F
     return path
 
 
-def merged(path: Path, deltas: Mapping[str, Any], targets: Sequence[str] = TARGETS) -> Path:
-    """The starter with `targets` stored as F16, `deltas` of shape (outputs, inputs) added to them."""
-    reader = gguf.GGUFReader(STARTER)
-    raw = STARTER.read_bytes()
-    first = reader.tensors[0].field.offset
-    head, table, data = raw[24:first], b"", bytearray()
-    for tensor in reader.tensors:
-        kind, content = int(tensor.tensor_type), tensor.data.tobytes()
+def merged(path: Path, base: Path, deltas: Mapping[str, Any], targets: Sequence[str]) -> Path:
+    """`base` with `targets` stored as F16, `deltas` of shape (outputs, inputs) added to them."""
+    raw, tensors = base.read_bytes(), read_header(base).tensors
+    first = raw.index(tensor_bytes(tensors[0].name, tensors[0].shape, 0, 0)[: 8 + len(tensors[0].name)], 24)
+    table, data = b"", bytearray()
+    for tensor in tensors:
+        kind, content = gguf.GGMLQuantizationType[tensor.type], raw[tensor.offset : tensor.offset + tensor.size]
         if tensor.name in targets:
-            values = dequantize(tensor.data, tensor.tensor_type) + deltas.get(tensor.name, 0.0)
-            kind, content = int(gguf.GGMLQuantizationType.F16), values.astype("<f2").tobytes()
-        table += tensor_bytes(tensor.name, tuple(int(side) for side in tensor.shape), kind, len(data))
+            rows = np.frombuffer(content, np.uint8).reshape(tensor.shape[1], -1)
+            values = dequantize(rows, kind) + deltas.get(tensor.name, 0.0)
+            kind, content = gguf.GGMLQuantizationType.F16, values.astype("<f2").tobytes()
+        table += tensor_bytes(tensor.name, tensor.shape, int(kind), len(data))
         data += content + b"\0" * (-len(content) % ALIGNMENT)
-    whole = b"GGUF" + struct.pack("<IQQ", 3, len(reader.tensors), len(reader.fields) - 3) + head + table
+    whole = raw[:8] + struct.pack("<QQ", len(tensors), struct.unpack_from("<Q", raw, 16)[0]) + raw[24:first] + table
     path.write_bytes(whole + b"\0" * (-len(whole) % ALIGNMENT) + data)
     return path

@@ -12,6 +12,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tests.gguf_files import fields_of
+
 WIDTH, HEADS, INNER = 128, 4, 256
 WINDOW = 64
 _STATE, _RANK, _CONV = 16, 8, 4
@@ -32,7 +34,7 @@ class _File:
 
     def _vocabulary(self, source: Path) -> int:
         count = 0
-        for key, field in gguf.GGUFReader(source).fields.items():
+        for key, field in fields_of(source).items():
             if key.startswith("tokenizer.") and key != "tokenizer.chat_template":
                 value: Any = field.contents()
                 listed = field.types[0] == gguf.GGUFValueType.ARRAY

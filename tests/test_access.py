@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_fixture import Answer, Daemon
+from tests.daemon_fixture import Answer, Daemon, wait_for
 
 ALLOW = "access-control-allow-origin"
 
@@ -133,6 +133,10 @@ def test_what_is_ours_is_for_this_user_alone(daemon: Daemon) -> None:
     for name in ("ledger.db", "conversations.db"):
         assert stat.S_IMODE((daemon.home / name).stat().st_mode) == 0o600
     assert daemon.ask("POST", "/localai/tokens", {"name": "lock", "scopes": ["infer"]}, unix=True).status == 200
+    # The list of models is remembered behind the answer that first needed it.
+    assert daemon.ask("GET", "/v1/models").status == 200
+    kept = wait_for(lambda: list((daemon.home / "cache").glob("*.json")))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
     # Whoever may open a lock may hold it, and stop the daemon so.
     locks = [stat.S_IMODE(path.stat().st_mode) for path in daemon.home.glob("*.lock")]
     assert {*locks} == {0o600}

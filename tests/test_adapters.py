@@ -19,6 +19,7 @@ from tests.engine_runs import STARTER, Answer, ask, engine, order
 from tests.gguf_files import gguf_bytes, llama_with
 from tests.lora_files import TARGETS, factors, merged, write_lora
 from tests.test_conformance import chat, same_but_for_near_ties
+from tests.tiny_models import shallow_starter
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -58,18 +59,21 @@ def same_choice(one: TokenLogprob, other: TokenLogprob) -> bool:
     return scores[one.top[0].id] - scores.get(other.top[0].id, float("-inf")) < 2 * NEAR
 
 
-async def test_two_adapters_give_what_merging_them_gives(folder: Path, tmp_path: Path) -> None:
+async def test_two_adapters_give_what_merging_them_gives(tmp_path: Path) -> None:
+    base = shallow_starter(tmp_path / "base.gguf", layers=6)
+    targets = tuple(f"blk.{layer}.{name}.weight" for layer in (0, 2, 4) for name in ("attn_q", "attn_v", "ffn_down"))
     scales = {1: 0.5, 2: 0.75}
     deltas: dict[str, Any] = {}
     for seed, scale in scales.items():
-        for target, (a, b) in factors(seed).items():
+        for target, (a, b) in factors(seed, targets=targets).items():
             deltas[target] = deltas.get(target, 0.0) + scale * 8.0 / 4 * (b @ a)
-    adapters = tuple(Adapter(str(folder / f"{n}.gguf"), scales[i]) for i, n in ((1, "one"), (2, "two")))
+        write_lora(tmp_path / f"{seed}.lora", factors(seed, targets=targets), half=seed == 2)
+    adapters = tuple(Adapter(str(tmp_path / f"{seed}.lora"), scale) for seed, scale in scales.items())
     fields: dict[str, Any] = {"max_tokens": 1, "prompt_logprobs": 5}
     answers = []
     text = "The quick brown fox jumps over the lazy dog. Water boils at one hundred degrees. " * 3
     for name, changes in (("plain", {}), ("merged", deltas)):
-        path = merged(tmp_path / f"{name}.gguf", changes)
+        path = merged(tmp_path / f"{name}.gguf", base, changes, targets)
         async with engine(order(path, "llama.cpp", threads=2), tmp_path) as handle:
             prompt = await handle.tokenize(text, special=False, add_bos=False)
             answers.append(await ask(handle, prompt, **fields))

@@ -44,9 +44,14 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own_imports(path: Path) -> set[str]:
-    known = {name_of(p) for p in MODULES}
-    return {name for name in imports_of(path) if name in known} - {name_of(path)}
+@cache
+def known() -> frozenset[str]:
+    return frozenset(name_of(path) for path in MODULES)
+
+
+@cache
+def own_imports(path: Path) -> frozenset[str]:
+    return known().intersection(imports_of(path)) - {name_of(path)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

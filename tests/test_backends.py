@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,24 +82,21 @@ def test_the_command_line_takes_backend_and_policy(loaded: Daemon) -> None:
     assert (wrong.returncode, "no policy named" in wrong.stderr) == (2, True)
 
 
-def test_unloading_a_model_unloads_it_from_every_backend() -> None:
-    with running(LOCALAI_THREADS="1") as daemon:
-        for backend in ("llama.cpp", "onnx"):
-            daemon.chat(QUESTION, backend=backend)
-        daemon.client.post("/localai/unload", {"model": "starter"})
-        assert daemon.engines() == []
+def test_a_policy_that_does_not_exist_in_the_settings(loaded: Daemon) -> None:
+    done = loaded.cli("serve", "--policy", "cheapest")
+    assert (done.returncode, "expected one of: balanced, fastest, frugal" in done.stderr) == (2, True)
 
 
-def test_a_damaged_calibration_file_costs_nothing_but_itself(tmp_path: Path) -> None:
-    with running(LOCALAI_THREADS="1") as daemon:
-        (daemon.home / "calibration.json").write_text('{"records": [')
-        answer = daemon.chat(QUESTION)
-        assert answer.status == 200
-        assert "until the engines are measured" in answer.json["reason"]
-        assert (daemon.home / "calibration.json.corrupt").exists()
+def test_a_damaged_calibration_file_costs_nothing_but_itself(loaded: Daemon) -> None:
+    (loaded.home / "calibration.json").write_text('{"records": [')
+    answer = loaded.chat(QUESTION)
+    assert answer.status == 200
+    assert "until the engines are measured" in answer.json["reason"]
+    assert (loaded.home / "calibration.json.corrupt").exists()
 
 
-def test_a_policy_that_does_not_exist_in_the_settings() -> None:
-    with running(LOCALAI_THREADS="1") as daemon:
-        done = daemon.cli("serve", "--policy", "cheapest")
-        assert (done.returncode, "expected one of: balanced, fastest, frugal" in done.stderr) == (2, True)
+def test_unloading_a_model_unloads_it_from_every_backend(loaded: Daemon) -> None:
+    for backend in ("llama.cpp", "onnx"):
+        loaded.chat(QUESTION, backend=backend)
+    loaded.client.post("/localai/unload", {"model": "starter"})
+    assert loaded.engines() == []

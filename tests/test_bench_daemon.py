@@ -11,7 +11,7 @@ import pytest
 from localai.bench import journal, png
 from tests.daemon_fixture import Daemon
 
-ONE = ("bench", "-m", "starter", "-B", "llama.cpp", "--limit", "1", "--rounds", "1")
+ONE = ("bench", "-B", "llama.cpp", "--limit", "1", "--rounds", "1", "-m")
 
 
 def told(daemon: Daemon, *arguments: str) -> Any:
@@ -21,15 +21,17 @@ def told(daemon: Daemon, *arguments: str) -> Any:
 
 
 @pytest.mark.timeout(900)
-def test_a_run_answers_through_the_daemon(fresh: Daemon, tmp_path: Path) -> None:
-    found = told(fresh, *ONE, "--out", str(tmp_path))
+def test_a_run_answers_through_the_daemon(fresh: Daemon, shallow: Path, tmp_path: Path) -> None:
+    told(fresh, "models", "import", str(shallow), "--link")
+    one = (*ONE, "shallow")
+    found = told(fresh, *one, "--out", str(tmp_path))
     result = found["results"][0]
     assert (result["questions"], result["coverage"], result["rank"]) == (7, 1.0, 1)
     assert result["joules"]["value"] > 0
     assert result["quality"] in ("measured", "measured_partial", "modelled")
     assert {row["app"] for row in fresh.client.get("/localai/queries")["queries"]} == {"bench"}
     # Nothing of an earlier run helps: only examples that questions of one block share are found in the cache.
-    again = told(fresh, *ONE)
+    again = told(fresh, *one)
     assert again["results"][0]["cached_tokens"] == result["cached_tokens"] == 0
     # Nor does what was asked before an interruption, and is asked again.
     newest = max(journal.folder(fresh.home).glob("*.jsonl"))
@@ -37,7 +39,7 @@ def test_a_run_answers_through_the_daemon(fresh: Daemon, tmp_path: Path) -> None
     newest.write_bytes(
         b"".join(line for line in lines if b'"type":"block"' not in line and b'"type":"end"' not in line)
     )
-    assert told(fresh, *ONE)["results"][0]["cached_tokens"] == 0
+    assert told(fresh, *one)["results"][0]["cached_tokens"] == 0
     assert b'"type":"resumed"' in newest.read_bytes()
     kinds = {"json", "csv", "svg", "html"} | ({"png"} if png.available() else set())
     assert {path.name for path in tmp_path.iterdir()} == {f"report.{kind}" for kind in kinds}
@@ -51,6 +53,7 @@ def test_a_run_answers_through_the_daemon(fresh: Daemon, tmp_path: Path) -> None
     ("arguments", "code", "message"),
     [
         (("bench", "-m", "nonesuch"), 1, "no model named 'nonesuch'"),
+        (("bench", "-m", "starter", "--quant", "Q8_0"), 1, "`localai models quantize starter Q8_0` makes it"),
         (("bench", "-B", "cuda"), 2, "no backend named 'cuda'"),
         (("bench", "--suite", "fast"), 2, "no suite named 'fast'"),
         (("bench", "--task", "gsm8k=missing.jsonl"), 2, "missing.jsonl cannot be read"),

@@ -19,12 +19,14 @@ from backends.handle import EngineHandle
 from localai.agreement import compare, perplexity
 from localai.calibrate import Calibrator
 from localai.calibration_store import FILE, CalibrationStore, Record, Scores, Subject, identity
+from localai.catalog import Catalog
 from localai.choice import Choice
 from localai.config import Config
 from localai.device import inspect
 from localai.errors import EngineFailed, OutOfResources
-from localai.laboratory import PASSES, Laboratory, Limits, disturbed
+from localai.laboratory import PASSES, Candidate, Laboratory, Limits, disturbed
 from localai.ladder import climb
+from localai.library import Library
 from localai.local_model import LocalModel
 from localai.measuring import Pass, Steps, measure
 from localai.orders import Orders, shape
@@ -239,6 +241,33 @@ async def test_a_request_ends_a_measurement_at_once_and_it_goes_on_later(bench: 
     assert bench.store.records(bench.orders.device.fingerprint) == []
     watched.busy = False
     await until(lambda: bool(bench.store.records(bench.orders.device.fingerprint)), 150)
+
+
+class Crowded(Laboratory):
+    """llama.cpp cannot be measured now: other programs keep it from ending, or it has no room."""
+
+    room = True
+
+    async def run_pass(self, candidate: Candidate, free: int, *, most_foreign: float = math.inf) -> Record | None:
+        if candidate.choice.backend != "llama.cpp":
+            return self.store.update(candidate.subject, "m", lambda old: replace(old, passes=PASSES))
+        if self.room:
+            return None
+        raise OutOfResources("no room", "make some")
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["late", "too large"])
+async def test_what_cannot_be_measured_now_holds_no_other_up(bench: Bench, room: bool) -> None:
+    model = Library(bench.home, Catalog.load(bench.home)).resolve("starter")
+    laboratory = Crowded(bench.orders, bench.tested, bench.store)
+    laboratory.room = room
+    others = {candidate.subject for candidate in laboratory.candidates(model)[1:]}
+    calibrator = Calibrator(bench.tested, laboratory, lambda: False, free=lambda: 2**34, idle_s=0.01)
+    # A model of this size has its engine loaded for no other measurement.
+    calibrator.want(model, None, size=2**40)  # type: ignore[arg-type]
+    await until(lambda: others <= {r.subject for r in bench.store.records(bench.orders.device.fingerprint)})
+    await calibrator.close()
+    assert others
 
 
 def children() -> set[int]:

@@ -90,6 +90,8 @@ def test_a_reader_that_leaves_early_is_no_error(daemon: Daemon) -> None:
         (["ask", "x", "--file", str(STARTER)], 2, "larger than"),
         (["ask", "x", "--temperature", "warm"], 2, "not a valid float"),
         (["ask", "x", "--temperature", "-3"], 2, "temperature"),
+        (["ask", "x", "--max-joules", "nan"], 2, "nan is no positive finite number"),
+        (["memory", "ask", "x", "--max-joules", "inf"], 2, "inf is no positive finite number"),
         (["ask", "x", "--max-tokens", "0"], 2, "--max-tokens"),
         (["ask", "word " * 9000], 1, "tokens"),
         (["sing"], 2, "No such command 'sing'"),

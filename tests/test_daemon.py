@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from localai.daemon import GRACE_S
-from tests.daemon_fixture import Answer, Daemon, answers, events_of, free_port, running, wait_for
+from tests.daemon_fixture import Answer, Daemon, answers, events_of, free_port, resting, running, wait_for
 
 
 def test_a_home_has_one_daemon(daemon: Daemon) -> None:
@@ -28,15 +28,14 @@ def test_a_home_has_one_daemon(daemon: Daemon) -> None:
 
 
 def test_the_commands_start_and_stop_it() -> None:
-    with running() as daemon:
-        assert daemon.end() == 0
-        assert not daemon.socket.exists()
+    with resting() as daemon:
         assert daemon.cli("start").returncode == 0
         assert daemon.cli("start").stderr.startswith("already running")
         status = json.loads(daemon.cli("status", "--json").stdout)
         assert status["home"] == str(daemon.home)
         assert "no model is loaded" in daemon.cli("status").stdout
         assert daemon.cli("stop").stderr == "stopped\n"
+        assert not daemon.socket.exists()
         assert not answers(daemon.port)
         assert daemon.cli("stop").stderr == "no daemon was running\n"
         assert daemon.cli("status").returncode == 1
@@ -44,8 +43,7 @@ def test_the_commands_start_and_stop_it() -> None:
 
 
 def test_two_who_start_it_at_once_share_one() -> None:
-    with running() as daemon:
-        daemon.end()
+    with resting() as daemon:
         codes: list[int] = []
         starting = [threading.Thread(target=lambda: codes.append(daemon.cli("start").returncode)) for _ in range(3)]
         for thread in starting:
@@ -109,8 +107,7 @@ def test_a_stop_during_a_load_ends_cleanly(fresh: Daemon) -> None:
 
 
 def test_a_taken_port_is_said_and_leaves_nothing() -> None:
-    with running() as daemon, closing(socket.socket()) as taken:
-        daemon.end()
+    with resting() as daemon, closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
@@ -124,7 +121,7 @@ def test_a_taken_port_is_said_and_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("home", ["/dev/null/home", "/proc/home"])
 def test_a_home_that_cannot_be_written_is_said(home: str) -> None:
-    with running() as daemon:
+    with resting() as daemon:
         daemon.env["LOCALAI_HOME"] = home
         for command in (["serve"], ["start"], ["ask", "hello"]):
             failed = daemon.cli(*command)
@@ -184,11 +181,16 @@ def test_a_killed_engine_costs_one_clear_error(fresh: Daemon, stream: bool) -> N
     wait_for(lambda: [row["finish"] for row in fresh.rows("queries")] == ["error", "stop"])
 
 
-def test_an_idle_engine_is_unloaded(fresh: Daemon) -> None:
-    fresh.chat("hello", unix=True, model=fresh.echo("long.txt", 0))
-    pid = fresh.engines()[0]["pid"]
-    fresh.chat("hello", unix=True, model=fresh.echo("long.txt", 0), keep_alive=0.5)
-    wait_for(lambda: not fresh.engines())
+def test_an_idle_engine_is_unloaded(daemon: Daemon) -> None:
+    model = daemon.echo("long.txt", 0)
+
+    def pids() -> list[int]:
+        return [engine["pid"] for engine in daemon.engines() if engine["model"] == "echo:long.txt"]
+
+    daemon.chat("hello", unix=True, model=model)
+    pid = pids()[0]
+    daemon.chat("hello", unix=True, model=model, keep_alive=0.5)
+    wait_for(lambda: not pids())
     # It leaves the list before its process has ended.
     wait_for(lambda: not _alive(pid))
 

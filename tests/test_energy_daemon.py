@@ -176,10 +176,13 @@ def test_processor_time_of_requests_side_by_side_divides_by_their_work(warm: Dae
     seconds(32)
     alone, together = [], []
     with ThreadPoolExecutor(2) as threads:
-        # A neighbour only adds, so the least of some rounds tells.
-        for _ in range(4):
+        # A neighbour only adds, so the least of some rounds tells: the fewer, the quieter it is.
+        for _ in range(6):
             alone.append(seconds(60) + seconds(60))
             together.append(tuple(threads.map(seconds, (60, 60))))
+            one, other = min(together, key=sum)
+            if abs(one / (one + other) - 0.5) < 0.08 and one + other <= 1.05 * min(alone):
+                break
     one, other = min(together, key=sum)
     assert one / (one + other) == pytest.approx(0.5, abs=0.1)
     assert one + other <= 1.1 * min(alone)

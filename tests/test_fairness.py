@@ -195,7 +195,7 @@ async def test_a_reader_that_takes_nothing_is_given_up(stalls: bool) -> None:
 
 
 def test_fifty_requests_do_not_starve_another_program(daemon: Daemon) -> None:
-    model = daemon.echo("crowded.txt", 20)
+    model = daemon.echo("crowded.txt", 10)
     ended: list[str] = []
 
     def ask(name: str, length: int) -> int:
@@ -216,7 +216,7 @@ def test_fifty_requests_do_not_starve_another_program(daemon: Daemon) -> None:
 
 def test_more_than_the_queue_holds_gets_429(narrow: Daemon) -> None:
     model = narrow.echo("narrow.txt", 30)
-    body = {"model": model, "prompt": "x" * 150, "max_tokens": 150}
+    body = {"model": model, "prompt": "x" * 80, "max_tokens": 80}
     with ThreadPoolExecutor(12) as pool:
         asked = [
             pool.submit(narrow.ask, "POST", "/v1/completions", body, {"User-Agent": "crowd"}, unix=True)

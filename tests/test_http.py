@@ -65,8 +65,8 @@ def test_a_slow_prefill_is_bridged_by_comments(daemon: Daemon) -> None:
 
 
 def test_health_answers_at_once_during_a_prefill(daemon: Daemon) -> None:
-    # A minute of steps with nothing but prompt in them, left when that is seen.
-    body = {"prompt": "y" * 3000, "max_tokens": 1, "stream": True, "model": daemon.echo("busy.txt", 1000)}
+    # Many steps with nothing but prompt in them, left when that is seen.
+    body = {"prompt": "y" * 3000, "max_tokens": 1, "stream": True, "model": daemon.echo("busy.txt", 400)}
     with closing(daemon.connection(unix=True)) as line:
         line.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         wait_for(lambda: any(e["users"] and e["state"] == "loaded" for e in daemon.engines()))
@@ -90,7 +90,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "temperature as text": ({"temperature": "hot"}, "temperature"),
     "negative temperature": ({"temperature": -1}, "temperature"),
     "huge temperature": ({"temperature": 1e300}, "temperature"),
-    "no number": ({"temperature": float("nan")}, "JSON"),
+    "no number": ({"temperature": float("nan")}, "temperature must be a finite number, which NaN is not"),
+    "joules without end": ({"max_joules": float("inf")}, "max_joules must be a positive finite number"),
     "top_p over one": ({"top_p": 1.5}, "top_p"),
     "huge top_k": ({"top_k": 10**30}, "top_k"),
     "huge seed": ({"seed": 10**40}, "seed"),
@@ -255,7 +256,7 @@ def test_the_openapi_document_is_valid_and_whole(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step_ms", "seconds", "status"), [(600, 0.3, 504), (20, 3.0, 200)], ids=["before a token", "after some"]
+    ("step_ms", "seconds", "status"), [(250, 0.1, 504), (20, 3.0, 200)], ids=["before a token", "after some"]
 )
 def test_a_deadline_ends_a_request(daemon: Daemon, step_ms: int, seconds: float, status: int) -> None:
     model = daemon.echo(f"late{step_ms}.txt", step_ms)

@@ -15,7 +15,7 @@ from backends.handle import EngineHandle
 from backends.kv import upkeep
 from backends.kv_frames import KvGrant
 from tests.daemon_fixture import wait_for
-from tests.engine_runs import STARTER, Answer, ask, echo_file, engine, order
+from tests.engine_runs import Answer, ask, echo_file, engine, order
 
 
 def prompt(seed: int, length: int) -> list[int]:
@@ -44,10 +44,12 @@ def cached(answer: Answer) -> dict[str, int]:
         ("mlx", "host", "f16"),
     ],
 )
-async def test_restored_after_a_restart_bit_for_bit(backend: str, mode: str, kv_type: str, tmp_path: Path) -> None:
+async def test_restored_after_a_restart_bit_for_bit(
+    backend: str, mode: str, kv_type: str, shallow: Path, tmp_path: Path
+) -> None:
     # One thread: a change of threads between two runs would change the order of additions.
     more = {"kv": grant(tmp_path), "kv_type": kv_type, "mode": mode, "cache": str(tmp_path / "graphs")}
-    load = order(STARTER, backend, n_ctx=512, threads=1, **more)
+    load = order(shallow, backend, n_ctx=512, threads=1, **more)
     tokens, asked = prompt(1, 300), {"ignore_eos": True, "logprobs": 2, "max_tokens": 6}
     async with engine(load, tmp_path) as handle:
         # All but the last token first, as the cache will have them: the same steps give the same bits.
@@ -62,10 +64,10 @@ async def test_restored_after_a_restart_bit_for_bit(backend: str, mode: str, kv_
     assert restored.end.usage.restore_s > 0
 
 
-async def test_a_mode_never_reads_what_another_wrote(tmp_path: Path) -> None:
+async def test_a_mode_never_reads_what_another_wrote(shallow: Path, tmp_path: Path) -> None:
     tokens = prompt(5, 300)
     for mode in ("", "kv8", "exact"):
-        load = order(STARTER, "onnx", n_ctx=512, mode=mode, kv=grant(tmp_path), cache=str(tmp_path / "graphs"))
+        load = order(shallow, "onnx", n_ctx=512, mode=mode, kv=grant(tmp_path), cache=str(tmp_path / "graphs"))
         async with engine(load, tmp_path) as handle:
             assert cached(await ask(handle, tokens, max_tokens=1)) == {}
 
@@ -73,10 +75,10 @@ async def test_a_mode_never_reads_what_another_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("backend", "mode"), [("llama.cpp", ""), ("onnx", ""), ("onnx", "kv8"), ("mlx", "host")], ids=str
 )
-async def test_a_prompt_may_come_from_several_tiers(backend: str, mode: str, tmp_path: Path) -> None:
+async def test_a_prompt_may_come_from_several_tiers(backend: str, mode: str, shallow: Path, tmp_path: Path) -> None:
     more = {"kv": grant(tmp_path), "mode": mode, "cache": str(tmp_path / "graphs")}
     # numpy's threads wait for each other by spinning, which two of them on a busy machine do for ever.
-    load = order(STARTER, backend, n_ctx=1024, threads=1 if backend == "mlx" else 2, **more)
+    load = order(shallow, backend, n_ctx=1024, threads=1 if backend == "mlx" else 2, **more)
     tokens = prompt(2, 560)
     async with engine(load, tmp_path) as handle:
         await ask(handle, tokens, max_tokens=1)
@@ -94,9 +96,9 @@ async def test_a_prompt_may_come_from_several_tiers(backend: str, mode: str, tmp
 
 
 @pytest.mark.parametrize("ssd", [0, 1 << 30], ids=["ram", "ram and ssd"])
-async def test_many_conversations_on_few_cells(ssd: int, tmp_path: Path) -> None:
+async def test_many_conversations_on_few_cells(ssd: int, shallow: Path, tmp_path: Path) -> None:
     """Of 7 conversations the cells hold three; each comes back without being computed again."""
-    load = order(STARTER, "llama.cpp", n_ctx=256, threads=2, kv=grant(tmp_path, ssd=ssd))
+    load = order(shallow, "llama.cpp", n_ctx=256, threads=2, kv=grant(tmp_path, ssd=ssd))
     chats = {seed: prompt(seed, 70) for seed in range(7)}
     async with engine(load, tmp_path) as handle:
         for tokens in chats.values():

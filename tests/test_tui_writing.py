@@ -14,6 +14,7 @@ from textual import events
 from textual.command import CommandList
 
 from localai.errors import BadRequest
+from localai.unsent import remove
 from tests.daemon_fixture import Daemon, running
 from tests.terminal import terminal
 from tests.tui_driver import (
@@ -35,7 +36,7 @@ from tests.tui_driver import (
 from tui import attachments
 from tui.app import IDS, ChatApp
 from tui.commands import COMMANDS
-from tui.completion import wanted_at
+from tui.completion import ranked, wanted_at
 from tui.dashboard import Dashboard, Engine, Reading, residency_map, residency_text, watts
 from tui.drafts import Drafts
 from tui.memory_panel import MemoryPanel
@@ -380,6 +381,35 @@ async def test_the_last_word_before_leaving_is_kept(host: Daemon, tmp_path: Path
     assert (tmp_path / "drafts" / "new.txt").read_text() == "a last word"
 
 
+async def test_what_was_attached_is_attached_again(host: Daemon, fast: str, tmp_path: Path) -> None:
+    notes, gone, drafts = tmp_path / "notes.txt", tmp_path / "gone.txt", tmp_path / "drafts"
+    for path in (notes, gone):
+        path.write_text(f"text of {path.name}")
+    for kept in (("notes.txt", "gone.txt"), ()):
+        async with opened(ChatApp(host.client, None, fast, folder=tmp_path, drafts=drafts)) as pilot:
+            screen = app_of(pilot).chat
+            await wait_until(pilot, lambda screen=screen: screen.loaded)  # type: ignore[misc]
+            for name in kept:
+                screen.action_attach(name)
+                await shows(pilot, name)
+            if not kept:
+                await shows(pilot, "gone.txt cannot be read")
+                assert [each.text for each in screen.attachments] == ["text of notes.txt"]
+                await say(pilot, "Go.")
+                await answered(pilot)
+        gone.unlink(missing_ok=True)
+        assert [path.name for path in drafts.glob("*")] == (["new.files"] if kept else [])
+    assert b"text of" not in b"".join(path.read_bytes() for path in drafts.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [("foo", "src/food.py"), ("src/f", "src/food.py"), ("form", "docs/form/"), ("inf", "docs/info.md")],
+)
+def test_what_begins_with_the_typed_comes_first(text: str, first: str) -> None:
+    assert ranked(text, ["docs/info.md", "docs/form/", "a-form.txt", "src/food.py", "unfolded.txt"])[0] == first
+
+
 def test_drafts_go_nowhere_else(tmp_path: Path) -> None:
     drafts = Drafts(tmp_path / "drafts")
     drafts.keep("../escaped", "text")
@@ -387,6 +417,10 @@ def test_drafts_go_nowhere_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*.txt")] == ["plain.txt"]
     assert (drafts.of("../escaped"), drafts.of("plain"), drafts.of("missing")) == ("", "text", "")
     assert (tmp_path / "drafts" / "plain.txt").stat().st_mode & 0o77 == 0
+    drafts.keep("plain", "text", [tmp_path / "notes.txt"])
+    assert drafts.files_of("plain") == (tmp_path / "notes.txt",)
+    remove(tmp_path / "drafts", "plain")
+    assert list((tmp_path / "drafts").iterdir()) == []
 
 
 async def test_mistakes_in_the_settings_are_said_at_the_start(host: Daemon, tmp_path: Path) -> None:
@@ -496,6 +530,8 @@ def test_what_is_completed(line: str, column: int, first: bool, found: tuple[str
         ("/open 9\n", "/list shows what there is"),
         ("/open missing\n", "no conversation 'missing'"),
         ("/model\n", "smollm2-135m-instruct"),
+        ("/model starter\n", "The next answers come from starter."),
+        ("/model smolm2-135m-instruct\n/model\n", "did you mean 'smollm2-135m-instruct'?"),
         ("/plan starter\n", "J/token"),
         ("/remember Plain cats purr.\nDo plain cats purr?\n/memory\n", "Plain cats purr.\n1 recalled"),
         ("/energy\n", "Power of answers"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import onnx
 from gguf.quants import quantize
 from onnx import TensorProto, helper, numpy_helper
 
+from backends.gguf import read_header
 from tests.engine_runs import STARTER
 
 N_VOCAB = 260
@@ -95,25 +97,26 @@ def _tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, family: str, kin
 
 def shallow_starter(path: Path, layers: int = 2) -> Path:
     """The starter's first layers alone: a small model of its vocabulary that is mostly wrong."""
-    reader = gguf.GGUFReader(STARTER)
-    raw = STARTER.read_bytes()
-    names = [tensor.name.split(".") for tensor in reader.tensors]
-    kept = [t for t, name in zip(reader.tensors, names, strict=True) if name[0] != "blk" or int(name[1]) < layers]
+    raw, tensors = STARTER.read_bytes(), read_header(STARTER).tensors
+    kept = [t for t in tensors if not (block := re.match(r"blk\.(\d+)", t.name)) or int(block[1]) < layers]
     # Metadata is copied as it stands, since 50,000 tokens one by one take seconds; only the depth is another.
-    start = min(tensor.field.offset for tensor in reader.tensors)
-    metadata = bytearray(raw[24:start])
-    depth = reader.fields["llama.block_count"]
-    at = depth.offset + sum(part.nbytes for part in depth.parts[:-1]) - 24
+    metadata = bytearray(raw[24 : raw.index(_text(tensors[0].name), 24)])
+    at = metadata.index(_text("llama.block_count")) + len(_text("llama.block_count")) + 4
     metadata[at : at + 4] = struct.pack("<I", layers)
-    infos, data = b"", b""
+    infos, data, size = b"", [], 0
     for tensor in kept:
-        name, shape = tensor.name.encode(), [int(n) for n in tensor.shape]
-        infos += struct.pack(f"<Q{len(name)}sI{len(shape)}Q", len(name), name, len(shape), *shape)
-        infos += struct.pack("<IQ", tensor.tensor_type, len(data))
-        data += tensor.data.tobytes() + b"\0" * (-tensor.n_bytes % 32)
+        infos += _text(tensor.name) + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        infos += struct.pack("<IQ", gguf.GGMLQuantizationType[tensor.type], size)
+        data += [raw[tensor.offset : tensor.offset + tensor.size], b"\0" * (-tensor.size % 32)]
+        size += tensor.size + -tensor.size % 32
     head = raw[:8] + struct.pack("<QQ", len(kept), struct.unpack_from("<Q", raw, 16)[0]) + metadata + infos
-    path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
+    path.write_bytes(b"".join([head, b"\0" * (-len(head) % 32), *data]))
     return path
+
+
+def _text(text: str) -> bytes:
+    """As GGUF files spell it."""
+    return struct.pack("<Q", len(text)) + text.encode()
 
 
 def tiny_export(folder: Path, *, genai: bool = False, foreign: str = "") -> Path:

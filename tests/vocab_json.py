@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from tests.gguf_files import fields_of
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _SHORT = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -41,8 +42,11 @@ _SPACE = "\u2581"
 
 def write_tokenizer(source: Path, folder: Path) -> Path:
     """Make `folder` with tokenizer.json and tokenizer_config.json from the GGUF `source`."""
-    fields = gguf.GGUFReader(source).fields
-    values = {key.removeprefix("tokenizer."): field.contents() for key, field in fields.items() if "tokenizer" in key}
+    values = {
+        key.removeprefix("tokenizer."): field.contents()
+        for key, field in fields_of(source).items()
+        if "tokenizer" in key
+    }
     names: list[str] = values["ggml.tokens"]
     kinds: list[int] = values.get("ggml.token_type") or [1] * len(names)
     tokenizer = _MAKERS[values["ggml.model"]](values)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localai.errors import BadRequest
+from tui.sanitize import one_line
 
 LARGEST_BYTES = 2 * 2**20
 LONG_PASTE = 1000
@@ -20,12 +21,16 @@ _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".heic"
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A text under a name. `tokens` is about how many it takes until the daemon has counted them."""
+    """A text under a name. `tokens` is about how many it takes until the daemon has counted them.
+
+    `path` tells where it can be read again; a paste has none.
+    """
 
     name: str
     text: str
     tokens: int
     counted: bool = False
+    path: Path | None = None
 
     def label(self) -> str:
         return f"{self.name} ({'' if self.counted else 'about '}{self.tokens:,} tokens)"
@@ -42,6 +47,17 @@ def read(path: Path) -> Attachment:
     if path.suffix.lower() in _PICTURES:
         raise BadRequest(f"{path.name} is a picture, and the models here have no eyes", "describe it in words")
     return attached(str(path), _text(path))
+
+
+def read_again(paths: Sequence[Path]) -> tuple[tuple[Attachment, ...], str]:
+    """Those that can be read, and what is to be said of the others."""
+    found, missing = [], []
+    for path in paths:
+        try:
+            found.append(replace(read(path), name=path.name, path=path))
+        except BadRequest as error:
+            missing.append(f"{one_line(error.message)}, so it is not attached any more.")
+    return tuple(found), " ".join(missing)
 
 
 def listed(folder: Path) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from tui.fetching import PULL, pull_text
 from tui.help import Help, keys_text
 from tui.managing import ManagingScreen
 from tui.memory_panel import MemoryPanel
-from tui.models import Choice, Models
+from tui.models import Choice, Models, check_model, listed
 from tui.prompt import Prompt
 from tui.remembering import MODES, Mode, proposed
 from tui.settings import Settings
@@ -124,13 +124,20 @@ class ChatScreen(ManagingScreen):
         if choice is not None and choice.pull:
             self.action_pull(choice.model)
         elif choice is not None:
-            self.action_use(choice.model)
+            self._use(choice.model)
             self.options.pop("backend", None)
             if choice.backend:
                 self.options["backend"] = choice.backend
 
     def action_use(self, model: str) -> None:
-        """From now on in this chat; stored with the conversation where there is one."""
+        """From now on in this chat; a name that the daemon does not know changes nothing."""
+        if listed(model):
+            self.fetch(lambda: check_model(self.client, model), lambda _: self._use(model))
+        else:
+            self._use(model)
+
+    def _use(self, model: str) -> None:
+        """Stored with the conversation where there is one."""
         self.model = model
         self._set_figures(Figures(model=model))
         if self.conversation is not None:

@@ -86,6 +86,16 @@ class Completion(OptionList, can_focus=False):
             self._files = listed(self._folder)
         if not wanted.text:
             return [(name, one_line(name)) for name in self._files[:SHOWN]]
-        matcher = Matcher(wanted.text)
-        scored = sorted(((matcher.match(name), name) for name in self._files), key=lambda pair: -pair[0])
-        return [(name, one_line(name)) for score, name in scored[:SHOWN] if score > 0]
+        return [(name, one_line(name)) for name in ranked(wanted.text, self._files)[:SHOWN]]
+
+
+def ranked(text: str, names: Sequence[str]) -> list[str]:
+    """The names that `text` fits: those that begin with it, whole or after their folders, then by how well it fits."""
+    matcher, low = Matcher(text), text.casefold()
+
+    def begins(name: str) -> bool:
+        whole = name.casefold()
+        return whole.startswith(low) or whole.rstrip("/").rpartition("/")[2].startswith(low)
+
+    scored = [(not begins(name), -score, name) for name in names if (score := matcher.match(name)) > 0]
+    return [name for *_, name in sorted(scored, key=lambda row: row[:2])]

@@ -1,12 +1,14 @@
-"""What is typed and not sent, in a file for each conversation, so that a killed terminal loses no word."""
+"""What is typed and attached and not sent, in files for each conversation, so that a killed terminal loses no word."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from localai.unsent import NEW, path_of
+from localai.unsent import FILES, NEW, path_of
 
 
 class Drafts:
@@ -26,14 +28,29 @@ class Drafts:
         except (OSError, ValueError):
             return ""
 
-    def keep(self, conversation: str | None, text: str) -> None:
-        """Replaced whole, so that a crash leaves the text before or the text after."""
-        path, name = self._path(conversation), conversation or NEW
-        if path is None or self._written.get(name) == text:
+    def files_of(self, conversation: str | None) -> tuple[Path, ...]:
+        """The files that were attached; their texts are not kept here."""
+        path = self._path(conversation)
+        if path is None:
+            return ()
+        try:
+            return tuple(map(Path, json.loads(path.with_suffix(FILES).read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError):
+            return ()
+
+    def keep(self, conversation: str | None, text: str, files: Sequence[Path] = ()) -> None:
+        """Each replaced whole, so that a crash leaves what was before or what is after."""
+        path = self._path(conversation)
+        if path is not None:
+            self._replace(path, text if text.strip() else "")
+            self._replace(path.with_suffix(FILES), json.dumps([str(each) for each in files]) if files else "")
+
+    def _replace(self, path: Path, text: str) -> None:
+        if self._written.get(path.name) == text:
             return
-        self._written[name] = text
+        self._written[path.name] = text
         with suppress(OSError):
-            if not text.strip():
+            if not text:
                 path.unlink(missing_ok=True)
                 return
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

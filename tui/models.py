@@ -150,6 +150,21 @@ def known_models(client: Client) -> tuple[ModelLine, ...]:
     return models_of(here, catalog)
 
 
+_UNLISTED = ("/", "~", ".", "echo:", "file:", "hf:")
+_ROUTED = ("auto", "default")
+
+
+def listed(name: str) -> bool:
+    """Whether the daemon's list tells of a model of this name; of files, adapters and aliases it does not."""
+    return not (name.startswith(_UNLISTED) or name in _ROUTED or "+" in name)
+
+
+def check_model(client: Client, name: str) -> None:
+    """Raises UnknownModel, which names the nearest, or NotFound for one to be pulled first. Blocks."""
+    if listed(name):
+        client.get(f"/v1/models/{quote(name, safe='')}")
+
+
 def models_of(body: dict[str, Any], catalog: dict[str, Any]) -> tuple[ModelLine, ...]:
     """The models here, then those of the catalogue that could be pulled for a chat, the smallest first."""
     here = tuple(

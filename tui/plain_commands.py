@@ -19,7 +19,7 @@ from tui.dashboard import board_text, reading_of
 from tui.fetching import PULL, pull_text
 from tui.files import kind_of, written
 from tui.memory_panel import recalled, recalled_text
-from tui.models import cost_text, costs_of, known_models, model_text
+from tui.models import check_model, cost_text, costs_of, known_models, model_text
 from tui.options import option_of, options_text
 from tui.sanitize import one_line
 from tui.wire import Chat, ChatLine, Figures, chat_lines_of, chat_of
@@ -100,6 +100,7 @@ def _open(now: Standing, which: str) -> None:
 
 def _model(now: Standing, name: str) -> None:
     if name:
+        check_model(now.client, name)
         now.model = name
         if now.conversation is not None:
             now.client.patch(now.path, {"model": name})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from textual.app import ComposeResult, SuspendNotSupported
@@ -129,12 +130,16 @@ class WritingScreen(AnsweringScreen):
 
     def on_text_area_changed(self) -> None:
         self.typed_at = time.monotonic()
+        self._keep_soon()
+
+    def _keep_soon(self) -> None:
         if self._keeping is None:
             self._keeping = self.set_timer(_KEEP_S, self._keep)
 
     def _keep(self) -> None:
         self._keeping = None
-        self.drafts.keep(self.conversation, self.prompt.text)
+        paths = [each.path for each in self.attachments if each.path is not None]
+        self.drafts.keep(self.conversation, self.prompt.text, paths)
 
     def on_unmount(self) -> None:
         """What the timer would still have kept."""
@@ -142,9 +147,18 @@ class WritingScreen(AnsweringScreen):
             self._keep()
 
     def restore(self) -> None:
-        """Bring back what was typed here before, where nothing has been typed since."""
+        """Bring back what was typed and attached here before, where nothing has been since."""
         if not self.prompt.text:
             self.prompt.load(self.drafts.of(self.conversation))
+        paths = self.drafts.files_of(self.conversation)
+        if paths and not self.attachments:
+            self.fetch(lambda: attachments.read_again(paths), self._attach_again)
+
+    def _attach_again(self, found: tuple[tuple[Attachment, ...], str]) -> None:
+        files, missing = found
+        self._attach_all((*files, *self.attachments))
+        if missing:
+            self.inform(missing)
 
     def inform(self, text: str) -> None:
         """Say something among the messages, until the next question."""
@@ -153,7 +167,7 @@ class WritingScreen(AnsweringScreen):
 
     def begin_with(self, conversation: str | None) -> None:
         """What is being typed goes along."""
-        if self.prompt.text:
+        if self.prompt.text or self.attachments:
             self.drafts.keep(self.conversation, "")
             self.on_text_area_changed()
         super().begin_with(conversation)
@@ -207,7 +221,7 @@ class WritingScreen(AnsweringScreen):
     def action_attach(self, path: str) -> None:
         def read() -> Attachment:
             found = attachments.read(self.folder / Path(path).expanduser())
-            return Attachment(path, found.text, found.tokens)
+            return replace(found, name=path, path=(self.folder / Path(path).expanduser()).resolve())
 
         self.fetch(read, self._attach_one)
 
@@ -231,7 +245,7 @@ class WritingScreen(AnsweringScreen):
                 return -1
 
         def counted(tokens: int) -> None:
-            exact = Attachment(added.name, added.text, tokens, counted=True)
+            exact = replace(added, tokens=tokens, counted=True)
             if tokens >= 0:
                 self._attach_all(tuple(exact if a is added else a for a in self.attachments))
 
@@ -241,6 +255,7 @@ class WritingScreen(AnsweringScreen):
         self.attachments = found
         self.attached.update(" + ".join(one_line(a.label()) for a in found))
         self.attached.set_class(bool(found), "-some")
+        self._keep_soon()
 
     def action_editor(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -117,11 +118,20 @@ class JsonRequest(Request):
         return read_json(await self.body())
 
 
+_ENDLESS = re.compile(rb'"([a-z_]{1,64})"\s*:\s*(-?(?:NaN|Infinity)|-?[0-9.]+[eE]\+?(?:[3-9][0-9]{2}|[0-9]{4,9}))')
+"""What other languages write for numbers without an end, and numbers that only end beyond 64 bits."""
+
+
 def read_json(body: bytes) -> Any:
     """The value of a body. Raises BadRequest."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if found := _ENDLESS.search(body):
+            name, number = (part.decode() for part in found.groups())
+            kind = "positive finite number" if name == "max_joules" else "finite number"
+            hint = f"leave {name} out where there is none to send"
+            raise BadRequest(f"{name} must be a {kind}, which {number} is not", hint, param=name) from error
         raise BadRequest(f"the body is no JSON: {error}", "send JSON in UTF-8") from error
     level = [value]
     for _ in range(_DEEPEST):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import msgspec
 
 from localai.calibration_store import identity
-from localai.errors import BadRequest
+from localai.errors import BadRequest, NotFound
 from localai.library import Library
+from localai.local_model import LocalModel
 from localai.offers import USUAL, build_label, offer
 
 
@@ -55,7 +56,7 @@ def choose(
     found: dict[str, Configuration] = {}
     left_out: list[str] = []
     for name in names:
-        local = library.resolve(name)
+        local = _resolved(library, name, quants)
         header = local.header
         for backend in backends or USUAL:
             offered = offer(local, backend.partition(":")[0])
@@ -79,3 +80,15 @@ def choose(
     if not found:
         raise BadRequest("there is nothing to compare", "; ".join(left_out) or "name a model with -m")
     return Chosen(tuple(found.values()), tuple(left_out))
+
+
+def _resolved(library: Library, name: str, quants: Sequence[str]) -> LocalModel:
+    """Where the model is here and its quantisation is not, the hint makes it."""
+    try:
+        return library.resolve(name)
+    except NotFound as error:
+        model, _, quant = name.rpartition(":")
+        if not quants:
+            raise
+        library.resolve(model)
+        raise NotFound(error.message, f"`localai models quantize {model} {quant}` makes it") from error

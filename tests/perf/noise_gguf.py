@@ -12,6 +12,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tests.gguf_files import fields_of
+
 _POOL = 1 << 20
 """Numbers that are drawn and quantised once; rows of weights repeat them in random order."""
 
@@ -63,7 +65,7 @@ class _Maker:
 
     def _copy_vocabulary(self, source: Path) -> int:
         count = 0
-        for key, field in gguf.GGUFReader(source).fields.items():
+        for key, field in fields_of(source).items():
             if not key.startswith("tokenizer."):
                 continue
             value: Any = field.contents()
