@@ -103,6 +103,14 @@ def meant(asked: str, config: Config) -> str:
     return default_model(config) if asked in ("", "default") else asked
 
 
+def spoken_of(asked: str, config: Config) -> str:
+    """As `meant`, for a name that may be an alias too: who asks for a model's description takes it for the model's."""
+    for pattern, _, instead in (alias.partition("=") for alias in config.model_aliases):
+        if fnmatchcase(asked, pattern):
+            return spoken_of(instead, replace(config, model_aliases=()))
+    return meant(asked, config)
+
+
 def _name(asked: str, config: Config) -> tuple[str, str]:
     for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
         if fnmatchcase(asked, pattern):

@@ -230,7 +230,7 @@ def _dot(a: list[float], b: list[float]) -> float:
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     listed = list(client.models.list())
     assert listed[0].id == "smollm2-135m-instruct"
-    for name in ("smollm2-135m-instruct", "starter", "default"):
+    for name in ("smollm2-135m-instruct", "starter", "default", "claude-sonnet"):
         assert client.models.retrieve(name).id == listed[0].id
 
 

@@ -25,7 +25,7 @@ from localai.api.openai_in import (
 )
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
 from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
-from localai.router import meant
+from localai.router import spoken_of
 from localai.turn import Parts
 
 
@@ -51,7 +51,7 @@ def routes(parts: Parts) -> APIRouter:
         away = [found for found in await parts.upstreams.models() if found[0] == name]
         if away:
             return json_response(openai_out.upstream_models(away)[0])
-        wanted = meant(name, parts.config)
+        wanted = spoken_of(name, parts.config)
         found = await asyncio.to_thread(parts.library.resolve, wanted, files=False)
         return json_response(openai_out.models([found], parts)[0])
 
