@@ -389,5 +389,7 @@ def _log_to(config: Config, *, foreground: bool) -> None:
     if foreground:
         handlers.append(logging.StreamHandler())
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    # A full disk would have a traceback on standard error, and in the journal, for every line.
+    logging.raiseExceptions = False
     logging.basicConfig(level=config.log_level.upper(), handlers=handlers, format=form, force=True)
     logging.getLogger("uvicorn").setLevel("WARNING")
