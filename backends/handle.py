@@ -58,7 +58,6 @@ OnDeath = Callable[[EngineDied], None]
 OnReport = Callable[[KvReport], None]
 OnPid = Callable[[int], None]
 
-
 _numbers = itertools.count(1)
 
 
@@ -85,15 +84,13 @@ class EngineHandle(asyncio.SubprocessProtocol):
     rates: dict[int, float]
 
     def __init__(self, order: Load, on_stage: OnStage, on_step: OnStep) -> None:
-        self.order = order
-        self.phase = "start"
+        self.order, self.phase = order, "start"
         self.stages: dict[str, float] = {}
         self._phase_began = time.monotonic()
         self.died: EngineDied | None = None
         self.last_step: StepRecord | None = None
         self.steps, self.guesses = 0, Guesses()
-        self._on_stage = on_stage
-        self._on_step = on_step
+        self._on_stage, self._on_step = on_stage, on_step
         self.on_death: OnDeath | None = None
         self.kv: KvReport | None = None
         self.sequences: Sequences | None = None
@@ -105,11 +102,8 @@ class EngineHandle(asyncio.SubprocessProtocol):
         self._answering: set[int] = set()
         self._asked: dict[int, asyncio.Future[list[int] | str | Purged]] = {}
         loop = asyncio.get_running_loop()
-        self._loaded: asyncio.Future[None] = loop.create_future()
-        self._gone: asyncio.Future[None] = loop.create_future()
-        self._stopping = False
-        self._exited = False
-        self._silent = False
+        self._loaded, self._gone = loop.create_future(), loop.create_future()
+        self._stopping = self._exited = self._silent = False
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
 
@@ -161,6 +155,11 @@ class EngineHandle(asyncio.SubprocessProtocol):
     def busy(self) -> int:
         """Jobs that have not ended."""
         return len(self._jobs)
+
+    @property
+    def owing(self) -> bool:
+        """Whether somebody waits for what the child has not said."""
+        return bool(self._asked) or any(queue.empty() for queue in self._jobs.values())
 
     def kill(self) -> None:
         if self._transport is not None and self._transport.get_returncode() is None:
@@ -217,9 +216,11 @@ class EngineHandle(asyncio.SubprocessProtocol):
                 if isinstance(event, Finish | Embedding):
                     left -= 1
                     self.guesses = event.usage.guesses.after(self.guesses)
+                if not left:
+                    del self._jobs[number]
                 yield event
         finally:
-            del self._jobs[number]
+            self._jobs.pop(number, None)
             self._answering.discard(number)
             if left and self.died is None:
                 self._send(Cancel(number))

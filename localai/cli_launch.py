@@ -50,7 +50,9 @@ def launch(tool: str | None, model: str, run: bool, write: bool, undo: bool, as_
         os.execvpe(made.command[0], made.command, {**os.environ, **made.variables})
     if write:
         written = {"tool": tool, "url": url, "model": served, "written": str(files.write(tool, made))}
-        show(written, as_json, lambda found: f"written to {found['written']}; `localai launch {tool} --undo` undoes it")
+        start = f"`{made.start}` uses it; " if made.start else ""
+        undone = f"`localai launch {tool} --undo` undoes it"
+        show(written | {"start": made.start}, as_json, lambda found: f"written to {found['written']}; {start}{undone}")
         return
     show({"tool": tool, "url": url, "model": served, "n_ctx": n_ctx, **asdict(made)}, as_json, _shown)
 

@@ -134,6 +134,8 @@ class Config:
     """Largest request body in bytes."""
     body_timeout: float = 60.0
     """Seconds that the head of a request, and then its body, may take to arrive."""
+    engine_timeout: float = 120.0
+    """Seconds without any sign of life after which an engine that owes an answer is killed; 0 for never."""
     tokens: str = "optional"
     """optional or required: whether a program needs a token to come over TCP. Where `host` is not loopback, all do."""
     allowed_hosts: tuple[str, ...] = ()
@@ -289,6 +291,7 @@ def _check(config: Config) -> Config:
         "carbon": (0.0, 1e5),
         "max_body": (1024, 2**40),
         "body_timeout": (0.1, 86_400.0),
+        "engine_timeout": (0.0, 86_400.0),
     }
     for key, (low, high) in limits.items():
         if getattr(config, key) != "auto" and not low <= getattr(config, key) <= high:

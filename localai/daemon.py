@@ -50,6 +50,7 @@ from localai.engine_notes import note_guesses, note_paging
 from localai.engines import Engines
 from localai.errors import Conflict, OutOfResources
 from localai.forgetting import Forgetting
+from localai.hangs import Hangs
 from localai.kv_accuracy import costs_here
 from localai.kv_cache import KvCache
 from localai.kv_trials import KvTrials
@@ -101,8 +102,7 @@ def serve(config: Config, *, foreground: bool) -> None:
 
 
 async def _run(config: Config, sockets: list[socket.socket]) -> None:
-    started = time.time()
-    metrics = Metrics()
+    started, metrics = time.time(), Metrics()
     spans = Spans(config.otlp)
     ledger = Ledger(config.home / "ledger.db", metrics, spans.note)
     kept = Conversations(config.home / "conversations.db")
@@ -143,6 +143,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
     gate, toolbox, replies = _gate(config, ledger), Toolbox(config.home, config.logs), Replies(kept)
     parts = Parts(config, library, pool, ledger, market, metering, memories, answers, upstreams, auto, toolbox)
     parts = _embedding(parts)
+    hangs = Hangs(lambda: [s.handle for s in pool.slots if s.handle], config.engine_timeout)
     server = _Server(config)
     app = build(parts, kept, metrics, kv_cache, watched, gate, toolbox, replies, started=started, stop=server.end)
     catalog.start()
@@ -151,7 +152,7 @@ async def _run(config: Config, sockets: list[socket.socket]) -> None:
         await asyncio.to_thread(watched.start)
         await server.run(app, sockets, pool)
     finally:
-        for part in (replies, toolbox, upstreams, calibrator):
+        for part in (hangs, replies, toolbox, upstreams, calibrator):
             await part.close()
         meter.close()
         draws.close()
@@ -388,5 +389,7 @@ def _log_to(config: Config, *, foreground: bool) -> None:
     if foreground:
         handlers.append(logging.StreamHandler())
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    # A full disk would have a traceback on standard error, and in the journal, for every line.
+    logging.raiseExceptions = False
     logging.basicConfig(level=config.log_level.upper(), handlers=handlers, format=form, force=True)
     logging.getLogger("uvicorn").setLevel("WARNING")

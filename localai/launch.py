@@ -19,7 +19,8 @@ class Recipe:
     """`command` starts the program with `variables` set; `lines` belong into `file`. Either part may be empty.
 
     Where the settings can be written, they are the file at `path`: `merge` goes into its JSON, or `block` between two
-    marks that begin with `comment`; a line that begins with `key` must not be there already.
+    marks that begin with `comment`; a line that begins with `key` must not be there already. `start` is what starts the
+    program with settings that were written, where its name alone does not.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Recipe:
     block: str = ""
     comment: str = ""
     key: str = ""
+    start: str = ""
 
 
 def recipe(tool: str, url: str, model: str, n_ctx: int) -> Recipe:
@@ -38,6 +40,11 @@ def recipe(tool: str, url: str, model: str, n_ctx: int) -> Recipe:
     if tool not in TOOLS:
         raise NotFound(f"no recipe for {tool!r}", f"known: {', '.join(TOOLS)}")
     return TOOLS[tool](url, model, n_ctx)
+
+
+def _folder(variable: str, usual: str) -> str:
+    """Where a program keeps its settings: where its own variable says, as it reads that itself."""
+    return os.environ.get(variable) or usual
 
 
 def _claude_code(url: str, model: str, n_ctx: int) -> Recipe:
@@ -51,7 +58,8 @@ def _claude_code(url: str, model: str, n_ctx: int) -> Recipe:
         "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(n_ctx),
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
     }
-    return Recipe(variables, ("claude",), path="~/.claude/settings.json", merge={"env": variables})
+    path = f"{_folder('CLAUDE_CONFIG_DIR', '~/.claude')}/settings.json"
+    return Recipe(variables, ("claude",), path=path, merge={"env": variables})
 
 
 def _codex(url: str, model: str, n_ctx: int) -> Recipe:
@@ -62,17 +70,18 @@ def _codex(url: str, model: str, n_ctx: int) -> Recipe:
         f"model={json.dumps(model)}",
         f"model_context_window={n_ctx}",
     )
+    # A profile is a file of its own; Codex refuses to start where config.toml has a table of that name.
     block = (
-        f'[model_providers.localai]\nname = "localai"\nbase_url = "{url}/v1"\nwire_api = "responses"\n\n'
-        f'[profiles.localai]\nmodel_provider = "localai"\nmodel = {json.dumps(model)}\n'
-        f"model_context_window = {n_ctx}"
+        f'model_provider = "localai"\nmodel = {json.dumps(model)}\nmodel_context_window = {n_ctx}\n\n'
+        f'[model_providers.localai]\nname = "localai"\nbase_url = "{url}/v1"\nwire_api = "responses"'
     )
     return Recipe(
         command=("codex", *(part for setting in settings for part in ("-c", setting))),
-        path="~/.codex/config.toml",
+        path=f"{_folder('CODEX_HOME', '~/.codex')}/localai.config.toml",
         block=block,
         comment="#",
-        key="[model_providers.localai]",
+        key="model",
+        start="codex --profile localai",
     )
 
 
@@ -94,7 +103,8 @@ def _opencode(url: str, model: str, n_ctx: int) -> Recipe:
     provider = {"npm": "@ai-sdk/openai-compatible", "options": {"baseURL": f"{url}/v1"}, "models": served}
     settings = {"provider": {"localai": provider}, "model": f"localai/{model}"}
     variables = {"OPENCODE_CONFIG_CONTENT": json.dumps(settings)}
-    return Recipe(variables, ("opencode",), path="~/.config/opencode/opencode.json", merge=settings)
+    path = f"{_folder('XDG_CONFIG_HOME', '~/.config')}/opencode/opencode.json"
+    return Recipe(variables, ("opencode",), path=path, merge=settings)
 
 
 def _open_webui(url: str, _: str, __: int) -> Recipe:
@@ -119,6 +129,7 @@ def _llm(url: str, model: str, _: int) -> Recipe:
         block=lines,
         comment="#",
         key="- model_id: localai",
+        start="llm -m localai",
     )
 
 
@@ -143,7 +154,7 @@ def _cline(url: str, model: str, n_ctx: int) -> Recipe:
 def _zed(url: str, model: str, n_ctx: int) -> Recipe:
     served: dict[str, Any] = {"name": model, "display_name": model, "max_tokens": n_ctx}
     settings = {"language_models": {"ollama": {"api_url": url, "available_models": [served]}}}
-    path = "~/.config/zed/settings.json"
+    path = f"{_folder('XDG_CONFIG_HOME', '~/.config')}/zed/settings.json"
     return Recipe(file=path, lines=json.dumps(settings, indent=2), path=path, merge=settings)
 
 

@@ -24,12 +24,13 @@ _OPEN, _CLOSE = "{0} >>> localai >>>", "{0} <<< localai <<<"
 
 
 class _Change(msgspec.Struct, frozen=True):
-    """`before` is None where there was no file; `after` is the SHA-256 of what was written."""
+    """`before` is None where there was no file; `after` is the SHA-256 of what was written, `added` what was merged."""
 
     path: str
     comment: str
     before: str | None
     after: str
+    added: dict[str, Any] = {}
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -57,7 +58,7 @@ class LaunchFiles:
         path = Path(made.path).expanduser().resolve()
         before = _text(path)
         after = _merged(path, before, made.merge) if made.merge else _with_block(path, before, made)
-        change = _Change(str(path), made.comment, before, _digest(after))
+        change = _Change(str(path), made.comment, before, _digest(after), made.merge)
         self._file.change(lambda kept: _Kept({**kept.tools, tool: change}))
         _replace(path, after)
         return path
@@ -73,6 +74,10 @@ class LaunchFiles:
             _restore(path, change.before)
         elif now is not None and change.comment:
             _restore(path, _without_block(now, change.comment))
+        elif now is not None and change.added:
+            # The programs write into such files themselves: what is not ours stays.
+            left = _without(_parsed(path, now), _parsed(path, change.before), change.added)
+            _restore(path, _json(left) if left else None)
         elif now is not None:
             hint = "take the lines out by hand; `localai launch` without --write shows them"
             raise Conflict(f"{path.name} was changed since, and it cannot be told what is whose", hint)
@@ -98,14 +103,40 @@ def _without_block(text: str, comment: str) -> str:
 
 
 def _merged(path: Path, before: str | None, added: Mapping[str, Any]) -> str:
+    return _json(_deep(_parsed(path, before), added))
+
+
+def _parsed(path: Path, text: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(before) if before and before.strip() else {}
+        found = json.loads(text) if text and text.strip() else {}
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        hint = "add the lines by hand: without --write they are printed"
-        raise Conflict(f"{path.name} is no plain JSON object, so nothing can be merged into it", hint)
-    return json.dumps(_deep(found, added), indent=2, ensure_ascii=False) + "\n"
+        hint = "change the lines by hand: without --write they are printed"
+        raise Conflict(f"{path.name} is no plain JSON object, so nothing can be merged into it or taken out", hint)
+    return found
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without(now: Mapping[str, Any], before: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """`now` as it would be had `added` never been merged into `before`; what was changed since then stays changed."""
+    left = dict(now)
+    for key, value in added.items():
+        current, earlier = now.get(key), before.get(key)
+        if isinstance(value, dict) and isinstance(current, dict):
+            inner = _without(current, earlier if isinstance(earlier, dict) else {}, value)
+            if inner or key in before:
+                left[key] = inner
+            else:
+                del left[key]
+        elif key in now and current == value:
+            del left[key]
+            if key in before:
+                left[key] = earlier
+    return left
 
 
 def _deep(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ what they had, so that the prompt stays equal to its beginning in the KV cache. 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from backends.errors import BackendError
 from backends.handle import EngineHandle
-from localai.errors import from_backend, from_memory
+from localai.errors import OutOfResources, from_backend, from_memory
 from localai.frozen_notes import Shown
 from localai.memories import Memories
 from localai.messages import Message, TurnRequest, UsedMemory
@@ -25,6 +27,8 @@ from memory_store.errors import MemoryStoreError
 if TYPE_CHECKING:
     from memory_store.recall import Hit
     from memory_store.records import Memory
+
+_log = logging.getLogger(__name__)
 
 MOST_NOTES = 8
 # Below this a note is about something else: measured by cosine, or by the share of the question's own words.
@@ -65,7 +69,7 @@ async def recollect(
     shown = await _fitting(found, budget, engine)
     block = _block([_note(*each) for each in shown])
     messages[-1] = replace(asked, content=block + asked.content)
-    await asyncio.to_thread(memories.frozen.put, keys[-1], [given for _, given in shown])
+    await asyncio.to_thread(_keep, keys[-1], [given for _, given in shown], memories)
     used = tuple(UsedMemory(memory.id, _source(memory), given.trust) for memory, given in shown)
     return replace(request, messages=tuple(messages)), used
 
@@ -88,9 +92,25 @@ def _keys(request: TurnRequest) -> list[bytes]:
     return keys
 
 
+@contextmanager
+def _without_room() -> Iterator[None]:
+    """A full disk costs the equal beginning of later prompts, and no answer."""
+    try:
+        yield
+    except OutOfResources as error:
+        _log.warning("what was recalled is not kept: %s", error.message)
+
+
+def _keep(key: bytes, shown: Sequence[Shown], memories: Memories) -> None:
+    with _without_room():
+        memories.frozen.put(key, shown)
+
+
 def _frozen(keys: Sequence[bytes], memories: Memories) -> dict[bytes, str]:
     """What each of these questions was given before, as far as it was not forgotten since."""
-    found = memories.frozen.of(keys)
+    found: dict[bytes, list[Shown]] = {}
+    with _without_room():
+        found = memories.frozen.of(keys)
     if not found:
         return {}
     try:

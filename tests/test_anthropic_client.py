@@ -12,6 +12,7 @@ from localai.api.anthropic_in import MessagesBody, messages_request
 from localai.api.anthropic_out import MessageStream, message
 from localai.api.caller import Caller
 from localai.api.visitor import Visitor
+from localai.errors import BadRequest
 from tests.daemon_fixture import Daemon
 from tests.turn_events import EVENTS, STRICT
 
@@ -20,6 +21,7 @@ anthropic = pytest.importorskip("anthropic", reason="the `anthropic` package is 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 SHORT: Any = {"model": "claude-haiku-4-5", "max_tokens": 5, "extra_body": {"temperature": 0}}
 WEATHER: Any = {"name": "get_weather", "description": "The weather", "input_schema": STRICT}
+SHAPE: Any = {"type": "json_schema", "schema": STRICT}
 IMAGE: Any = [{"role": "user", "content": [{"type": "image", "source": {}}]}]
 
 
@@ -102,6 +104,22 @@ def test_what_changes_with_every_request_is_taken_out() -> None:
     second = _request(system=bills[1], tools=[other, WEATHER])
     assert (first.messages, first.tools) == (second.messages, second.tools)
     assert first.messages[0].content == "Be."
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"output_config": {"format": SHAPE}},
+        {"output_format": SHAPE},
+        {"output_config": {"format": SHAPE, "effort": ""}},
+    ],
+    ids=["now", "beta", "with effort"],
+)
+def test_a_schema_is_a_grammar(fields: Any) -> None:
+    assert json.loads(_request(**fields).grammar.text) == STRICT
+    assert _request(output_config={"effort": "low"}).grammar is None
+    with pytest.raises(BadRequest, match="output_config"):
+        _request(output_config={"format": {"type": "yaml"}})
 
 
 def test_the_events_of_a_stream_come_in_order() -> None:

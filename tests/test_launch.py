@@ -6,6 +6,7 @@ import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ WRITABLE = {
     "claude-code": ('{"theme": "dark", "env": {"A": "1"}}', '{\n  // mine\n  "theme": "dark"\n}'),
     "opencode": ('{"model": "other/x", "provider": {"other": {}}}', "[]"),
     "zed": ('{"language_models": {"openai": {}}}', '{"a": 1,}'),
-    "codex": ('model = "gpt"\n[profiles.mine]\nmodel = "x"\n', "[model_providers.localai]\n"),
+    "codex": ('approval_policy = "never"\n', 'model = "gpt"\n'),
     "aider": ("dark-mode: true\n", "model: gpt\n"),
     "llm": ("- model_id: other\n  model_name: x", "- model_id: localai\n"),
     "continue": ("name: mine\nversion: 1.0.0", "models:\n  - name: x\n"),
@@ -113,16 +114,45 @@ def test_what_somebody_added_since_stays(tmp_path: Path) -> None:
     files = LaunchFiles(tmp_path)
     made, path = placed("codex", tmp_path)
     files.write("codex", made)
-    assert tomllib.loads(path.read_text())["profiles"]["localai"]["model"] == "some-model"
+    assert tomllib.loads(path.read_text())["model"] == "some-model"
     path.write_text(f"a = 1\n{path.read_text()}[mine]\nb = 2\n")
     files.undo("codex")
     assert tomllib.loads(path.read_text()) == {"a": 1, "mine": {"b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("before", "since", "left"),
+    [
+        (None, {"mine": 1}, {"mine": 1}),
+        ({"theme": "x"}, {"theme": "y"}, {"theme": "y"}),
+        ({"env": {"A": "1", "ANTHROPIC_MODEL": "old"}}, {"mine": 1}, "before and mine"),
+        (None, {"env": {"ANTHROPIC_MODEL": "own"}}, {"env": {"ANTHROPIC_MODEL": "own"}}),
+        (None, {"env": 5}, {"env": 5}),
+    ],
+    ids=["added", "changed", "restored", "ours changed", "another type"],
+)
+def test_programs_may_write_into_their_settings(tmp_path: Path, before: Any, since: Any, left: Any) -> None:
+    files = LaunchFiles(tmp_path)
+    made, path = placed("claude-code", tmp_path)
+    path.parent.mkdir()
+    path.write_text(json.dumps(before) if before else "")
+    files.write("claude-code", made)
+    now = json.loads(path.read_text())
+    merged = since if not isinstance(since.get("env"), dict) else {"env": now["env"] | since["env"]}
+    path.write_text(json.dumps(now | merged))
+    files.write("claude-code", replace(made, merge={"env": {"ANTHROPIC_MODEL": "another"}}))
+    files.undo("claude-code")
+    assert json.loads(path.read_text()) == (left if isinstance(left, dict) else {**before, **since})
+
+
+def test_what_is_no_json_any_more_is_left_alone(tmp_path: Path) -> None:
+    files = LaunchFiles(tmp_path)
     made, path = placed("zed", tmp_path)
     files.write("zed", made)
-    path.write_text(path.read_text().replace("{", '{"mine": 1,', 1))
+    path.write_text(path.read_text() + "// mine\n")
     with pytest.raises(Conflict):
         files.undo("zed")
-    assert json.loads(path.read_text())["mine"] == 1
+    assert path.read_text().endswith("// mine\n")
 
 
 def test_a_link_to_the_settings_stays_a_link(tmp_path: Path) -> None:
@@ -140,10 +170,11 @@ def test_a_link_to_the_settings_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_and_undoes(daemon: Daemon) -> None:
-    settings = Path(daemon.home) / "person" / ".codex" / "config.toml"
+    settings = Path(daemon.home) / "person" / ".codex" / "localai.config.toml"
     kept, daemon.env["HOME"] = daemon.env.get("HOME", ""), str(Path(daemon.home) / "person")
     try:
-        assert daemon.cli("launch", "codex", "--write").returncode == 0
+        said = daemon.cli("launch", "codex", "--write")
+        assert (said.returncode, "codex --profile localai" in said.stdout) == (0, True)
         assert "smollm2-135m-instruct" in settings.read_text()
         assert daemon.cli("launch", "codex", "--undo").returncode == 0
         assert not settings.exists()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.daemon_fixture import Answer, Daemon, wait_for
 
+CHAT = "/v1/chat/completions"
 GREEDY: dict[str, Any] = {"prompt": "The capital of France is", "n_predict": 4, "temperature": 0}
 
 
@@ -43,6 +44,56 @@ def test_tokens_come_and_go(daemon: Daemon) -> None:
     assert "".join(piece["piece"] for piece in pieces) == "abc def"
     assert _post(daemon, "/completion", {**GREEDY, "prompt": ids[:3]})["tokens_evaluated"] == 3
     assert daemon.ask("POST", "/detokenize", {"tokens": [10**9]}).status == 400
+
+
+@pytest.mark.parametrize("prompt", [["One", "Two words"], [[1], [2, 3]]], ids=["texts", "tokens"])
+def test_several_prompts_have_several_answers(daemon: Daemon, prompt: Any) -> None:
+    rows = _post(daemon, "/completion", {**GREEDY, "prompt": prompt, "n_probs": 1})
+    assert [(row["index"], row["tokens_evaluated"]) for row in rows] == [(0, 1), (1, 2)]
+    assert rows[0] == {**rows[0], "content": _post(daemon, "/completion", {**GREEDY, "prompt": prompt[0]})["content"]}
+    best = rows[1]["completion_probabilities"][0]
+    assert best["id"] == best["top_logprobs"][0]["id"] > 0
+    assert daemon.ask("POST", "/completion", {**GREEDY, "prompt": prompt, "stream": True}).status == 400
+
+
+def test_a_bias_may_be_a_list_of_pairs(daemon: Daemon) -> None:
+    first = _post(daemon, "/completion", {**GREEDY, "n_probs": 1})["completion_probabilities"][0]["id"]
+    never = _post(daemon, "/completion", {**GREEDY, "n_probs": 1, "logit_bias": [[first, False]]})
+    assert never["completion_probabilities"][0]["id"] != first
+
+
+SAME: dict[str, tuple[str, str, Any]] = {
+    "models": ("/models", "/v1/models", None),
+    "LM Studio's model": ("/api/v0/models/starter", "/v1/models/starter", None),
+    "chat": ("/chat/completions", CHAT, {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}),
+    "completion": ("/completions", "/completion", {"prompt": "a", "n_predict": 1}),
+    "LM Studio's chat": ("/api/v0/chat/completions", CHAT, {"messages": []}),
+}
+
+
+@pytest.mark.parametrize(("path", "known", "body"), SAME.values(), ids=SAME.keys())
+def test_other_paths_lead_to_the_same(daemon: Daemon, path: str, known: str, body: Any) -> None:
+    method = "POST" if body else "GET"
+    one, other = daemon.ask(method, path, body), daemon.ask(method, known, body)
+    assert one.status == other.status
+    assert one.json.get("id") == other.json.get("id") or body
+    assert one.json.get("object") == other.json.get("object")
+    assert daemon.ask(method, path, body, {"Origin": "https://evil.example"}).status == 403
+
+
+def test_editors_of_lm_studio_learn_the_context(daemon: Daemon) -> None:
+    assert daemon.chat("hi").status == 200
+    row = daemon.ask("GET", "/api/v0/models").json["data"][0]
+    assert (row["type"], row["state"], row["loaded_context_length"]) == ("llm", "loaded", 8192)
+    assert daemon.ask("GET", "/api/v0/models/absent").error["code"] == "model_not_found"
+
+
+def test_texts_are_embedded_and_ranked(daemon: Daemon) -> None:
+    rows = _post(daemon, "/embedding", {"content": ["a", "b"]})
+    assert [row["index"] for row in rows] == [0, 1]
+    assert rows[1]["embedding"][0] == _post(daemon, "/embeddings", {"input": "b"})[0]["embedding"][0]
+    ranked = _post(daemon, "/rerank", {"query": "b", "texts": ["a", "b"]})
+    assert (ranked["results"][0]["index"], ranked["model"]) == (1, "smollm2-135m-instruct")
 
 
 def test_the_prompt_and_what_is_served_are_shown(daemon: Daemon) -> None:

@@ -139,6 +139,13 @@ def test_a_text_has_one_vector(daemon: Daemon) -> None:
     assert "energy" in answer
 
 
+@pytest.mark.parametrize("fields", [{}, {"input": ""}, {"prompt": ""}], ids=["nothing", "input", "prompt"])
+def test_nothing_to_embed_loads_the_model(daemon: Daemon, fields: Any) -> None:
+    assert daemon.ask("POST", "/api/embed", {"model": "starter", **fields}).json["embeddings"] == []
+    assert daemon.ask("POST", "/api/embeddings", {"model": "starter", **fields}).json == {"embedding": []}
+    assert daemon.ask("POST", "/api/embed", {"model": "absent", **fields}).status == 404
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

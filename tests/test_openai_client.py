@@ -33,6 +33,7 @@ CLOCK: Any = {
     "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}},
 }
 NAMED: Any = {"type": "function", "function": {"name": "get_time"}}
+ALLOWED: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 SHORT: Any = {"model": "starter", "max_tokens": 5, "temperature": 0}
 
@@ -69,7 +70,11 @@ def test_usage_comes_in_a_last_chunk_where_asked(client: openai.OpenAI) -> None:
     assert last.total_tokens == last.prompt_tokens + last.completion_tokens == last.prompt_tokens + 5
 
 
-@pytest.mark.parametrize(("choice", "name"), [("required", None), (NAMED, "get_time")], ids=["required", "named"])
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [("required", None), (NAMED, "get_time"), (ALLOWED, "get_time")],
+    ids=["required", "named", "allowed"],
+)
 def test_a_forced_call_matches_its_schema(client: openai.OpenAI, choice: Any, name: str | None) -> None:
     ask: Any = {**SHORT, "max_tokens": 100, "messages": QUESTION, "tools": [WEATHER, CLOCK], "tool_choice": choice}
     ask["parallel_tool_calls"] = False

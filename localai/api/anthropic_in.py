@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backends.contract import Grammar
 from localai.api.caller import Caller
 from localai.api.openai_in import Count, MaxJoules, ModelName, Whole
+from localai.api.schemas import schema_grammar
 from localai.errors import BadRequest
 from localai.messages import Message, Tool, ToolCall, ToolChoice, TurnRequest
 
@@ -69,6 +71,8 @@ class MessagesBody(CountBody):
     temperature: float | None = None
     top_p: float | None = None
     top_k: Whole | None = None
+    output_config: dict[str, Any] | None = Field(None, description="`format` is a JSON schema that the answer matches")
+    output_format: dict[str, Any] | None = Field(None, description="The older name of `output_config.format`")
     max_joules: MaxJoules = None
 
 
@@ -103,6 +107,7 @@ def messages_request(body: MessagesBody, caller: Caller) -> TurnRequest:
         max_tokens=body.max_tokens,
         stop=stops,
         sampling=sampling,
+        grammar=_grammar((body.output_config or {}).get("format") or body.output_format),
         max_joules=body.max_joules,
     )
 
@@ -130,6 +135,14 @@ def _tool_choice(choice: ChoiceBody, tools: tuple[Tool, ...]) -> ToolChoice:
 
 def _think(body: ThinkingBody | None) -> bool | None:
     return {"enabled": True, "disabled": False}.get(body.type) if body else None
+
+
+def _grammar(shape: Any) -> Grammar | None:
+    if not shape:
+        return None
+    if isinstance(shape, dict) and shape.get("type") == "json_schema" and isinstance(shape.get("schema"), dict):
+        return schema_grammar(shape["schema"])
+    raise BadRequest("output_config.format cannot be honoured", "send json_schema with a schema", param="output_config")
 
 
 def _system(value: str | list[Block] | None) -> str:

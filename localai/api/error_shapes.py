@@ -19,7 +19,7 @@ _ANTHROPIC = {
 
 def error_body(error: LocalaiError, path: str = "") -> dict[str, Any]:
     """The JSON body of `error` for whoever asked for `path`; OpenAI's shape where no dialect has its own."""
-    if path.startswith("/api/"):
+    if path.startswith("/api/") and not path.startswith("/api/v0/"):
         return ollama(error)
     return anthropic(error) if path.startswith("/v1/messages") else openai(error)
 

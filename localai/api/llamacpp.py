@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,6 +16,7 @@ from localai.api.caller import caller
 from localai.api.llamacpp_in import (
     CompletionBody,
     DetokenizeBody,
+    EmbeddingBody,
     InfillBody,
     RerankBody,
     TokenizeBody,
@@ -21,14 +24,15 @@ from localai.api.llamacpp_in import (
     infill_request,
 )
 from localai.api.llamacpp_out import CompletionChunks
-from localai.api.ollama_models import served_context, template_of
+from localai.api.ollama_models import template_of
 from localai.api.openai_in import ChatBody, chat_request
 from localai.api.openai_out import energy
+from localai.api.served import served_context
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
 from localai.context import render
 from localai.errors import BadRequest
 from localai.loading import held
-from localai.messages import Embedded, Summary, TurnRequest
+from localai.messages import Embedded, Started, Summary, TurnEvent, TurnRequest
 from localai.router import default_model
 from localai.turn import Parts
 
@@ -46,7 +50,10 @@ def routes(parts: Parts) -> list[APIRouter]:
 
     @router.post("/completion")
     async def completion(body: CompletionBody, request: Request) -> Response:
-        """Continue a text, or tokens."""
+        """Continue a text, or tokens; several prompts get a list of answers."""
+        bodies = body.each()
+        if len(bodies) > 1:
+            return await _several(bodies, request, parts)
         return await respond(completion_request(body, caller(request)), body, request)
 
     @router.post("/infill")
@@ -78,9 +85,34 @@ def routes(parts: Parts) -> list[APIRouter]:
             ]
         )
 
+    @router.post("/embedding")
+    async def embedding(body: EmbeddingBody, request: Request) -> Response:
+        """One unit vector per text, each in a list of its own."""
+        texts = [body.content] if isinstance(body.content, str) else body.content
+        answers = await _embedded(body.model, texts, request, parts)
+        vectors = [event.vector for events in answers for event in events if isinstance(event, Embedded)]
+        return json_response([{"index": n, "embedding": [v]} for n, v in enumerate(vectors)], energy(answers))
+
     for path in ("/v1/rerank", "/rerank", "/reranking", "/v1/reranking"):
         router.add_api_route(path, _rerank_route(parts), methods=["POST"], operation_id=f"rerank{path}")
     return [router, _token_routes(parts)]
+
+
+async def _embedded(model: str, texts: Sequence[str], request: Request, parts: Parts) -> list[list[TurnEvent]]:
+    who = caller(request)
+    usual: dict[str, Any] = {"model": model, "app": who.app, "trusted": who.trusted, "together": len(texts)}
+    turns = [TurnRequest(kind="embedding", prompt=text, **usual) for text in texts]
+    return await gather_all([asked(turn, request, parts) for turn in turns], request)
+
+
+async def _several(bodies: Sequence[CompletionBody], request: Request, parts: Parts) -> Response:
+    if bodies[0].stream:
+        hint = "leave `stream` out, or send them one by one"
+        raise BadRequest("several prompts are not streamed", hint, param="prompt")
+    turns = [replace(completion_request(each, caller(request)), together=len(bodies)) for each in bodies]
+    answers = await gather_all([asked(turn, request, parts) for turn in turns], request)
+    shown = [CompletionChunks(bodies[0].response_fields or (), n).whole(events) for n, events in enumerate(answers)]
+    return json_response(shown, energy(answers))
 
 
 def _token_routes(parts: Parts) -> APIRouter:
@@ -131,19 +163,8 @@ def _props(parts: Parts, name: str) -> dict[str, Any]:
 def _rerank_route(parts: Parts) -> Any:
     async def rerank(body: RerankBody, request: Request) -> Response:
         """Documents by how near their embeddings are to the query's."""
-        texts, who = body.texts(), caller(request)
-        turns = [
-            TurnRequest(
-                kind="embedding",
-                model=body.model,
-                prompt=text,
-                app=who.app,
-                trusted=who.trusted,
-                together=len(texts) + 1,
-            )
-            for text in (body.query, *texts)
-        ]
-        answers = await gather_all([asked(turn, request, parts) for turn in turns], request)
+        texts = body.texts()
+        answers = await _embedded(body.model, (body.query, *texts), request, parts)
         vectors = [event.vector for events in answers for event in events if isinstance(event, Embedded)]
         scores = [sum(a * b for a, b in zip(vectors[0], vector, strict=True)) for vector in vectors[1:]]
         order = sorted(range(len(texts)), key=lambda place: -scores[place])[: body.top_n]
@@ -155,6 +176,7 @@ def _rerank_route(parts: Parts) -> Any:
         tokens = sum(e.prompt_tokens for events in answers for e in events if isinstance(e, Summary))
         spent = energy(answers)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens, "energy": spent.as_json() if spent else None}
-        return json_response({"model": body.model, "object": "list", "results": rows, "usage": usage}, spent)
+        served = next((event.model for events in answers for event in events if isinstance(event, Started)), "")
+        return json_response({"model": body.model or served, "object": "list", "results": rows, "usage": usage}, spent)
 
     return rerank

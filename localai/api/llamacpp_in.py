@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from localai.api.caller import Caller
 from localai.api.openai_in import Count, ModelName, SamplingBody, plain_grammar
@@ -14,6 +14,7 @@ from localai.errors import BadRequest
 from localai.messages import TurnRequest
 
 _MOST_NEIGHBOURS = 256
+_MOST_PROMPTS = 64
 
 
 class ExtraBody(BaseModel):
@@ -26,11 +27,21 @@ class ExtraBody(BaseModel):
 class CompletionBody(SamplingBody):
     """POST /completion."""
 
-    prompt: str | list[Count | str] = ""
+    prompt: str | list[Count | str] | list[list[Count]] = ""
     n_predict: int | None = None
     json_schema: dict[str, Any] | None = None
     n_probs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_fields: list[str] | None = None
+
+    def each(self) -> list[CompletionBody]:
+        """One body per prompt: a list of texts, or of lists of tokens, is several."""
+        several = isinstance(self.prompt, list) and len(self.prompt) > 1
+        if not several or any(isinstance(part, int) for part in self.prompt):
+            return [self]
+        if len(self.prompt) > _MOST_PROMPTS:
+            message = f"`prompt` has {len(self.prompt)} entries"
+            raise BadRequest(message, f"send at most {_MOST_PROMPTS}", param="prompt")
+        return [self.model_copy(update={"prompt": part}) for part in self.prompt]
 
     def limit(self) -> int | None:
         """Tokens to predict; a negative number is no limit."""
@@ -60,6 +71,15 @@ class DetokenizeBody(BaseModel):
     tokens: list[Count] = Field(default_factory=list)
 
 
+class EmbeddingBody(BaseModel):
+    """POST /embedding: a text, or a list of texts."""
+
+    model: ModelName = ""
+    content: str | Annotated[list[str], Field(min_length=1, max_length=2048)] = Field(
+        validation_alias=AliasChoices("content", "input")
+    )
+
+
 class RerankBody(BaseModel):
     """POST /v1/rerank."""
 
@@ -67,7 +87,9 @@ class RerankBody(BaseModel):
 
     model: ModelName = ""
     query: str
-    documents: Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=2048)]
+    documents: Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=2048)] = Field(
+        validation_alias=AliasChoices("documents", "texts")
+    )
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
 
@@ -89,11 +111,12 @@ def completion_request(body: CompletionBody, caller: Caller) -> TurnRequest:
     )
     if isinstance(body.prompt, str):
         return replace(asked, prompt=body.prompt)
-    if all(isinstance(part, int) for part in body.prompt):
-        return replace(asked, prompt_tokens=tuple(int(part) for part in body.prompt))
+    tokens = tuple(part for part in body.prompt if isinstance(part, int))
+    if len(tokens) == len(body.prompt):
+        return replace(asked, prompt_tokens=tokens)
     if len(body.prompt) == 1:
-        return replace(asked, prompt=str(body.prompt[0]))
-    raise BadRequest("`prompt` mixes texts and tokens", "send one text, or tokens alone", param="prompt")
+        return completion_request(body.model_copy(update={"prompt": body.prompt[0]}), caller)
+    raise BadRequest("`prompt` mixes texts and tokens", "send texts, or tokens alone", param="prompt")
 
 
 def infill_request(body: InfillBody, caller: Caller) -> TurnRequest:

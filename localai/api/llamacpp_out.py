@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from backends.contract import TokenLogprob
 from localai.api.openai_out import timings, token
 from localai.api.wire import Frames, data
 from localai.messages import ChoiceDone, Delta, Started, Summary, TurnEvent
@@ -13,18 +14,21 @@ _STOPS = {"length": "limit", "deadline": "limit"}
 
 
 class CompletionChunks(Frames):
-    """Translates events; `fields` are the paths that the client wants of the last chunk, () for all."""
+    """Translates events; `fields` are the paths that the client wants of the last chunk, () for all.
+
+    `index` is the place of the prompt among several."""
 
     end = b""
 
-    def __init__(self, fields: Sequence[str] = ()) -> None:
+    def __init__(self, fields: Sequence[str] = (), index: int = 0) -> None:
         self._fields = fields
+        self._index = index
         self._started: Started | None = None
         self._done: ChoiceDone | None = None
 
     def __call__(self, event: TurnEvent) -> bytes:
         if isinstance(event, Delta):
-            probs = {"completion_probabilities": [token(t) for t in event.logprobs]} if event.logprobs else {}
+            probs = {"completion_probabilities": [_scored(t) for t in event.logprobs]} if event.logprobs else {}
             return data({"index": 0, "content": event.content, "tokens": [], "stop": False, "id_slot": -1, **probs})
         if isinstance(event, Summary):
             return data(_picked(self._last("", event), self._fields))
@@ -36,7 +40,7 @@ class CompletionChunks(Frames):
         for event in events:
             self._note(event)
         text = "".join(e.content for e in events if isinstance(e, Delta))
-        scored = [token(t) for e in events if isinstance(e, Delta) for t in e.logprobs]
+        scored = [_scored(t) for e in events if isinstance(e, Delta) for t in e.logprobs]
         shown = self._last(text, next(e for e in events if isinstance(e, Summary)))
         return _picked(shown | ({"completion_probabilities": scored} if scored else {}), self._fields)
 
@@ -51,7 +55,7 @@ class CompletionChunks(Frames):
         assert started is not None
         assert done is not None
         return {
-            "index": 0,
+            "index": self._index,
             "content": text,
             "tokens": [],
             "id_slot": -1,
@@ -67,6 +71,13 @@ class CompletionChunks(Frames):
             "timings": timings(summary),
             "energy": summary.energy.as_json() if summary.energy else None,
         }
+
+
+def _scored(scored: TokenLogprob) -> dict[str, Any]:
+    """As OpenAI shows a token, with ids."""
+    shown = token(scored)
+    top = [{"id": a.id, **each} for a, each in zip(scored.top, shown["top_logprobs"], strict=True)]
+    return {"id": scored.id, **shown, "top_logprobs": top}
 
 
 def _picked(shown: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from localai.api.ollama_in import (
     embed_requests,
     generate_request,
     library_name,
+    load_request,
 )
 from localai.api.ollama_manage import NamedBody
 from localai.api.ollama_out import Kind, Lines
 from localai.api.openai_out import energy
+from localai.api.served import served_context
 from localai.api.wire import JsonRoute, NdjsonFrames, gather, gather_all, json_response, stream
 from localai.errors import LocalaiError
 from localai.loading import load
@@ -82,21 +84,26 @@ def routes(parts: Parts) -> list[APIRouter]:
     @router.post("/embed")
     async def embed(body: EmbedBody, request: Request) -> Response:
         """One unit vector per text."""
-        answers = await _embedded(embed_requests(body, caller(request)), request, parts)
+        answers = await _embedded(embed_requests(body, caller(request)), body, request, parts)
         found = ollama_out.embeddings(answers, body.model, body.dimensions)
         return json_response(found, energy(answers))
 
     @router.post("/embeddings")
     async def embeddings(body: EmbedBody, request: Request) -> Response:
         """The older form: one text, one vector."""
-        answers = await _embedded(embed_requests(body, caller(request))[:1], request, parts)
+        answers = await _embedded(embed_requests(body, caller(request))[:1], body, request, parts)
         found = ollama_out.embeddings(answers, body.model, None)["embeddings"]
         return json_response({"embedding": found[0] if found else []}, energy(answers))
 
     return [whole, router, ollama_manage.routes(parts)]
 
 
-async def _embedded(turns: Sequence[TurnRequest], request: Request, parts: Parts) -> list[list[TurnEvent]]:
+async def _embedded(
+    turns: Sequence[TurnRequest], body: EmbedBody, request: Request, parts: Parts
+) -> list[list[TurnEvent]]:
+    """What became of each text; where there is none, the model is loaded."""
+    if not turns:
+        await gather(load(load_request(body, caller(request)), parts), request)
     return await gather_all([asked(turn, request, parts) for turn in turns], request)
 
 
@@ -128,9 +135,9 @@ def _wished(turn: TurnRequest, parts: Parts) -> int | None:
     except LocalaiError:
         # The turn itself says what is wrong with the name.
         return None
-    if turn.n_ctx <= ollama_models.served_context(model, parts):
+    if turn.n_ctx <= served_context(model, parts):
         return None
     trained = model.header.n_ctx_train if model.header else None
     least = -(-turn.n_ctx // _BUCKET) * _BUCKET
     wished = min(least, trained or least)
-    return wished if wished > ollama_models.served_context(model, parts) else None
+    return wished if wished > served_context(model, parts) else None

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -16,7 +17,7 @@ from localai.api.ollama_context import unpack
 from localai.api.openai_in import Count, MaxJoules, ModelName, SamplingBody, ToolBody, tools_of
 from localai.api.schemas import schema_grammar
 from localai.errors import BadRequest
-from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
+from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest, new_id
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(-?)((?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+)")
@@ -145,18 +146,25 @@ def generate_request(body: GenerateBody, caller: Caller) -> TurnRequest:
 
 
 def embed_requests(body: EmbedBody, caller: Caller) -> list[TurnRequest]:
-    """One request per text. Raises BadRequest where there is none."""
+    """One request per text, none where nothing is to be embedded. Raises BadRequest for too many."""
     given = body.input if body.input is not None else body.prompt
-    if given is None:
-        raise BadRequest("there is nothing to embed", "send `input`, a text or a list of texts", param="input")
-    texts = [given] if isinstance(given, str) else given
+    # Ollama's clients send nothing at all to have the model loaded.
+    texts = [given] * bool(given) if isinstance(given, str) else given or []
     if len(texts) > 2048:
         raise BadRequest(f"`input` has {len(texts)} entries", "send at most 2048 at a time", param="input")
-    common: dict[str, Any] = {"app": caller.app, "trusted": caller.trusted, "keep_alive": seconds(body.keep_alive)}
-    return [
-        TurnRequest(kind="embedding", model=library_name(body.model), prompt=text, together=len(texts), **common)
-        for text in texts
-    ]
+    usual = load_request(body, caller)
+    return [replace(usual, prompt=text, together=len(texts), id=new_id()) for text in texts]
+
+
+def load_request(body: EmbedBody, caller: Caller) -> TurnRequest:
+    """A wish for the model alone."""
+    return TurnRequest(
+        kind="embedding",
+        model=library_name(body.model),
+        keep_alive=seconds(body.keep_alive),
+        app=caller.app,
+        trusted=caller.trusted,
+    )
 
 
 def _common(body: _Generating, caller: Caller) -> dict[str, Any]:

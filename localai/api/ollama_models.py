@@ -13,6 +13,7 @@ from backends.gguf import read_shards
 from backends.gguf_header import GgufHeader
 from backends.token_names import FIM_NAMES
 from localai.api.ollama_out import stamp
+from localai.api.served import served_context
 from localai.errors import LocalaiError
 from localai.header_cache import stamp as stamp_of
 from localai.local_model import LocalModel
@@ -21,7 +22,6 @@ from localai.turn import Parts
 
 SPOKEN = "0.13.5"
 """The version of Ollama's API that is spoken here; clients refuse one that is no number."""
-USUAL_CTX = 32_768
 _FOREVER = 100 * 365 * 86_400.0
 _FIM_NOTE = "{# fill-in-the-middle takes .Prompt and .Suffix #}"
 
@@ -88,12 +88,10 @@ def template_of(model: LocalModel) -> str:
     return _facts(stamp_of(real.files), real.files).template if real.format == "gguf" else ""
 
 
-def served_context(model: LocalModel, parts: Parts) -> int:
-    """Tokens that a prompt may have: as loaded, or else as it would be loaded."""
+def capabilities_of(model: LocalModel) -> list[str]:
+    """What a model can do, in Ollama's words."""
     real = model.base or model
-    loaded = [s.plan.n_ctx for s in parts.pool.slots if s.plan is not None and s.choice.model.id == real.id]
-    trained = real.header.n_ctx_train if real.header else None
-    return max(loaded, default=parts.config.ctx or min(trained or USUAL_CTX, USUAL_CTX))
+    return _capabilities(model, _facts(stamp_of(real.files), real.files) if real.format == "gguf" else _NOTHING)
 
 
 def _listed(model: LocalModel) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from localai.api.openai_in import (
     embedding_requests,
 )
 from localai.api.wire import JsonRoute, gather, gather_all, json_response, stream
-from localai.messages import Embedded, Summary, TurnEvent, TurnRequest
+from localai.messages import Embedded, Started, Summary, TurnEvent, TurnRequest
 from localai.router import spoken_of
 from localai.turn import Parts
 
@@ -97,7 +97,9 @@ def _embeddings(answers: list[list[TurnEvent]], model: str, as_base64: bool, wid
     rows, tokens = [], 0
     for index, events in enumerate(answers):
         for event in events:
-            if isinstance(event, Embedded):
+            if isinstance(event, Started):
+                model = model or event.model
+            elif isinstance(event, Embedded):
                 vector = openai_out.shortened(event.vector, width)
                 value = base64.b64encode(array("f", vector).tobytes()).decode() if as_base64 else vector
                 rows.append({"object": "embedding", "index": index, "embedding": value})

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from backends.contract import Grammar, Priority, Sampling
 from backends.guesses import Speculation
 from localai.api.caller import Caller
 from localai.api.schemas import schema_grammar
+from localai.api.tool_choice import allowed_of, tool_choice_of
 from localai.errors import BadRequest, Forbidden
-from localai.messages import Message, Role, Tool, ToolCall, ToolChoice, TurnRequest
+from localai.messages import Message, Role, Tool, ToolCall, TurnRequest
 
 _MAX_STOPS = 16
+_NEVER = -1000.0
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -26,6 +28,7 @@ _ROLES: dict[str, Role] = {
 
 ModelName = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Limit = Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1 is no limit, as for llama-server and LM Studio")]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """What fits into a frame; the engine knows the sensible range of each parameter."""
 MaxJoules = Annotated[float | None, Field(gt=0, description="End the answer at so many joules")]
@@ -44,7 +47,7 @@ class SamplingBody(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=64)] | None = None
-    max_tokens: Count | None = Field(None, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
+    max_tokens: Limit | None = Field(None, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
     stop: str | list[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -88,6 +91,16 @@ class SamplingBody(BaseModel):
         None, description="Recall from the memory: true, or a namespace; on the Unix socket only"
     )
 
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """llama-server takes a list of pairs too, where false means never."""
+        if not isinstance(value, list):
+            return value
+        if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) for pair in value):
+            raise ValueError("send pairs of a token's id and its bias; /tokenize tells the ids of a text")
+        return {token: _NEVER if bias is False else bias for token, bias in value}
+
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
@@ -115,7 +128,7 @@ class SamplingBody(BaseModel):
         return {
             "model": self.model,
             "sampling": self.sampling(),
-            "max_tokens": self.max_tokens,
+            "max_tokens": None if self.max_tokens == -1 else self.max_tokens,
             "stop": self.stops(),
             "n": self.n or 1,
             "ignore_eos": self.ignore_eos,
@@ -207,7 +220,7 @@ class EmbeddingBody(BaseModel):
 def chat_request(body: ChatBody, caller: Caller) -> TurnRequest:
     """Raises BadRequest for what a text model cannot take."""
     messages = tuple(_message(m, i) for i, m in enumerate(body.messages))
-    tools = tools_of(body.tools)
+    tools = allowed_of(body.tool_choice, tools_of(body.tools))
     return TurnRequest(
         kind="chat",
         messages=messages,
@@ -338,22 +351,6 @@ def tools_of(bodies: list[ToolBody] | None) -> tuple[Tool, ...]:
 def _tool(body: FunctionBody) -> Tool:
     empty: dict[str, Any] = {"type": "object", "properties": {}}
     return Tool(body.name, body.description or "", body.parameters or empty, bool(body.strict))
-
-
-def tool_choice_of(value: str | dict[str, Any] | None, tools: tuple[Tool, ...]) -> ToolChoice:
-    """Which of `tools` must be called. Raises BadRequest where it names none of them."""
-    if value is None or value == "auto":
-        return ToolChoice("auto" if tools else "none")
-    if value == "none":
-        return ToolChoice("none")
-    if value in ("required", "any") and tools:
-        return ToolChoice("required")
-    named = value.get("function", value) if isinstance(value, dict) else None
-    name = named.get("name") if isinstance(named, dict) else None
-    if isinstance(name, str) and any(tool.name == name for tool in tools):
-        return ToolChoice("required", name)
-    offered = ", ".join(tool.name for tool in tools) or "none were sent"
-    raise BadRequest(f"tool_choice {value!r} names no tool of this request", f"tools: {offered}", param="tool_choice")
 
 
 def _format_grammar(value: dict[str, Any] | None) -> Grammar | None:

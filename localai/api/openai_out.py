@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backends.contract import TokenLogprob
+from localai.api.served import served_context
 from localai.api.wire import data, now, timings_json, waiting_comment
 from localai.energy.figures import Energy, total
 from localai.local_model import LocalModel
@@ -30,8 +31,8 @@ _REASONS = {"cancelled": "stop", "deadline": "length", "error": "stop"}
 
 
 def models(found: Sequence[LocalModel], parts: Parts) -> list[dict[str, Any]]:
-    """The list of /v1/models. `context_length` is what is served where the model is loaded, else what it trained on."""
-    served = {s.choice.model.id: s.plan.n_ctx for s in parts.pool.slots if s.plan is not None}
+    """The list of /v1/models. `context_length` is what is or would be served."""
+    loaded = {s.choice.model.id for s in parts.pool.slots if s.plan is not None}
     return [
         {
             "id": m.id,
@@ -39,9 +40,9 @@ def models(found: Sequence[LocalModel], parts: Parts) -> list[dict[str, Any]]:
             "created": int(m.path.stat().st_mtime),
             "owned_by": m.origin,
             "aliases": list(m.spec.aliases) if m.spec else [],
-            "context_length": served.get((m.base or m).id, m.header.n_ctx_train),
+            "context_length": served_context(m, parts),
             "max_context_length": m.header.n_ctx_train,
-            "loaded": (m.base or m).id in served,
+            "loaded": (m.base or m).id in loaded,
             "base": m.base.id if m.base else None,
             "size": m.size_bytes,
             "quantization": m.header.quant,

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backends.contract import Grammar
 from localai.api.caller import Caller
-from localai.api.openai_in import Count, MaxJoules, ModelName, tool_choice_of
+from localai.api.openai_in import Count, MaxJoules, ModelName
 from localai.api.schemas import schema_grammar
+from localai.api.tool_choice import allowed_of, tool_choice_of
 from localai.errors import BadRequest
 from localai.messages import Message, Role, Tool, ToolCall, TurnRequest
 
@@ -47,6 +48,7 @@ class ResponsesBody(BaseModel):
 def responses_request(body: ResponsesBody, earlier: Sequence[Message], caller: Caller) -> TurnRequest:
     """A turn after the messages of earlier responses. Raises BadRequest for what a text model cannot take."""
     tools = tuple(sorted((_tool(t) for t in body.tools or [] if t.get("type") == "function"), key=lambda t: t.name))
+    tools = allowed_of(body.tool_choice, tools)
     values = {"temperature": body.temperature, "top_p": body.top_p}
     messages = (*earlier, *messages_of(body.input, len(earlier)))
     if body.instructions:

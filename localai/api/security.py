@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localai.api.aliases import ALIASES
 from localai.api.gate import Gate, from_unix_socket
 from localai.api.visitor import attach
 from localai.api.wire import error_response
@@ -55,6 +56,8 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["path"] in ALIASES:
+            scope = {**scope, "path": ALIASES[scope["path"]]}
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         origin = headers.get(b"origin")
         try:
