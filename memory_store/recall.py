@@ -145,8 +145,11 @@ class Recall:
                 return hits
             pool *= 4
 
-    def near(self, text: str, namespace: str = DEFAULT_NAMESPACE, k: int = 12) -> tuple[Memory, ...]:
-        """The most similar memories, whoever wrote them: what a new one may contradict."""
+    def near(self, text: str, namespace: str = DEFAULT_NAMESPACE, k: int = 24) -> tuple[Memory, ...]:
+        """The most similar memories, whoever wrote them: what a new one may contradict.
+
+        So many that a claim repeated by many does not hide the one that it is against.
+        """
         question = Question(text=text, namespace=namespace, k=k)
         _check(question)
         parts, _ = self._candidates(question, max(POOL, k))
