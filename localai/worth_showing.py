@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 LEAST_COSINE = 0.35
 LEAST_COVERED = 0.5
 LEAST_OF_BEST = 0.4
-NEARLY = 0.9
-"""What scores this share of a complete note is not clearly worse than it."""
+# What is nearer to the question by this cosine than a complete note, or has this share of its score, is not outdone.
+NEARER = 0.05
+NEARLY = 0.85
 _WORD = re.compile(r"\w+")
 
 
@@ -29,8 +30,8 @@ def worth_showing(question: str, hits: Sequence[Hit]) -> list[Hit]:
     """Those that are likely about the question, no text twice.
 
     A complete hit has every telling word of the question that any hit has, and half of them at least. Beside it
-    look-alikes only mislead: what lacks some of these words, is less like the question and scores clearly less goes,
-    unless it is trusted more. Where no hit is complete, as where several facts are asked for, all stay.
+    look-alikes only mislead: what lacks some of these words, is no more like the question and scores clearly less
+    goes, unless it is trusted more. Where no hit is complete, as where several facts are asked for, all stay.
     """
     if not hits:
         return []
@@ -50,7 +51,7 @@ def worth_showing(question: str, hits: Sequence[Hit]) -> list[Hit]:
 def _outdone(hit: Hit, complete: Sequence[Hit]) -> bool:
     """A neighbouring turn is no look-alike: it belongs to what it stands beside."""
     return hit.why.turns == 0 and any(
-        hit.why.cosine <= other.why.cosine and hit.score < NEARLY * other.score and hit.trust <= other.trust
+        hit.why.cosine <= other.why.cosine + NEARER and hit.score < NEARLY * other.score and hit.trust <= other.trust
         for other in complete
     )
 
