@@ -242,6 +242,18 @@ def test_what_is_pinned_goes_along_with_every_question(daemon: Daemon) -> None:
     assert post(daemon, "/nothing/pin", {"pinned": True}).status == 404
 
 
+def test_the_best_note_stands_next_to_the_question(daemon: Daemon) -> None:
+    texts = ("The owner is called Captain", "The heron nests by the mill", "The heron of the mill is a grey heron")
+    ids = [post(daemon, "", {"text": text, "namespace": "order"}).json["id"] for text in texts]
+    assert post(daemon, f"/{ids[0]}/pin", {"pinned": True}).status == 200
+    answer = asked(daemon, "where does the heron of the mill have its nests, and is it grey?", memory="order")
+    assert post(daemon, f"/{ids[0]}/pin", {"pinned": False}).status == 200
+    said = answer["choices"][0]["message"]["content"]
+    pinned, *best_first = [said.index(texts[ids.index(used["id"])]) for used in answer["memories"]]
+    assert len(best_first) == 2
+    assert [pinned, *reversed(best_first)] == sorted([pinned, *best_first])
+
+
 def test_recall_stays_within_its_budget(daemon: Daemon) -> None:
     for number in range(12):
         post(daemon, "", {"text": f"The zebra {number} eats " + "fresh green grass " * 60, "namespace": "zoo"})

@@ -35,7 +35,7 @@ _WAYS = (
     "{name} in {city} has a {sort} {color} {thing}. Which number does it have? Only the number, please.",
 )
 _ASKED = QUESTIONS // len(_WAYS)
-_ANSWER_TOKENS = 16
+_ANSWER_TOKENS = 32
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
