@@ -165,10 +165,10 @@ class VectorIndex:
             others = _words(maps.codes[page, :count][(maps.nums[page, :count] >= 0) & ~hit])
             for word in range(found.shape[1]):
                 shared[:, word] |= np.isin(found[:, word], others[:, word])
-        alone: npt.NDArray[np.bool_] = ~(shared[:, :-1] & shared[:, 1:]) if found.shape[1] > 1 else ~shared
+        alone = ~(shared[:, :-1] & shared[:, 1:]) if found.shape[1] > 1 else ~shared
         whole = alone.all(axis=1)
-        pairs = zip(*np.nonzero(alone & ~whole[:, None]), strict=True)
-        return [*map(bytes, found[whole]), *(found[row, word : word + 2].tobytes() for row, word in pairs)]
+        partly = np.argwhere(alone & ~np.expand_dims(whole, 1)).tolist()
+        return [*map(bytes, found[whole]), *(found[row, word : word + 2].tobytes() for row, word in partly)]
 
     def erase(self, nums: Sequence[int]) -> None:
         """Wipe what the log says is gone, in pages that nobody uses too. Durable at return."""

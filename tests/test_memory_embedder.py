@@ -35,16 +35,26 @@ def meaning(daemon: Daemon, text: str) -> float:
 
 
 def test_another_model_takes_over_and_the_built_in_one_comes_back(daemon: Daemon) -> None:
-    refused = daemon.ask("POST", ROUTE, {"text": "The boat of Ana is blue"}, unix=True)
-    assert refused.status >= 400
-    assert "missing" in refused.error["message"]
-    again(daemon, "")
     for text in ("The boat of Ana is blue", "The mill stands by the river"):
-        assert daemon.ask("POST", ROUTE, {"text": text}, unix=True).status == 200
+        assert "missing" in daemon.ask("POST", ROUTE, {"text": text}, unix=True).json["fallback"]
+    found = daemon.ask("POST", f"{ROUTE}/search", {"query": "boat"}, unix=True).json
+    assert (len(found["hits"]), "built-in embedder" in found["fallback"]) == (1, True)
+    again(daemon, "")
     own = stats(daemon)["embedder"]
-    again(daemon, str(tiny_bert(daemon.home / "encoder.gguf")))
+    model = tiny_bert(daemon.home / "encoder.gguf")
+    again(daemon, str(model))
     wait_for(lambda: meaning(daemon, "The boat of Ana is blue") > 0.9)
     assert stats(daemon)["embedder"].startswith("model:")
+    model.rename(daemon.home / "away.gguf")
+    again(daemon, str(model))
+    assert daemon.ask("POST", ROUTE, {"text": "The barn holds hay"}, unix=True).status == 200
+    assert str(model) not in stats(daemon)["fallback"]
+    examined = daemon.ask("POST", f"{ROUTE}/doctor", {}, unix=True).json
+    assert (examined["healthy"], bool(examined["fallback"])) == (True, True)
+    (daemon.home / "away.gguf").rename(model)
+    again(daemon, str(model))
+    wait_for(lambda: meaning(daemon, "The barn holds hay") > 0.9)
+    assert stats(daemon)["fallback"] is None
     again(daemon, "")
     wait_for(lambda: meaning(daemon, "The boat of Ana is blue") > 0.9)
     assert stats(daemon)["embedder"] == own
