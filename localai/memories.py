@@ -296,7 +296,7 @@ def _standby(embedder: Embedder | None) -> tuple[Standby | None, str]:
 
     if embedder is None:
         return None, ""
-    standby = Standby(embedder)
+    standby = embedder if isinstance(embedder, Standby) else Standby(embedder)
     try:
         _log.info("the memory's embedder: %s, %d numbers", standby.digest, standby.width)
     except EmbedderFault as error:
