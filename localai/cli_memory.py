@@ -318,8 +318,14 @@ def doctor(repair: bool, as_json: bool) -> None:
 
 def _doctor_text(found: Any) -> str:
     if found["healthy"]:
-        return f"{found['memories']} memories, all whole and findable"
-    wrong = {name: value for name, value in found.items() if value and name not in ("memories", "healthy", "fallback")}
+        silent = len(found["wordless"])
+        but = f", but for {silent} of symbols alone, which only `localai memory list` shows" if silent else ""
+        return f"{found['memories']} memories, all whole and findable{but}"
+    wrong = {
+        name: value
+        for name, value in found.items()
+        if value and name not in ("memories", "healthy", "fallback", "wordless")
+    }
     return f"something is wrong: {json.dumps(wrong)}\nrun `localai memory doctor --repair`"
 
 

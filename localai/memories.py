@@ -16,7 +16,7 @@ from localai.config import Config
 from localai.errors import BadRequest
 from localai.frozen_notes import FrozenNotes
 from localai.pins import Pins
-from memory_store.errors import InvalidMemory, MemoryStoreError
+from memory_store.errors import EmbedderFault, InvalidMemory, MemoryStoreError
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
@@ -315,6 +315,7 @@ def _fill(store: Store, ending: Event) -> None:
     """Make the vectors of a new embedding model, as far as the daemon lives; the next start goes on."""
     from memory_store.embed import StaticEmbedder
     from memory_store.reembed import BATCH, reembed
+    from memory_store.standby import Standby
 
     try:
         for step in reembed(store, BATCH if isinstance(store.embedder, StaticEmbedder) else _MODEL_BATCH):
@@ -323,6 +324,8 @@ def _fill(store: Store, ending: Event) -> None:
                 return
     except MemoryStoreError as error:
         _log.warning("memories are not embedded anew: %s", error.message)
+        if isinstance(error, EmbedderFault) and isinstance(store.embedder, Standby):
+            store.embedder.note(error)
 
 
 def _key(path: Path) -> Key:

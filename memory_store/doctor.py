@@ -15,6 +15,7 @@ from memory_store.errors import EmbedderFault
 from memory_store.standby import Standby, strict
 from memory_store.store import Store
 from memory_store.vector_rows import NUM_BITS
+from memory_store.words import Words
 
 BATCH = 512
 
@@ -25,7 +26,7 @@ class Diagnosis:
 
     `unlogged`: texts that the log does not know. `unwritten`: additions in the log without a text. `unread`:
     the full-text index and the texts differ. `without_vector`: texts that would give a vector and have none.
-    `orphans`: vectors of nothing.
+    `orphans`: vectors of nothing. `wordless`: whole, but of symbols alone: no search finds them, only a list does.
     """
 
     memories: int
@@ -36,6 +37,7 @@ class Diagnosis:
     without_vector: tuple[int, ...]
     orphans: int
     erasure_owed: bool
+    wordless: tuple[int, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -53,6 +55,7 @@ def examine(store: Store) -> Diagnosis:
         bare = texts - _with_vector(connection)
         orphans = _orphans(connection)
         missing = _should_have_vector(connection, store, sorted(bare))
+        wordless = _wordless(connection, sorted(bare))
     return Diagnosis(
         memories=len(texts),
         file=file,
@@ -62,6 +65,7 @@ def examine(store: Store) -> Diagnosis:
         without_vector=tuple(missing),
         orphans=orphans,
         erasure_owed=owed,
+        wordless=tuple(wordless),
     )
 
 
@@ -144,3 +148,13 @@ def _should_have_vector(connection: Connection, store: Store, bare: Sequence[int
         elif isinstance(store.embedder, Standby) and store.embedder.problem:
             return list(bare)
     return missing
+
+
+def _wordless(connection: Connection, bare: Sequence[int]) -> list[int]:
+    words, found = Words(), list[int]()
+    for start in range(0, len(bare), BATCH):
+        nums = bare[start : start + BATCH]
+        sql = f"SELECT num, text FROM memory WHERE num IN ({','.join('?' * len(nums))}) ORDER BY num"
+        rows = connection.execute(sql, tuple(nums)).fetchall()
+        found += [num for (num, _), terms in zip(rows, words.terms(text for _, text in rows), strict=True) if not terms]
+    return found

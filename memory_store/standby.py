@@ -48,13 +48,17 @@ class Standby:
             try:
                 rows = checked(self.model, texts)
             except EmbedderFault as error:
-                if self._fault is None:
-                    _log.warning("found by words alone: %s", error.message)
-                self.behind, self._fault, self._again = True, error, self._clock() + RETRY_SECONDS
+                self.note(error)
             else:
                 self._fault = None
                 return rows
         return np.zeros((len(texts), self.width), np.float32)
+
+    def note(self, error: EmbedderFault) -> None:
+        """It has failed: here, or where it was asked by itself."""
+        if self._fault is None:
+            _log.warning("found by words alone: %s", error.message)
+        self.behind, self._fault, self._again = True, error, self._clock() + RETRY_SECONDS
 
 
 def strict(embedder: Embedder) -> Embedder:

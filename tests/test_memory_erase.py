@@ -273,6 +273,12 @@ def test_the_doctor_finds_and_repairs(store: Store, damage: str, field: str) -> 
         assert connection.execute("SELECT count(*) FROM memory_text WHERE memory_text MATCH 'note'").fetchone() == (4,)
 
 
+def test_the_doctor_names_what_no_search_finds(store: Store) -> None:
+    added = store.add_many([NewMemory(text=text) for text in ("🦊🦊 🎈", "🦊 fox", "лиса")])
+    found = examine(store)
+    assert (found.healthy, found.wordless) == (True, (added[0].num,))
+
+
 def test_a_receipt_holds_no_text(store: Store) -> None:
     added = store.add(NewMemory(text="nightingale watermelon"))
     receipt = forget(store, ids=[added.id])
