@@ -60,7 +60,7 @@ class _Open:
     def fallback(self) -> str:
         """What the memory does without, and why; "" where it works as it is set."""
         if self.missing:
-            return f"the built-in embedder until the daemon starts anew, because of {self.missing}"
+            return f"words and the built-in embedder until the daemon starts anew, because of {self.missing}"
         if self.standby is not None and self.standby.problem:
             return f"words alone, because of {self.standby.problem}"
         return ""
