@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,16 @@ def add(
     body = {"text": text, "namespace": namespace or usual, "source": _source(source), "tags": tags, "time": time_}
     body |= {"valid_from": valid_from, "valid_to": valid_to}
     added = daemon.post(ROUTE, {name: value for name, value in body.items() if value is not None})
-    show(added, as_json, _added_text)
+    show(added, as_json, _noting(_added_text))
+
+
+def _noting(text: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The same, with a line where the memory's embedding model fails."""
+
+    def noted(found: Any) -> str:
+        return text(found) + (f"\n(found by {found['fallback']})" if found["fallback"] else "")
+
+    return noted
 
 
 def _piped() -> str:
@@ -190,7 +200,7 @@ def search(query: str, namespace: str | None, as_json: bool, **asked: Any) -> No
     daemon, usual = daemon_and_namespace()
     body = {"query": query, "namespace": namespace or usual, **asked}
     found = daemon.post(f"{ROUTE}/search", {name: value for name, value in body.items() if value is not None})
-    show(found, as_json, lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found")
+    show(found, as_json, _noting(lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found"))
 
 
 def _hit_text(hit: Any) -> str:
@@ -301,15 +311,21 @@ def doctor(repair: bool, as_json: bool) -> None:
     """Is every memory whole and findable?"""
     daemon, _ = daemon_and_namespace()
     found = daemon.post(f"{ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=AT_LENGTH)
-    show(found, as_json, _doctor_text)
+    show(found, as_json, _noting(_doctor_text))
     if not found["healthy"]:
         sys.exit(1)
 
 
 def _doctor_text(found: Any) -> str:
     if found["healthy"]:
-        return f"{found['memories']} memories, all whole and findable"
-    wrong = {name: value for name, value in found.items() if value and name not in ("memories", "healthy")}
+        silent = len(found["wordless"])
+        but = f", but for {silent} of symbols alone, which only `localai memory list` shows" if silent else ""
+        return f"{found['memories']} memories, all whole and findable{but}"
+    wrong = {
+        name: value
+        for name, value in found.items()
+        if value and name not in ("memories", "healthy", "fallback", "wordless")
+    }
     return f"something is wrong: {json.dumps(wrong)}\nrun `localai memory doctor --repair`"
 
 
@@ -318,7 +334,7 @@ def _doctor_text(found: Any) -> str:
 def stats(as_json: bool) -> None:
     """How much is remembered, where, and by whom."""
     daemon, _ = daemon_and_namespace()
-    show(daemon.get(f"{ROUTE}/stats"), as_json, _stats_text)
+    show(daemon.get(f"{ROUTE}/stats"), as_json, _noting(_stats_text))
 
 
 def _stats_text(found: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from localai.config import Config
 from localai.errors import BadRequest
 from localai.frozen_notes import FrozenNotes
 from localai.pins import Pins
-from memory_store.errors import InvalidMemory, MemoryStoreError
+from memory_store.errors import EmbedderFault, InvalidMemory, MemoryStoreError
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from memory_store.lexical import LexicalIndex
     from memory_store.recall import Hit, Question, Recall
     from memory_store.rows import Filter
+    from memory_store.standby import Standby
     from memory_store.store import Store
     from memory_store.trust import Trust, Verdict
     from memory_store.vectors import VectorIndex
@@ -52,6 +53,26 @@ class _Open:
     vectors: VectorIndex
     ending: Event
     filling: Thread | None
+    standby: Standby | None
+    missing: str = ""
+
+    @property
+    def fallback(self) -> str:
+        """What the memory does without, and why; "" where it works as it is set."""
+        if self.missing:
+            return f"words and the built-in embedder until the daemon starts anew, because of {self.missing}"
+        if self.standby is not None and self.standby.problem:
+            return f"words alone, because of {self.standby.problem}"
+        return ""
+
+    def filled(self) -> _Open:
+        """The same, at work on what its model has missed where that answers again."""
+        working = self.filling is not None and self.filling.is_alive()
+        if self.standby is None or not self.standby.behind or self.standby.problem or working:
+            return self
+        if self.store.own_embedder().state == "active":
+            return self
+        return replace(self, filling=_filler(self.store, self.ending))
 
     def close(self) -> None:
         self.ending.set()
@@ -83,6 +104,12 @@ class Memories:
     def empty(self) -> bool:
         """True where nothing was ever remembered; costs nothing then."""
         return self._open is None and not self.path.exists()
+
+    @property
+    def fallback(self) -> str | None:
+        """What the last answers of the memory did without, and why; None where nothing failed."""
+        opened = self._open
+        return (opened.fallback or None) if opened is not None else None
 
     def stamp(self) -> tuple[int, int]:
         """Changes whenever anything does from which recall is made; (0, 0) where nothing was ever remembered."""
@@ -232,6 +259,7 @@ class Memories:
         with self._lock:
             if self._open is None:
                 self._open = _opened(self.path, self.config, self.embedder)
+            self._open = self._open.filled()
             return self._open
 
 
@@ -245,24 +273,49 @@ def _opened(path: Path, config: Config, embedder: Embedder | None) -> _Open:
     from memory_store.trust import Trust
     from memory_store.vectors import Tier, VectorIndex
 
-    store = Store(path, embedder=embedder, key=_key(path) if config.memory_encrypted else None)
+    standby, missing = _standby(embedder)
+    store = Store(path, embedder=standby, key=_key(path) if config.memory_encrypted else None)
     # What is encrypted on disk must not lie beside itself in the plain.
     folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
     tier: Tier = "binary" if config.memory_tier == "binary" else "int8"
     words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder, tier=tier), Trust(store)
     elder, ending, filling = None, Event(), None
-    if store.own_embedder().state != "active":
+    # While the set model is missing, its vectors stay: the built-in one only makes those of what is added.
+    if not missing and store.own_embedder().state != "active":
         elder = Elder(store, StaticEmbedder())
-        filling = Thread(target=_fill, args=(store, ending), name="memory-reembedding", daemon=True)
-        filling.start()
+        filling = _filler(store, ending)
     recall = Recall(store, trust, words=words, vectors=vectors, elder=elder)
-    return _Open(store, trust, recall, Feedback(store, recall), words, vectors, ending, filling)
+    feedback = Feedback(store, recall)
+    return _Open(store, trust, recall, feedback, words, vectors, ending, filling, standby, missing)
+
+
+def _standby(embedder: Embedder | None) -> tuple[Standby | None, str]:
+    """The embedder as a memory that goes on without it uses it; None and the reason where it is not even known."""
+    from memory_store.errors import EmbedderFault
+    from memory_store.standby import Standby
+
+    if embedder is None:
+        return None, ""
+    standby = embedder if isinstance(embedder, Standby) else Standby(embedder)
+    try:
+        _log.info("the memory's embedder: %s, %d numbers", standby.digest, standby.width)
+    except EmbedderFault as error:
+        _log.warning("the built-in embedder is used: %s", error.message)
+        return None, error.message
+    return standby, ""
+
+
+def _filler(store: Store, ending: Event) -> Thread:
+    thread = Thread(target=_fill, args=(store, ending), name="memory-reembedding", daemon=True)
+    thread.start()
+    return thread
 
 
 def _fill(store: Store, ending: Event) -> None:
     """Make the vectors of a new embedding model, as far as the daemon lives; the next start goes on."""
     from memory_store.embed import StaticEmbedder
     from memory_store.reembed import BATCH, reembed
+    from memory_store.standby import Standby
 
     try:
         for step in reembed(store, BATCH if isinstance(store.embedder, StaticEmbedder) else _MODEL_BATCH):
@@ -271,6 +324,8 @@ def _fill(store: Store, ending: Event) -> None:
                 return
     except MemoryStoreError as error:
         _log.warning("memories are not embedded anew: %s", error.message)
+        if isinstance(error, EmbedderFault) and isinstance(store.embedder, Standby):
+            store.embedder.note(error)
 
 
 def _key(path: Path) -> Key:

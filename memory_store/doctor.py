@@ -5,14 +5,17 @@ A Store enters, a Diagnosis leaves. The text is the truth: everything else can b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory_store import log, scrub, vector_rows
 from memory_store.dbfile import Connection, driver_errors
 from memory_store.embed import checked
+from memory_store.errors import EmbedderFault
+from memory_store.standby import Standby, strict
 from memory_store.store import Store
 from memory_store.vector_rows import NUM_BITS
+from memory_store.words import Words
 
 BATCH = 512
 
@@ -23,7 +26,7 @@ class Diagnosis:
 
     `unlogged`: texts that the log does not know. `unwritten`: additions in the log without a text. `unread`:
     the full-text index and the texts differ. `without_vector`: texts that would give a vector and have none.
-    `orphans`: vectors of nothing.
+    `orphans`: vectors of nothing. `wordless`: whole, but of symbols alone: no search finds them, only a list does.
     """
 
     memories: int
@@ -34,6 +37,7 @@ class Diagnosis:
     without_vector: tuple[int, ...]
     orphans: int
     erasure_owed: bool
+    wordless: tuple[int, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -51,6 +55,7 @@ def examine(store: Store) -> Diagnosis:
         bare = texts - _with_vector(connection)
         orphans = _orphans(connection)
         missing = _should_have_vector(connection, store, sorted(bare))
+        wordless = _wordless(connection, sorted(bare))
     return Diagnosis(
         memories=len(texts),
         file=file,
@@ -60,6 +65,7 @@ def examine(store: Store) -> Diagnosis:
         without_vector=tuple(missing),
         orphans=orphans,
         erasure_owed=owed,
+        wordless=tuple(wordless),
     )
 
 
@@ -79,9 +85,14 @@ def repair(store: Store) -> Diagnosis:
     store.write(work)
     own = store.own_embedder()
     for start in range(0, len(found.without_vector), BATCH):
-        nums = found.without_vector[start : start + BATCH]
-        memories = store.get_many(nums)
-        halves = map(vector_rows.blob, checked(store.embedder, [memory.text for memory in memories]))
+        memories = store.get_many(found.without_vector[start : start + BATCH])
+        try:
+            halves = map(vector_rows.blob, checked(strict(store.embedder), [memory.text for memory in memories]))
+        except EmbedderFault:
+            if isinstance(store.embedder, Standby):
+                # All else is mended, and the examination tells what still has no vector.
+                break
+            raise
         made = list(zip((memory.num for memory in memories), halves, strict=True))
         store.write(lambda connection, made=made: vector_rows.put_many(connection, own.id, made))  # type: ignore[misc]
     if not found.healthy:
@@ -127,10 +138,23 @@ def _orphans(connection: Connection) -> int:
     return int(connection.execute(sql, (_MASK,)).fetchone()[0])
 
 
-def _should_have_vector(connection: Connection, store: Store, bare: Iterable[int]) -> list[int]:
+def _should_have_vector(connection: Connection, store: Store, bare: Sequence[int]) -> list[int]:
+    """All of them where the embedder is known to fail: whether it would give them one cannot be told."""
     missing = []
     for num in bare:
         (text,) = connection.execute("SELECT text FROM memory WHERE num = ?", (num,)).fetchone()
         if checked(store.embedder, [text]).any():
             missing.append(num)
+        elif isinstance(store.embedder, Standby) and store.embedder.problem:
+            return list(bare)
     return missing
+
+
+def _wordless(connection: Connection, bare: Sequence[int]) -> list[int]:
+    words, found = Words(), list[int]()
+    for start in range(0, len(bare), BATCH):
+        nums = bare[start : start + BATCH]
+        sql = f"SELECT num, text FROM memory WHERE num IN ({','.join('?' * len(nums))}) ORDER BY num"
+        rows = connection.execute(sql, tuple(nums)).fetchall()
+        found += [num for (num, _), terms in zip(rows, words.terms(text for _, text in rows), strict=True) if not terms]
+    return found

@@ -162,15 +162,19 @@ def _pdf(content: bytes) -> Iterator[Block]:
     except ImportError as error:
         raise _missing("PDF") from error
     try:
-        reader = PdfReader(io.BytesIO(content))
+        reader, told = PdfReader(io.BytesIO(content)), False
         if reader.is_encrypted and not reader.decrypt(""):
             raise InvalidMemory("the PDF is protected by a password", "save it without one")
         for number, page in enumerate(reader.pages, 1):
             for part in re.split(r"\n\s*\n", page.extract_text()):
+                told = told or bool(part.strip())
                 yield Block(part.strip(), f"page {number}")
     # The library lets errors of its parsing through; which ones depends on how the file is broken.
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise InvalidMemory("the PDF is damaged", "open it in a viewer and save it again") from error
+    if not told:
+        hint = "let an OCR program read its pages first, for example `ocrmypdf in.pdf out.pdf`"
+        raise InvalidMemory("the PDF has no text: it may be scanned", hint)
 
 
 def _docx(content: bytes) -> Iterator[Block]:

@@ -16,14 +16,12 @@ from memory_store import learned, log, rows, scrub, withheld
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, StoreBusy
 from memory_store.records import Memory
-from memory_store.residue import Find, Scanner, byte_pieces, text_pieces
+from memory_store.residue import Find, Pieces, Scanner
 from memory_store.rows import Filter
 from memory_store.store import Store
 from memory_store.vector_rows import embedders, slot
 
 LEAST_WORD = 8
-# Files of indexes hold numbers, not text: shorter byte strings are in them by chance.
-LEAST_DERIVED = 8
 # The name of a person or a file is erased with their last memory, unless there is evidence on them to keep.
 _UNUSED_NAMES = (
     "DELETE FROM source WHERE id NOT IN (SELECT source FROM memory UNION SELECT source FROM evidence UNION "
@@ -76,7 +74,7 @@ class Receipt:
 class _Victims:
     memories: tuple[Memory, ...]
     cascaded: tuple[Memory, ...]
-    pieces: frozenset[bytes]
+    pieces: Pieces
 
     @property
     def nums(self) -> list[int]:
@@ -104,19 +102,20 @@ def forget(
     if chosen is not None and chosen == Filter():
         raise InvalidMemory("a filter without a condition would forget everything", "name an author, namespace or time")
     victims = store.write(lambda connection: _gather(connection, ids, chosen))
-    traces = [trace for index in derived for trace in index.traces(victims.nums)]
+    for index in derived:
+        victims.pieces.add(index.traces(victims.nums))
     now = store.clock()
     noted = victims.memories if lasting else ()
     removed = store.write(lambda connection: _remove(connection, victims.nums, now, store, noted))
     for index in derived:
         index.erase(victims.nums)
     words = {word for memory in victims.memories for word in _words(memory.text)}
-    pieces = {*victims.pieces, *(piece for trace in traces for piece in byte_pieces(trace))}
     with store.reading() as connection:
-        pieces |= _gone(connection, words)
-    scanner, numeric = Scanner(pieces), Scanner(piece for piece in pieces if len(piece) >= LEAST_DERIVED)
+        victims.pieces.add(_gone(connection, words))
+    scanner = Scanner(victims.pieces)
     files = [(path, scanner) for path in (*store_files(store.path), *also)]
-    files += [(path, numeric) for index in derived for path in index.files()]
+    # Files of indexes hold numbers, not text: shorter byte strings are in them by chance.
+    files += [(path, scanner.without_short()) for index in derived for path in index.files()]
     open_reader, rewritten = not _empty(store, patience_seconds), False
     finds, scanned = _search(store, files)
     if any(find.path in store_files(store.path) for find in finds):
@@ -157,13 +156,11 @@ def _gather(connection: Connection, ids: Sequence[str], chosen: Filter | None) -
     resting = connection.execute("SELECT num, derived_from FROM memory WHERE kind = 'derived' ORDER BY num")
     more = [num for num, grounds in resting if num not in asked and gone & set(json.loads(grounds))]
     cascaded = rows.many(connection, more)
-    pieces: set[bytes] = set()
-    for memory in (*memories, *cascaded):
-        for text in (memory.text, *memory.tags):
-            pieces.update(text_pieces(text))
-        for halves in _vectors(connection, memory.num):
-            pieces.update(byte_pieces(halves))
-    return _Victims(memories, cascaded, frozenset(pieces))
+    every = (*memories, *cascaded)
+    pieces = Pieces()
+    pieces.add_texts(text for memory in every for text in (memory.text, *memory.tags))
+    pieces.add(halves for memory in every for halves in _vectors(connection, memory.num))
+    return _Victims(memories, cascaded, pieces)
 
 
 def _vectors(connection: Connection, num: int) -> list[bytes]:

@@ -178,7 +178,7 @@ class LexicalIndex:
 
     def _follow(self, connection: Connection, by_search: bool = False) -> bool:
         """One piece of the log; False where there is none. The lock is held."""
-        changes = log.changes(connection, self._seq, FOLLOWED_AT_ONCE)
+        changes = log.piece(connection, self._seq, FOLLOWED_AT_ONCE)
         if not changes:
             return False
         if any(change.op == "embedder" for change in changes):

@@ -7,11 +7,13 @@ has seen, and follows from there. Erasure removes an erased memory's entries and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import cast
 
 from memory_store.dbfile import Connection
 from memory_store.records import Change, Op
 
+ERASED_AT_ONCE = 65_536
 _INSERT = "INSERT INTO log (op, num, time, body) VALUES (?, ?, ?, ?)"
 _ADDS = "INSERT INTO log (op, num, time) SELECT 'add', num, recorded FROM memory WHERE num BETWEEN ? AND ? ORDER BY num"
 
@@ -36,6 +38,14 @@ def changes(connection: Connection, after: int, limit: int = 1000) -> tuple[Chan
         "SELECT seq, op, num, time, body FROM log WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
     )
     return tuple(Change(seq=seq, op=op, num=num, time=time, body=body) for seq, op, num, time, body in rows)
+
+
+def piece(connection: Connection, after: int, limit: int) -> tuple[Change, ...]:
+    """The next entries for an index to follow: erasures together, because one more costs it next to nothing."""
+    found = changes(connection, after, limit)
+    if len(found) < limit or any(change.op != "erase" for change in found):
+        return found
+    return tuple(takewhile(lambda change: change.op == "erase", changes(connection, after, ERASED_AT_ONCE)))
 
 
 def last_seq(connection: Connection) -> int:

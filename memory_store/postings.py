@@ -125,13 +125,15 @@ def merge(parts: Sequence[Segment], pause: Callable[[], None] = lambda: None) ->
 
 
 def terms_of(part: Segment, nums: Ints) -> tuple[set[str], set[str]]:
-    """The terms of these texts, and those of them that other living texts have too."""
+    """The terms of these texts, and those of all other living texts."""
     mine = np.isin(part.nums, nums)[part.docs]
     others = ~mine & (part.nums >= 0)[part.docs]
     counts = [np.add.reduceat(np.append(hit, False), part.starts[:-1]) > 0 for hit in (mine, others)]
     names = list(part.vocabulary)
-    own = np.flatnonzero(counts[0]) if len(names) else np.zeros(0, np.int64)
-    return {names[at] for at in own.tolist()}, {names[at] for at in own.tolist() if counts[1][at]}
+    if not names:
+        return set(), set()
+    own, living = ({names[at] for at in np.flatnonzero(count).tolist()} for count in counts)
+    return own, living
 
 
 def without(part: Segment, gone: Ints) -> Segment:

@@ -12,6 +12,7 @@ from memory_store import log, vector_rows
 from memory_store.dbfile import Connection
 from memory_store.embed import Embedder, checked
 from memory_store.plain_search import PlainVectors
+from memory_store.standby import strict
 from memory_store.store import Store
 
 BATCH = 256
@@ -29,6 +30,7 @@ def reembed(store: Store, batch: int = BATCH) -> Iterator[Progress]:
     """Make what is missing, a batch for each step of the iterator, and then drop the other embedders' vectors.
 
     Stop iterating at any time: the next call goes on. Memories added meanwhile get the new vector when they are added.
+    Raises EmbedderFault.
     """
     own = store.own_embedder()
     with store.reading() as connection:
@@ -43,7 +45,7 @@ def reembed(store: Store, batch: int = BATCH) -> Iterator[Progress]:
             store.write(lambda connection: _activate(connection, own.id, store.clock()))
             break
         missing = [(num, text) for num, text in chunk if num not in have]
-        halves = map(vector_rows.blob, checked(store.embedder, [text for _, text in missing]))
+        halves = map(vector_rows.blob, checked(strict(store.embedder), [text for _, text in missing]))
         made = [(num, row) for (num, _), row in zip(missing, halves, strict=True)]
         store.write(lambda connection, made=made: _put_living(connection, own.id, made))  # type: ignore[misc]
         done, after = done + len(chunk), chunk[-1][0]

@@ -172,6 +172,10 @@ def register_embedder(connection: Connection, embedder: Embedder) -> EmbedderRow
         values = (embedder.digest, embedder.width, "active" if empty else "filling")
         connection.execute("INSERT INTO embedder (digest, width, state) VALUES (?, ?, ?)", values)
         row = connection.execute(sql, (embedder.digest,)).fetchone()
+    elif row[3] == "active" and connection.execute("SELECT count(*) FROM embedder").fetchone()[0] > 1:
+        # Another one was in use since: what was added then has no vector of this one.
+        fill_again(connection, row[0])
+        row = connection.execute(sql, (embedder.digest,)).fetchone()
     found = EmbedderRow(*row)
     if found.width != embedder.width:
         raise EmbedderFault(
@@ -179,6 +183,11 @@ def register_embedder(connection: Connection, embedder: Embedder) -> EmbedderRow
             "its digest must change with its width",
         )
     return found
+
+
+def fill_again(connection: Connection, embedder: int) -> None:
+    """Some memories may have no vector of this embedder: `reembed` looks through all of them."""
+    connection.execute("UPDATE embedder SET state = 'filling' WHERE id = ?", (embedder,))
 
 
 def _missing(memory_id: str) -> NoSuchMemory:

@@ -25,6 +25,7 @@ from memory_store.errors import DiskFull, InvalidMemory, NoSuchMemory, StoreBusy
 from memory_store.intake import prepare
 from memory_store.log_room import LogRoom
 from memory_store.records import Added, Author, Change, Memory, NewMemory, SourceRecord, State
+from memory_store.standby import Standby
 from memory_store.vector_rows import EmbedderRow
 from memory_store.writing import Row, Writing
 
@@ -158,7 +159,10 @@ class Store:
 
     def _add_all(self, connection: Connection, adds: Sequence[_Adds]) -> Sequence[tuple[Added, ...]]:
         """A few statements for all of their rows."""
-        added = iter(self._rows.add(connection, [row for one in adds for row in one.rows], self._own.id))
+        every = [row for one in adds for row in one.rows]
+        added = iter(self._rows.add(connection, every, self._own.id))
+        if isinstance(self.embedder, Standby) and self.embedder.behind and any(row.vector is None for row in every):
+            rows.fill_again(connection, self._own.id)
         outcomes = [tuple(islice(added, len(one.rows))) for one in adds]
         for one, outcome in zip(adds, outcomes, strict=True):
             one.more(connection, outcome)

@@ -166,7 +166,9 @@ class VectorIndex:
             for word in range(found.shape[1]):
                 shared[:, word] |= np.isin(found[:, word], others[:, word])
         alone = ~(shared[:, :-1] & shared[:, 1:]) if found.shape[1] > 1 else ~shared
-        return sorted({found[row, word : word + 2].tobytes() for row, word in zip(*np.nonzero(alone), strict=True)})
+        whole = alone.all(axis=1)
+        partly = np.argwhere(alone & ~np.expand_dims(whole, 1)).tolist()
+        return [*map(bytes, found[whole]), *(found[row, word : word + 2].tobytes() for row, word in partly)]
 
     def erase(self, nums: Sequence[int]) -> None:
         """Wipe what the log says is gone, in pages that nobody uses too. Durable at return."""
@@ -270,7 +272,7 @@ class VectorIndex:
 
     def _follow(self, connection: Connection, may_rebuild: bool = False) -> bool:
         """One piece of the log; False where there is none. `_lock` is held, and `_saving` where it may rebuild."""
-        changes = log.changes(connection, self._seq, FOLLOWED_AT_ONCE)
+        changes = log.piece(connection, self._seq, FOLLOWED_AT_ONCE)
         if not changes:
             return False
         if any(change.op == "embedder" for change in changes):

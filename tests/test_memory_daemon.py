@@ -136,8 +136,11 @@ def test_bad_bodies_are_refused(daemon: Daemon, path: str, body: dict[str, Any],
     assert answer.error["message"]
 
 
-def test_a_lone_surrogate_is_refused(daemon: Daemon) -> None:
-    assert daemon.ask("POST", ROUTE, b'{"text": "a\\ud800b"}', unix=True).status == 400
+@pytest.mark.parametrize("half", [rb"a\ud800b", rb"\udcff", b"\xed\xa0\x80"], ids=["high", "low", "bytes"])
+@pytest.mark.parametrize(("path", "name"), [("", b"text"), ("/search", b"query")], ids=["add", "search"])
+def test_a_lone_surrogate_is_refused(daemon: Daemon, path: str, name: bytes, half: bytes) -> None:
+    refused = daemon.ask("POST", ROUTE + path, b'{"%s": "%s"}' % (name, half), unix=True)
+    assert (refused.status, "lone surrogate" in refused.error["message"]) == (400, True)
 
 
 def test_a_memory_is_shown_cited_and_fenced(daemon: Daemon) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from localai.config import Config
+from localai.memories import Memories
+from memory_store.embed import StaticEmbedder, Vectors
+from memory_store.errors import EmbedderFault
+from memory_store.recall import Question
+from memory_store.records import NewMemory
+from memory_store.standby import Standby
 from tests.daemon_fixture import Daemon, running, wait_for
 from tests.tiny_bert import tiny_bert
 
@@ -34,17 +42,69 @@ def meaning(daemon: Daemon, text: str) -> float:
     return float(max(hit["parts"]["cosine"] for hit in hits))
 
 
+class Moody:
+    """A real model that can be taken away."""
+
+    digest, width = "moody:1", 128
+
+    def __init__(self) -> None:
+        self.well = True
+        self._model = StaticEmbedder()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        if not self.well:
+            raise EmbedderFault("the engine died")
+        return self._model.embed(texts)[:, :128].copy()
+
+
+def test_what_a_dead_model_missed_is_made_when_it_answers_again(tmp_path: Path) -> None:
+    model, hours = Moody(), iter(range(0, 10**6, 3600))
+    memories = Memories(Config(home=tmp_path))
+    memories.embedder = Standby(model, clock=lambda: float(next(hours)))
+
+    def found(text: str) -> tuple[str, float]:
+        hit = memories.search(Question(text=text))[0]
+        return hit.memory.id, hit.why.cosine
+
+    def remembered(text: str) -> str:
+        return memories.remember(NewMemory(text=text)).id
+
+    boat = remembered("The boat of Ana is blue")
+    assert (found("the boat of Ana")[0], memories.fallback) == (boat, None)
+    model.well = False
+    mill = remembered("The mill stands by the river")
+    assert [found(text) for text in ("boat", "mill")] == [(boat, 0.0), (mill, 0.0)]
+    assert memories.fallback == "words alone, because of the engine died"
+    diagnosis, _ = memories.examine(repair=True)
+    assert (diagnosis.healthy, len(diagnosis.without_vector)) == (False, 1)
+    model.well = True
+    wait_for(lambda: found("The mill stands by the river")[1] > 0.9)
+    assert memories.fallback is None
+    wait_for(lambda: memories.store.own_embedder().state == "active")
+    assert memories.examine(repair=False)[0].healthy
+    memories.close()
+
+
 def test_another_model_takes_over_and_the_built_in_one_comes_back(daemon: Daemon) -> None:
-    refused = daemon.ask("POST", ROUTE, {"text": "The boat of Ana is blue"}, unix=True)
-    assert refused.status >= 400
-    assert "missing" in refused.error["message"]
-    again(daemon, "")
     for text in ("The boat of Ana is blue", "The mill stands by the river"):
-        assert daemon.ask("POST", ROUTE, {"text": text}, unix=True).status == 200
+        assert "missing" in daemon.ask("POST", ROUTE, {"text": text}, unix=True).json["fallback"]
+    found = daemon.ask("POST", f"{ROUTE}/search", {"query": "boat"}, unix=True).json
+    assert (len(found["hits"]), "built-in embedder" in found["fallback"]) == (1, True)
+    again(daemon, "")
     own = stats(daemon)["embedder"]
-    again(daemon, str(tiny_bert(daemon.home / "encoder.gguf")))
+    model = tiny_bert(daemon.home / "encoder.gguf")
+    again(daemon, str(model))
     wait_for(lambda: meaning(daemon, "The boat of Ana is blue") > 0.9)
     assert stats(daemon)["embedder"].startswith("model:")
+    model.rename(daemon.home / "away.gguf")
+    again(daemon, str(model))
+    assert daemon.ask("POST", ROUTE, {"text": "The barn holds hay"}, unix=True).status == 200
+    examined = daemon.ask("POST", f"{ROUTE}/doctor", {}, unix=True).json
+    assert (examined["healthy"], bool(examined["fallback"])) == (True, True)
+    (daemon.home / "away.gguf").rename(model)
+    again(daemon, str(model))
+    wait_for(lambda: meaning(daemon, "The barn holds hay") > 0.9)
+    assert stats(daemon)["fallback"] is None
     again(daemon, "")
     wait_for(lambda: meaning(daemon, "The boat of Ana is blue") > 0.9)
     assert stats(daemon)["embedder"] == own

@@ -18,7 +18,7 @@ from memory_store.erase import Receipt, forget, store_files
 from memory_store.errors import InvalidMemory, NoSuchMemory
 from memory_store.lexical import LexicalIndex
 from memory_store.records import Added, Author, NewMemory
-from memory_store.residue import Scanner, text_pieces
+from memory_store.residue import Pieces, Scanner, byte_pieces
 from memory_store.rows import Filter
 from memory_store.store import Store
 from memory_store.vectors import VectorIndex
@@ -226,10 +226,28 @@ def test_few_bytes_across_two_columns_are_no_residue(store: Store) -> None:
 def test_the_scanner_finds_a_piece_at_any_offset(tmp_path: Path, at: int) -> None:
     path = tmp_path / "raw"
     path.write_bytes(np.random.default_rng(1).bytes(at) + b"forty-two small pebbles" + bytes(100))
-    finds, size = Scanner(text_pieces("say: forty-two small pebbles, please")).scan(path)
+    finds, size = Scanner([b"say: forty-two small pebbles, please"]).scan(path)
     assert finds
     assert size == at + 123
-    assert not Scanner(text_pieces("say: forty-six large pebbles, please")).scan(path)[0]
+    assert not Scanner([b"say: forty-six large pebbles, please"]).scan(path)[0]
+
+
+def test_pieces_of_every_length_are_found_among_many(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(2)
+    sizes = drawn.integers(1, 40, 3000)
+    data = [drawn.bytes(int(size)) for size in sizes]
+    there, path = data[::3], tmp_path / "raw"
+    path.write_bytes(b"-".join(there))
+    found = {find.piece for find in Scanner(data).scan(path)[0]}
+    raw, pieces = path.read_bytes(), {piece for one in data for piece in byte_pieces(one) if len({*piece}) > 2}
+    assert found == {piece for piece in pieces if piece in raw}
+
+
+def test_many_pieces_are_sampled_evenly() -> None:
+    drawn = np.random.default_rng(3)
+    held = Pieces((drawn.bytes(100) for _ in range(5000)), 4000)
+    assert 1500 < len(held.rows()) <= 4000
+    assert abs(held.given / 60_000 - 1) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -253,6 +271,12 @@ def test_the_doctor_finds_and_repairs(store: Store, damage: str, field: str) -> 
     assert repair(store).healthy
     with store.reading() as connection:
         assert connection.execute("SELECT count(*) FROM memory_text WHERE memory_text MATCH 'note'").fetchone() == (4,)
+
+
+def test_the_doctor_names_what_no_search_finds(store: Store) -> None:
+    added = store.add_many([NewMemory(text=text) for text in ("🦊🦊 🎈", "🦊 fox", "лиса")])
+    found = examine(store)
+    assert (found.healthy, found.wordless) == (True, (added[0].num,))
 
 
 def test_a_receipt_holds_no_text(store: Store) -> None:
@@ -299,6 +323,15 @@ def test_nothing_of_the_erased_is_in_index_files(store: Store, tmp_path: Path) -
     assert not [word for word in words[::20] if word.encode() in raw]
     numbers = np.fromfile(tmp_path / "index" / "nums.pages", np.int64)
     assert not set(nums) & set(numbers.tolist())
+
+
+def test_a_word_of_later_memories_is_no_residue_of_the_first(store: Store, tmp_path: Path) -> None:
+    first = store.add_many([NewMemory(text=f"heather {'pebble ' * (n % 7)}") for n in range(300)])
+    indexed = Indexed(store, tmp_path / "index")
+    store.add_many([NewMemory(text="heather grows")])
+    assert forget(store, ids=[one.id for one in first], derived=indexed.derived).complete
+    for index in indexed.derived:
+        index.close()
 
 
 def test_a_repaired_store_is_indexed_anew(store: Store, tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
     @router.post("")
     async def add(body: AddBody, who: Who) -> Response:
         """Remember one text; what an agent says passes the write gate."""
-        return json_response(asdict(await asyncio.to_thread(memories.remember, body.new(who))))
+        added = await asyncio.to_thread(memories.remember, body.new(who))
+        return json_response({**asdict(added), "fallback": memories.fallback})
 
     @router.get("")
     async def listing(
@@ -139,7 +140,7 @@ def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
     async def search(body: SearchBody, who: Who) -> Response:
         """What answers a question, best first, with the reason of each hit."""
         hits = await asyncio.to_thread(memories.search, body.question(who))
-        return json_response({"hits": [hit_json(hit) for hit in hits]})
+        return json_response({"hits": [hit_json(hit) for hit in hits], "fallback": memories.fallback})
 
     @router.get("/{memory_id}")
     async def show(memory_id: str, who: Who) -> Response:
@@ -238,12 +239,18 @@ def _stats(memories: Memories) -> dict[str, Any]:
         "sources": sources,
         "bytes": sum(path.stat().st_size for path in store_files(store.path) if path.exists()),
         "embedder": store.own_embedder().digest,
+        "fallback": memories.fallback,
     }
 
 
 def _doctor(memories: Memories, repair: bool) -> dict[str, Any]:
     found, fits = memories.examine(repair=repair)
-    return {"healthy": found.healthy and fits, **asdict(found), "index_differs": not fits}
+    return {
+        "healthy": found.healthy and fits,
+        **asdict(found),
+        "index_differs": not fits,
+        "fallback": memories.fallback,
+    }
 
 
 def _export(memories: Memories, after: int, limit: int, namespace: str | None) -> dict[str, Any]:

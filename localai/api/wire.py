@@ -120,6 +120,11 @@ class JsonRequest(Request):
 
 _ENDLESS = re.compile(rb'"([a-z_]{1,64})"\s*:\s*(-?(?:NaN|Infinity)|-?[0-9.]+[eE]\+?(?:[3-9][0-9]{2}|[0-9]{4,9}))')
 """What other languages write for numbers without an end, and numbers that only end beyond 64 bits."""
+_HALF = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|\xed[\xa0-\xbf]"
+)
+"""Half of a character, as an escape or as bytes: what a reader of JSON takes for many other mistakes."""
 
 
 def read_json(body: bytes) -> Any:
@@ -132,6 +137,9 @@ def read_json(body: bytes) -> Any:
             kind = "positive finite number" if name == "max_joules" else "finite number"
             hint = f"leave {name} out where there is none to send"
             raise BadRequest(f"{name} must be a {kind}, which {number} is not", hint, param=name) from error
+        if _HALF.search(body):
+            hint = "decode the text's bytes again with the right encoding"
+            raise BadRequest("a text in the body is broken Unicode: a lone surrogate", hint) from error
         raise BadRequest(f"the body is no JSON: {error}", "send JSON in UTF-8") from error
     level = [value]
     for _ in range(_DEEPEST):
