@@ -78,21 +78,33 @@ class Experience:
 
     def per_unit(self, phase: Phase, now: Circumstances, cost: Cost) -> float | None:
         """Joules per unit of work in a phase, by readings of the newest quality; None where nothing is known."""
+        return self._per_unit(phase, self._alike(now), cost)
+
+    def per_units(self, now: Circumstances, cost: Cost) -> tuple[float | None, ...]:
+        """The same of each of `PHASES`."""
+        alike = self._alike(now)
+        return tuple(self._per_unit(phase, alike, cost) for phase in PHASES)
+
+    def _alike(self, now: Circumstances) -> list[float]:
+        """Newest first, 1 for an answer in the same circumstances."""
+        return [math.exp(-_APART * now.unlike(answer.seen)) for answer in reversed(self._past)]
+
+    def _per_unit(self, phase: Phase, alike: Sequence[float], cost: Cost) -> float | None:
         found: list[tuple[float, float]] = []
         quality: Quality | None = None
         faded = 1.0
-        for answer in reversed(self._past):
+        for answer, weight in zip(reversed(self._past), alike, strict=True):
             # Before every answer: a call for each of these would cost as much as all the rest of the meter.
-            amount, joules = (
-                (answer.prefill, answer.prefill_joules) if phase == "prefill" else (answer.decode, answer.decode_joules)
-            )
+            prefills = phase == "prefill"
+            amount = answer.prefill if prefills else answer.decode
+            joules = answer.prefill_joules if prefills else answer.decode_joules
             if joules is None or not amount.tokens or (quality is not None and answer.quality != quality):
                 continue
             work = units(cost, amount)
             if not work:
                 continue
             quality = answer.quality
-            found.append((joules / work, faded * math.exp(-_APART * now.unlike(answer.seen))))
+            found.append((joules / work, faded * weight))
             faded *= _FADES
         return weighted_median(found) if found else None
 

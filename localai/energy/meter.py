@@ -217,11 +217,12 @@ class Meter:
         """The figures of a job, which is over now; `whole` where its answer was not cut short."""
         with self._lock:
             self._take_steps()
-        for taken in self._sampler.read_now():
-            self._report(taken)
+        readings = self._sampler.read_now()
         now = time.monotonic()
         with self._lock:
             self._take_steps()
+            for taken in readings:
+                self._note(taken)
             tap = self._engine_of.pop(job)
             work = tap.jobs.pop(job)
             presumed = [step for each in self._taps.values() if (step := each.presume(now, job))]
@@ -257,17 +258,23 @@ class Meter:
     def _report(self, taken: Taken) -> None:
         with self._lock:
             self._take_steps()
+            if not self._note(taken):
+                return
             book = self._books[taken.index]
-            if taken.joules is not None:
-                if not book.reading(taken.before, taken.after, taken.joules):
-                    return
-            elif taken.fresh:
-                book.restart()
-            else:
-                book.broken(taken.fault)
             known = min((tap.known for tap in self._taps.values() if tap.jobs), default=math.inf)
             if book.curve.last is not None:
                 book.book(min(known, book.curve.last))
+
+    def _note(self, taken: Taken) -> bool:
+        """Whether there is more to book with it."""
+        book = self._books[taken.index]
+        if taken.joules is not None:
+            return book.reading(taken.before, taken.after, taken.joules)
+        if taken.fresh:
+            book.restart()
+        else:
+            book.broken(taken.fault)
+        return True
 
     def _learn(self, tap: Tap, energy: Energy, work: Work, during: Circumstances, *, whole: bool) -> None:
         answer = Past(

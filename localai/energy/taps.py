@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from backends.contract import EngineInfo, Share, StepRecord
 from localai.energy.attribution import Step
-from localai.energy.experience import PHASES, Circumstances, Experience
+from localai.energy.experience import Circumstances, Experience
 from localai.energy.shares import Amount, Cost, Part, StepCost, amounts, units
 
 EngineKey = tuple[str, str, str]
@@ -138,7 +138,7 @@ class Tap:
         cost = self._cost.cost
         return Work(
             rates=forecast or Rates(),
-            per_unit=Rates(*(self.experience.per_unit(phase, now, cost) for phase in PHASES)),
+            per_unit=Rates(*self.experience.per_units(now, cost)),
             cost=cost,
             began=now,
             length=most if fixed else self.experience.length(most),
