@@ -91,12 +91,11 @@ def _shown(app: ChatApp, screen: type) -> bool:
 async def test_a_file_of_a_newer_kind_is_refused_and_kept(host: Daemon, tmp_path: Path) -> None:
     newer = {"format": FORMAT, "version": VERSION + 1, "title": "From tomorrow", "messages": []}
     (tmp_path / "newer.json").write_text(json.dumps(newer))
-    async with opened(chat(host, tmp_path), size=(100, 30)) as pilot:
-        await pilot.press(*"typed")
-        await say(pilot, "")
+    async with opened(chat(host, tmp_path, model=host.echo("fast.txt", 0)), size=(100, 30)) as pilot:
+        await say(pilot, "typed")
+        await wait_until(pilot, lambda: idle(pilot) and answers(pilot) == ["typed"])
         app_of(pilot).chat.action_import("newer.json")
-        await wait_until(pilot, lambda: turns(pilot, "notice"))
-        assert "version" in turns(pilot, "notice")[0].content
+        await wait_until(pilot, lambda: any("version" in notice.content for notice in turns(pilot, "notice")))
     assert json.loads((tmp_path / "newer.json").read_text()) == newer
 
 
