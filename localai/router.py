@@ -87,9 +87,8 @@ def _least_context(preset: Preset, model: LocalModel, config: Config) -> int:
 
 def means_auto(asked: str, config: Config) -> bool:
     """Whether this name, by alias or as the default, leaves the model to be chosen."""
-    for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
-        if fnmatchcase(asked, pattern):
-            return means_auto(meant, replace(config, model_aliases=()))
+    if (instead := _alias(asked, config)) is not None:
+        return means_auto(instead, replace(config, model_aliases=()))
     return (config.default_model if asked in ("", "default") else asked) == AUTO
 
 
@@ -105,17 +104,20 @@ def meant(asked: str, config: Config) -> str:
 
 def spoken_of(asked: str, config: Config) -> str:
     """As `meant`, for a name that may be an alias too: who asks for a model's description takes it for the model's."""
-    for pattern, _, instead in (alias.partition("=") for alias in config.model_aliases):
-        if fnmatchcase(asked, pattern):
-            return spoken_of(instead, replace(config, model_aliases=()))
-    return meant(asked, config)
+    instead = _alias(asked, config)
+    return meant(asked if instead is None else instead, config)
+
+
+def _alias(asked: str, config: Config) -> str | None:
+    """What the first alias that fits makes of a name; aliases lead to no other aliases."""
+    pairs = (alias.partition("=") for alias in config.model_aliases)
+    return next((instead for pattern, _, instead in pairs if fnmatchcase(asked, pattern)), None)
 
 
 def _name(asked: str, config: Config) -> tuple[str, str]:
-    for pattern, _, meant in (alias.partition("=") for alias in config.model_aliases):
-        if fnmatchcase(asked, pattern):
-            name, why = _name(meant, replace(config, model_aliases=()))
-            return name, f"{asked} stands for {meant}: {why}"
+    if (instead := _alias(asked, config)) is not None:
+        name, why = _name(instead, replace(config, model_aliases=()))
+        return name, f"{asked} stands for {instead}: {why}"
     usual = default_model(config)
     if asked in ("", "default"):
         return usual, f"{usual} is the default model"

@@ -225,7 +225,9 @@ def poisoned_handbook(seed: int, known: Sequence[Fact]) -> Iterator[Act]:
         yield _hostile(day, "share/faq.html", f"d{number}.1", _baited(fact, dice), kind="file")
 
 
-ASSAULTS: dict[str, Callable[[int, Sequence[Fact]], Iterator[Act]]] = {
+Attack = Callable[[int, Sequence[Fact]], Iterator[Act]]
+
+ASSAULTS: dict[str, Attack] = {
     "burst of fresh names": fresh_names_burst,
     "patient sleeper": patient_sleeper,
     "borrowed faces": borrowed_faces,
@@ -234,9 +236,9 @@ ASSAULTS: dict[str, Callable[[int, Sequence[Fact]], Iterator[Act]]] = {
 }
 
 
-def chronicle(seed: int, assault: str | None, known: Sequence[Fact]) -> list[Act]:
+def chronicle(seed: int, attack: Attack | None, known: Sequence[Fact]) -> list[Act]:
     """All acts of one world in order of time, what is written before what judges it."""
     acts = list(daily_life(seed, known))
-    if assault is not None:
-        acts += ASSAULTS[assault](seed, known)
+    if attack is not None:
+        acts += attack(seed, known)
     return sorted(acts, key=lambda act: (act.day, act.verb != "write", act.tag, act.by))

@@ -15,15 +15,13 @@ from memory_store.records import Author, NewMemory
 from memory_store.store import Store
 from memory_store.trust import DAY, Trust
 from tests.attacks import ASSAULTS, Fact, chronicle, facts
-from tests.intruders import INTRUSIONS, Forgery, annals
+from tests.intruders import INTRUSIONS, Forgery
 from tests.poisoning import Act
 
 EMBEDDER = StaticEmbedder()
 FACTS = 40
 SHOWN = 5
-WARS = {name: chronicle(1, name, facts(1, FACTS)) for name in ASSAULTS} | {
-    name: annals(1, name, facts(1, FACTS)) for name in INTRUSIONS
-}
+WARS = {name: chronicle(1, attack, facts(1, FACTS)) for name, attack in (ASSAULTS | INTRUSIONS).items()}
 
 
 @dataclass(frozen=True)
