@@ -112,10 +112,12 @@ class PagePool:
         for page in self._free:
             self.wipe(page)
 
-    def rows(self, pages: Numbers, places: npt.NDArray[np.intp]) -> tuple[Codes, Vectors]:
-        """Codes and factors of rows here and there; of a large file read, so that it does not gather in memory."""
+    def rows(self, pages: Numbers, places: npt.NDArray[np.intp], among: int) -> tuple[Codes, Vectors]:
+        """Codes and factors of rows here and there, `among` so many pages: of many read, so that they do not gather in
+        memory.
+        """
         factors = self.maps.factors[pages, places]
-        if self._descriptor is None or self.maps.codes.nbytes <= MAPPED_BYTES:
+        if self._descriptor is None or among * PAGE_ROWS * self._row_size("codes") <= MAPPED_BYTES:
             return self.maps.codes[pages, places], factors
         size = self._row_size("codes")
         starts = ((pages * PAGE_ROWS + places) * size).tolist()

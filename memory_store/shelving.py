@@ -56,7 +56,7 @@ def sketch(pool: PagePool, codec: Int8Codec, shelf: Shelf, span: Span, make: Mak
     pages = shelf.pages[slice(*span)]
     count = len(pages) * PAGE_ROWS
     chosen = np.arange(0, count, max(1, count // make.sample_rows))
-    sample = codec.decode(*pool.rows(pages[chosen // PAGE_ROWS], chosen % PAGE_ROWS))
+    sample = codec.decode(*pool.rows(pages[chosen // PAGE_ROWS], chosen % PAGE_ROWS, among=len(pages)))
     blank = _wiped(pool, pages)
     chunks = (codec.decode(*pool.whole(page)) for page in pages.tolist())
     return Segment(span, make(sample, chunks, count), blank, np.zeros(0, np.intp))

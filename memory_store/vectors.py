@@ -143,7 +143,7 @@ class VectorIndex:
                     nums = self._pool.maps.nums[page, :rows]
                     there = np.flatnonzero(nums >= 0)
                     there = there[np.argsort(nums[there])]
-                    codes, factors = self._pool.rows(np.full(len(there), page, np.int64), there)
+                    codes, factors = self._pool.rows(np.full(len(there), page, np.int64), there, among=1)
                     found, halves = vector_rows.get(connection, self._embedder, nums[there].tolist())
                     made, scales = self._codec.encode(halves.astype(np.float32))
                     if found != nums[there].tolist() or (made != codes).any() or (scales != factors).any():
@@ -229,7 +229,7 @@ class VectorIndex:
         positions, scores = self._scan(shelf, shelf.unsketched(), query)
         if shelf.segments:
             near = likeliest(shelf, query, self._sketched[0] * k + self._sketched[1])
-            codes, factors = self._pool.rows(*shelf.places(near))
+            codes, factors = self._pool.rows(*shelf.places(near), among=len(shelf.pages))
             positions = np.concatenate([positions, near])
             scores = np.concatenate([scores, self._codec.decode(codes, factors) @ query])
         # Wiped rows are among them, all of which have 0.

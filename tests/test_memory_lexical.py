@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory_store import bm25, postings
 from memory_store.doctor import index_anew
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
@@ -42,6 +43,19 @@ def written_out(corpus: list[list[str]], query: list[str], k: int) -> list[int]:
                 part = weight * (K1 + 1) * often / (often + K1 * (1 - B + B * len(terms) / mean))
                 scores[number] = scores.get(number, 0) + part
     return sorted(scores, key=lambda number: (-round(scores[number], 4), number))[:k]
+
+
+def test_frequent_terms_are_laid_out_by_text_and_score_the_same() -> None:
+    corpus = [text.split() for text in texts(postings.LEAST_TEXTS)]
+    (part,) = postings.weighed([postings.segment(range(1, len(corpus) + 1), corpus)])
+    assert sorted(part.spread) == sorted(part.vocabulary[term] for term in COMMON)
+    draw = random.Random(5)
+    for _ in range(5):
+        query = [*draw.sample(RARE, 3), *draw.sample(COMMON, 4)]
+        nums, scores = bm25.search([part], query, 50)
+        plain_nums, plain_scores = bm25.search([replace(part, spread={})], query, 50)
+        assert nums.tolist() == plain_nums.tolist()
+        assert scores.tolist() == plain_scores.tolist()
 
 
 @pytest.mark.parametrize("batch", [1, 100, 3000], ids=str)
