@@ -105,13 +105,14 @@ def syncs(folder: Path) -> float:
 
 def writes(opened: Opened, texts: Sequence[str]) -> None:
     """Durable, by several threads one by one; the last one is looked for in the thread that wrote it."""
-    share = len(texts) // len(WRITERS)
+    # Of its own in each run: what a kept folder has already is not written again.
+    share, begun = len(texts) // len(WRITERS), time.time()
     for turn, writers in enumerate(WRITERS):
         part, before = texts[turn * share : (turn + 1) * share], syncs(opened.store.path.parent)
 
         def write(mine: Sequence[str]) -> None:
             for text in mine:
-                opened.store.add(NewMemory(text=text, time=0.0))
+                opened.store.add(NewMemory(text=text, time=begun))
 
         threads = [Thread(target=write, args=(part[n::writers],)) for n in range(writers)]
         start, cpu = time.perf_counter(), time.process_time()
@@ -132,14 +133,15 @@ def searches_beside_writes(opened: Opened, texts: Sequence[str], questions: Sequ
     # As the daemon does: else one collection of all that was loaded falls into a search.
     gc.collect()
     gc.freeze()
-    for turn in range(TURNS):
+    for _ in range(TURNS):
         for size in (0, 1, 100):
             done = Event()
 
-            def write(size: int = size, done: Event = done, turn: int = turn) -> None:
+            def write(size: int = size, done: Event = done) -> None:
                 at = 0
                 while size and not done.is_set():
-                    opened.store.add_many([NewMemory(text=text, time=turn + size) for text in texts[at : at + size]])
+                    now = time.time()
+                    opened.store.add_many([NewMemory(text=text, time=now) for text in texts[at : at + size]])
                     at = (at + size) % len(texts)
 
             writer = Thread(target=write)
