@@ -122,6 +122,7 @@ def ask(
 
 def _print_answer(text: str, told: Any, last: Any, as_json: bool) -> None:
     shown = {name: last.get(name) for name in ("model", "backend", "reason", "usage", "timings", "memories")}
+    shown |= {"memory_fallback": last["memory_fallback"]} if "memory_fallback" in last else {}
     if as_json:
         asked = {name: value for name, value in told.items() if name != "type"}
         click.echo(json.dumps({"text": text, **shown, "ask": asked}, ensure_ascii=False))
@@ -131,5 +132,7 @@ def _print_answer(text: str, told: Any, last: Any, as_json: bool) -> None:
     say(f"({told.get('read', 0)} of {told.get('batches', 0)} batches read{joules})")
     if told.get("stopped"):
         say(f"({told['stopped']})")
+    if "memory_fallback" in shown:
+        say(f"(memories were found by {shown['memory_fallback']})")
     for used in shown["memories"] or []:
         say(f"  {used['id']}  {used['source']}")

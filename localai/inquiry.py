@@ -173,7 +173,7 @@ async def _ended(
     left = inquiry.left()
     if last is not None and (not findings or (left is not None and left <= 0)):
         yield replace(last.started, request=inquiry.asked.id)
-        yield Recalled(tuple(inquiry.used.values()))
+        yield _recalled(inquiry, parts)
         nothing = f"Nothing in the {inquiry.read} batches that were read helps to answer this."
         yield Delta(0, "\n\n".join(findings) or nothing)
         yield ChoiceDone(0, "length" if findings else "stop")
@@ -187,7 +187,7 @@ async def _ended(
             if isinstance(event, Started):
                 event = replace(event, request=inquiry.asked.id)
             elif isinstance(event, Recalled):
-                event = Recalled(tuple(inquiry.used.values()))
+                event = _recalled(inquiry, parts)
             elif isinstance(event, Summary):
                 inquiry.note("answer", request.id, event, True)
                 event = replace(event, energy=inquiry.energy)
@@ -252,6 +252,10 @@ def _request(inquiry: Inquiry, prompt: str, joules: float | None) -> TurnRequest
         parent=asked.id,
         max_joules=joules,
     )
+
+
+def _recalled(inquiry: Inquiry, parts: Parts) -> Recalled:
+    return Recalled(tuple(inquiry.used.values()), parts.memories.fallback or "")
 
 
 def _search(inquiry: Inquiry, parts: Parts) -> Sequence[Hit]:

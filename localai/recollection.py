@@ -21,7 +21,7 @@ from backends.handle import EngineHandle
 from localai.errors import OutOfResources, from_backend, from_memory
 from localai.frozen_notes import Shown
 from localai.memories import Memories
-from localai.messages import Message, TurnRequest, UsedMemory
+from localai.messages import Message, Recalled, TurnRequest, UsedMemory
 from memory_store.errors import MemoryStoreError
 
 if TYPE_CHECKING:
@@ -45,12 +45,10 @@ _Given = tuple["Memory", Shown]
 """A memory, and what of it the model is shown."""
 
 
-async def recollect(
-    request: TurnRequest, memories: Memories, engine: EngineHandle
-) -> tuple[TurnRequest, tuple[UsedMemory, ...]]:
+async def recollect(request: TurnRequest, memories: Memories, engine: EngineHandle) -> tuple[TurnRequest, Recalled]:
     """The request with what was recalled, and what that is. Raises LocalaiError where the memory cannot be read."""
     if request.memory is None or request.kind != "chat" or memories.empty:
-        return request, ()
+        return request, Recalled(())
     messages = list(request.messages)
     keys = _keys(request)
     places = [place for place, message in enumerate(messages[:-1]) if message.role == "user"]
@@ -59,7 +57,7 @@ async def recollect(
         messages[place] = replace(messages[place], content=blocks.get(keys[place], "") + messages[place].content)
     asked = request.messages[-1] if request.messages else None
     if asked is None or asked.role != "user" or not asked.content.strip("\0 \t\r\n"):
-        return replace(request, messages=tuple(messages)), ()
+        return replace(request, messages=tuple(messages)), Recalled(())
     pinned, found = await asyncio.to_thread(_recalled, asked.content, request.memory, memories)
     budget = min(memories.config.memory_tokens, engine.info.n_ctx // 4)
     budget = min(budget, engine.info.n_ctx - ROOM_FOR_ANSWER - await _tokens(messages, engine))
@@ -70,7 +68,7 @@ async def recollect(
     messages[-1] = replace(asked, content=block + asked.content)
     await asyncio.to_thread(_keep, keys[-1], [given for _, given in placed], memories)
     used = tuple(UsedMemory(memory.id, _source(memory), given.trust) for memory, given in shown)
-    return replace(request, messages=tuple(messages)), used
+    return replace(request, messages=tuple(messages)), Recalled(used, memories.fallback or "")
 
 
 def source_of(hit: Hit) -> str:

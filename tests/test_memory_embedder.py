@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from memory_store.errors import EmbedderFault
 from memory_store.recall import Question
 from memory_store.records import NewMemory
 from memory_store.standby import Standby
-from tests.daemon_fixture import Daemon, running, wait_for
+from tests.daemon_fixture import Daemon, events_of, running, wait_for
 from tests.tiny_bert import tiny_bert
 
 ROUTE = "/localai/memory"
@@ -83,6 +84,32 @@ def test_what_a_dead_model_missed_is_made_when_it_answers_again(tmp_path: Path) 
     wait_for(lambda: memories.store.own_embedder().state == "active")
     assert memories.examine(repair=False)[0].healthy
     memories.close()
+
+
+def test_answers_say_what_the_memory_did_without(daemon: Daemon) -> None:
+    """It has not the model that is set, which every way to ask tells; who recalls nothing hears nothing of it."""
+    assert daemon.ask("POST", ROUTE, {"text": "The heron nests by the mill", "namespace": "told"}, unix=True).json
+    model = daemon.echo("told.echo", 0)
+    question = {"messages": [{"role": "user", "content": "Where does the heron nest?"}], "model": model}
+    body = {**question, "memory": "told", "max_tokens": 400}
+    whole = daemon.ask("POST", "/v1/chat/completions", body, unix=True).json
+    assert whole["memory_fallback"].startswith("words and the built-in embedder")
+    assert "missing" in whole["memory_fallback"]
+    assert len(whole["memories"]) == 1
+    streamed = daemon.ask("POST", "/v1/chat/completions", {**body, "stream": True}, unix=True)
+    assert whole["memory_fallback"] in {event.get("memory_fallback") for event in events_of(streamed.content)}
+    assert "memory_fallback" not in daemon.ask("POST", "/v1/chat/completions", question, unix=True).json
+    told = f"memories were found by {whole['memory_fallback']}"
+    asked = ("Where does the heron nest?", "-m", model, "--max-tokens", "60")
+    plain = daemon.cli("ask", *asked, "--namespace", "told")
+    assert told in plain.stderr, plain
+    assert json.loads(daemon.cli("ask", *asked, "--namespace", "told", "--json").stdout)["memory_fallback"]
+    many = daemon.cli("memory", "ask", *asked, "-n", "told")
+    assert told in many.stderr, many
+    assert told in daemon.cli("chat", "--plain", "-m", model, stdin="Where does the heron nest?\n").stdout
+    chat = daemon.client.get("/localai/conversations")["conversations"][0]["id"]
+    kept = daemon.client.get(f"/localai/conversations/{chat}")["messages"][-1]["figures"]
+    assert kept["memory_fallback"] == whole["memory_fallback"]
 
 
 def test_another_model_takes_over_and_the_built_in_one_comes_back(daemon: Daemon) -> None:
