@@ -5,7 +5,6 @@ A question and its hits enter, best first; fewer leave, in the same order. Knows
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -17,7 +16,7 @@ from localai.excerpts import Span, excerpt, rarity, reach
 from memory_store.embed import StaticEmbedder, Vectors
 from memory_store.plain_search import STOP_WORDS
 from memory_store.sentences import Sentence, sentences
-from memory_store.words import Words
+from memory_store.words import Words, tokens
 
 if TYPE_CHECKING:
     from memory_store.recall import Hit
@@ -35,7 +34,6 @@ MEANT = 0.4
 """Cosine of two words that may stand for each other: of random ones one pair in a thousand is as near."""
 LONGEST = 8_000
 """Characters of a text that is read sentence by sentence; what documents are cut into is far shorter."""
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,7 @@ def _asked(question: str) -> _Asked:
 
 
 def _telling(text: str) -> list[str]:
-    return [word for word in _WORD.findall(text) if word.casefold() not in STOP_WORDS]
+    return [word for word in tokens(text) or text.split() if word.casefold() not in STOP_WORDS]
 
 
 @lru_cache(maxsize=20_000)
