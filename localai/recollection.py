@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from backends.errors import BackendError
 from backends.handle import EngineHandle
-from localai.errors import OutOfResources, from_backend, from_memory
+from localai.errors import LocalaiError, OutOfResources, from_backend, from_memory
 from localai.frozen_notes import Shown
 from localai.memories import Memories
 from localai.messages import Message, Recalled, TurnRequest, UsedMemory
@@ -113,10 +113,18 @@ def _frozen(keys: Sequence[bytes], memories: Memories) -> dict[bytes, str]:
     try:
         known = memories.with_ids([note.id for notes in found.values() for note in notes])
     except MemoryStoreError as error:
-        raise from_memory(error) from error
+        raise _unread(error) from error
     return {
         key: _block([_note(known[each.id], each) for each in notes if each.id in known]) for key, notes in found.items()
     }
+
+
+def _unread(error: MemoryStoreError) -> LocalaiError:
+    told = from_memory(error)
+    told.hint = f"{told.hint}; or ask without the memory: `--no-memory`, or the setting `memory` left empty".lstrip(
+        "; "
+    )
+    return told
 
 
 def _block(notes: Sequence[str]) -> str:
@@ -129,7 +137,7 @@ def _recalled(text: str, namespace: str, memories: Memories) -> tuple[list[_Give
         pinned = memories.pinned(namespace)
         trusts = memories.trust_in(pinned) if pinned else ()
     except MemoryStoreError as error:
-        raise from_memory(error) from error
+        raise _unread(error) from error
     first = [(memory, Shown(memory.id, trust, memory.state)) for memory, trust in zip(pinned, trusts, strict=True)]
     first = first[:MOST_NOTES]
     known = {memory.id for memory in pinned}
@@ -150,7 +158,7 @@ def _search(text: str, namespace: str, memories: Memories) -> list[Passage]:
     try:
         hits = memories.search(Question(text=clean, namespace=namespace, k=2 * MOST_NOTES))
     except MemoryStoreError as error:
-        raise from_memory(error) from error
+        raise _unread(error) from error
     return worth_showing(clean, hits)[:MOST_NOTES]
 
 
