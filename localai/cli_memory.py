@@ -316,17 +316,28 @@ def doctor(repair: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
+_UNMENDED = (
+    "the file itself is damaged: `localai memory doctor --repair` mends its indexes alone; where this stays, "
+    "`localai memory export` what can be read, stop the daemon, move memory.db away, and import it"
+)
+
+
 def _doctor_text(found: Any) -> str:
     if found["healthy"]:
         silent = len(found["wordless"])
-        but = f", but for {silent} of symbols alone, which only `localai memory list` shows" if silent else ""
+        but = (
+            f", but for {silent} without anything to search for, which only `localai memory list` shows"
+            if silent
+            else ""
+        )
         return f"{found['memories']} memories, all whole and findable{but}"
     wrong = {
         name: value
         for name, value in found.items()
         if value and name not in ("memories", "healthy", "fallback", "wordless")
     }
-    return f"something is wrong: {json.dumps(wrong)}\nrun `localai memory doctor --repair`"
+    mend = _UNMENDED if found["file"] else "run `localai memory doctor --repair`"
+    return f"something is wrong: {json.dumps(wrong)}\n{mend}"
 
 
 @memory.command()

@@ -25,6 +25,10 @@ JOURNAL_BYTES = 64 << 20
 CHECKPOINT_PAGES = 16_000
 CACHE_KIB = 32 << 10
 MAPPED_BYTES = 256 << 20
+_DAMAGED = (
+    "keep a copy, then try `localai memory doctor --repair`; where that cannot open it either, move it away and import "
+    "an export, or what `sqlite3 memory.db .recover` still reads"
+)
 _WRITABLE = "check that the folder exists, belongs to you and can be written to"
 
 
@@ -129,7 +133,7 @@ def error_for(error: Exception) -> MemoryStoreError:
         hint = "an encrypted memory needs `memory_encrypted = 1` and its key in the OS keyring; or it is no memory"
         return StoreLocked("the memory file is encrypted with another key, or is no SQLite database", hint)
     if kind.startswith("SQLITE_CORRUPT"):
-        return StoreUnusable("the memory file is damaged", "keep a copy, then run `localai memory doctor --repair`")
+        return StoreUnusable("the memory file is damaged", _DAMAGED)
     if kind.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
         return StoreUnusable(f"the memory file cannot be used: {error}", _WRITABLE)
     return MemoryStoreError(f"the memory file refused the request: {error}", "`localai logs` tells more")
