@@ -46,8 +46,8 @@ class WatchedFolders:
         self._erase = erase
         self._file = memories.config.home / "watched.json"
         self._lock = Lock()
-        self._ingesting = Lock()
-        self._watches: dict[str, tuple[Followed, Watch, Ingest]] = {}
+        self._watches: dict[str, tuple[Followed, Watch]] = {}
+        # One for each namespace: what one folder says already is not kept for another, and survives it.
         self._ingest: dict[str, Ingest] = {}
 
     def start(self) -> None:
@@ -82,7 +82,6 @@ class WatchedFolders:
             found = self._watches.pop(str(folder), None)
         if found is not None:
             found[1].close()
-            found[2].close()
 
     def followed(self) -> list[dict[str, Any]]:
         with self._lock:
@@ -94,41 +93,34 @@ class WatchedFolders:
 
     def put(self, paths: Sequence[Path], namespace: str) -> list[Ingested]:
         """Read these files once."""
-        from memory_store.ingest import Ingest
-
-        with self._ingesting:
-            if namespace not in self._ingest:
-                self._ingest[namespace] = Ingest(self._memories.store, namespace=namespace, erase=self._erase)
-            return list(self._ingest[namespace].put_many(paths, by_hand=True))
+        return list(self._of(namespace).put_many(paths, by_hand=True))
 
     def close(self) -> None:
         with self._lock:
             entries, self._watches = list(self._watches.values()), {}
-        for _, watch, ingest in entries:
+            ingests, self._ingest = list(self._ingest.values()), {}
+        for _, watch in entries:
             watch.close()
+        for ingest in ingests:
             ingest.close()
-        with self._ingesting:
-            for ingest in self._ingest.values():
-                ingest.close()
+
+    def _of(self, namespace: str) -> Ingest:
+        from memory_store.ingest import Ingest
+
+        store = self._memories.store
+        with self._lock:
+            if namespace not in self._ingest:
+                self._ingest[namespace] = Ingest(store, namespace=namespace, erase=self._erase)
+            return self._ingest[namespace]
 
     def _follow(self, folder: Path, namespace: str) -> None:
-        from memory_store.ingest import Ingest
         from memory_store.watch import Watch
 
         followed = Followed(str(folder), namespace)
-        ingest = Ingest(self._memories.store, namespace=namespace, erase=lambda ids: self._erased(ids, str(folder)))
-        watch = Watch(ingest, folder, lambda done: _count(followed, done), lambda: _begin(followed))
+        watch = Watch(self._of(namespace), folder, lambda done: _count(followed, done), lambda: _begin(followed))
         watch.start()
         with self._lock:
-            self._watches[str(folder)] = followed, watch, ingest
-
-    def _erased(self, ids: Sequence[str], where: str) -> None:
-        """Files of other folders may have said the same, and were not kept twice: they are looked at again."""
-        self._erase(ids)
-        with self._lock:
-            for name, (_, watch, _) in self._watches.items():
-                if name != where:
-                    watch.look()
+            self._watches[str(folder)] = followed, watch
 
     def _kept(self) -> list[tuple[str, str]]:
         if not self._file.is_file():

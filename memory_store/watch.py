@@ -76,16 +76,11 @@ def sync(ingest: Ingest, root: Path, *, again: bool = False) -> Iterator[Ingeste
     A folder that is gone takes nothing with it: it may be on a disk that is not there just now.
     """
     present = list(files(root))
-    under = f"{root}{os.sep}"
-    gone = [Path(name) for name in ingest.known() if name.startswith(under) and Path(name) not in set(present)]
-    removed = ingest.remove(gone)
+    under, there = f"{root}{os.sep}", {str(path) for path in present}
+    removed = ingest.remove([Path(name) for name in sorted(ingest.named() - there) if name.startswith(under)])
     if removed:
         yield Ingested(path=str(root), removed=removed)
-    # What leant on an erased chunk before this process began is not known: then every file is looked at again.
-    lapsed = ingest.lapsed() & set(present)
-    yield from ingest.put_many(present, again=again or bool(removed))
-    if not again and not removed:
-        yield from ingest.put_many(sorted(lapsed), again=True)
+    yield from ingest.put_many(present, again=again)
 
 
 class Watch(FileSystemEventHandler):
@@ -126,10 +121,6 @@ class Watch(FileSystemEventHandler):
             ) from error
         self._touch(-QUIET_SECONDS)
         self._thread.start()
-
-    def look(self) -> None:
-        """Compare the folder with the memory soon, though nothing changed in it."""
-        self._touch(0.0)
 
     def close(self) -> None:
         with self._due:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from memory_store.documents import Block, extract
 from memory_store.duplicates import Seen
 from memory_store.embed import StaticEmbedder
 from memory_store.erase import forget
-from memory_store.errors import InvalidMemory
+from memory_store.errors import DiskFull, InvalidMemory
 from memory_store.extractor import Extractor
 from memory_store.ingest import Ingest, Ingested
 from memory_store.store import Store
@@ -300,10 +302,12 @@ def test_one_part_that_was_forgotten_is_brought_back_by_hand(store: Store, inges
     path.write_text("# One\nThe heron waits.\n# Two\nThe stork nests.\n")
     ingest.put(path)
     whole = texts(store)
-    forget(store, ids=[store.list()[0].id], lasting=True)
+    kept, gone = (memory.id for memory in store.list())
+    forget(store, ids=[gone], lasting=True)
     assert ingest.put(path, again=True).withheld == 1
-    assert next(ingest.put_many([path], by_hand=True)).added == len(whole)
+    assert next(ingest.put_many([path], by_hand=True)).added == 1
     assert texts(store) == whole
+    assert kept in {memory.id for memory in store.list()}, "the other part is the same memory still"
 
 
 def test_a_file_that_gives_nothing_is_read_once(store: Store, extractor: Extractor, root: Path) -> None:
@@ -319,6 +323,49 @@ def test_a_file_that_gives_nothing_is_read_once(store: Store, extractor: Extract
     (root / "bad.txt").write_text("Now it is good.")
     list(sync(ingest, root))
     assert texts(store) == ["Now it is good."]
+
+
+def test_what_leans_on_another_file_survives_it_in_the_next_process(store: Store, root: Path) -> None:
+    (root / "a.md").write_text(f"# One\n{SENTENCE}\n")
+    (root / "b.md").write_text(f"# Two\n{SENTENCE}\n\n# Three\nThe stork nests.\n")
+    for said in (SENTENCE, "Now a fox crosses the lake."):
+        (root / "a.md").write_text(f"# One\n{said}\n")
+        # Each is as if it ran in a process of its own.
+        ingest = Ingest(store)
+        list(sync(ingest, root))
+        ingest.close()
+    assert texts(store) == sorted(("Now a fox crosses the lake.", "The stork nests.", SENTENCE.strip()))
+
+
+def test_a_file_that_was_not_brought_to_an_end_is_completed(
+    store: Store, ingest: Ingest, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memory_store.ingest.TOGETHER", 2)
+    path = root / "a.md"
+    said = (" ".join(f"{n * 7919 % 10007}-{word}" for word in range(40)) for n in range(1, 61))
+    path.write_text("".join(f"# Part {n}\n{text}\n" for n, text in enumerate(said)))
+    room = store.maintain(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0]) + 20
+    store.maintain(lambda connection: connection.execute(f"PRAGMA max_page_count = {room}").fetchall())
+    with pytest.raises(DiskFull):
+        ingest.put(path)
+    half = {memory.id for memory in store.list(limit=100)}
+    assert 0 < len(half) < 60
+    assert (ingest.known(), ingest.named()) == ({}, {str(path)})
+    store.maintain(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchall())
+    assert ingest.put(path).added == 60 - len(half)
+    assert half < {memory.id for memory in store.list(limit=100)}
+    assert ingest.put(path).unchanged
+
+
+def test_a_reader_that_is_ended_from_outside_costs_no_document(root: Path, extractor: Extractor) -> None:
+    (root / "a.txt").write_text("The heron waits.")
+    extractor.chunks(root / "a.txt")
+    child = extractor._child
+    assert child is not None
+    child.send_signal(signal.SIGSTOP)
+    Timer(0.3, child.kill).start()
+    assert extractor.chunks(root / "a.txt")[0].text == "The heron waits."
+    assert extractor._child is not child
 
 
 @pytest.mark.parametrize("place", HTML_HIDING_PLACES)
