@@ -18,7 +18,7 @@ from memory_store.dbfile import Connection
 from memory_store.documents import Block
 from memory_store.duplicates import Seen
 from memory_store.erase import drop_unused_names, forget
-from memory_store.errors import InvalidMemory, ReaderEnded, WriteRefused
+from memory_store.errors import InvalidMemory, MemoryStoreError, ReaderEnded, WriteRefused
 from memory_store.extractor import Extractor
 from memory_store.file_digest import digest as digest_of
 from memory_store.file_texts import FileTexts
@@ -75,6 +75,10 @@ class _Sorted:
     duplicates: int = 0
     refused: int = 0
     withheld: int = 0
+
+
+class _Overtaken(MemoryStoreError):
+    """A person has forgotten meanwhile what was about to be kept."""
 
 
 class Ingest:
@@ -143,7 +147,7 @@ class Ingest:
         with self._keeping:
             gone = [memory for name in names for memory in self._of(name)]
             self._erase_chunks(gone)
-            self._store.write(lambda connection: self._drop(connection, names))
+            self._store.write(partial(self._drop, names))
         return len(gone)
 
     def _settle(self) -> Iterator[Ingested]:
@@ -182,10 +186,7 @@ class Ingest:
             with self._keeping:
                 if by_hand:
                     self._lift(each)
-                try:
-                    done = self._keep(each)
-                except InvalidMemory as error:
-                    done = self._refused(str(each.path), each.digest, error)
+                done = self._kept(each)
             yield done
 
     def _erase_old(self, read: Sequence[_Read]) -> None:
@@ -198,6 +199,15 @@ class Ingest:
                 self._store.write(partial(self._begin, each))
             old += mine
         self._erase_chunks(old)
+
+    def _kept(self, read: _Read) -> Ingested:
+        while True:
+            try:
+                return self._keep(read)
+            except _Overtaken:
+                continue  # what has been added by then is known the next time
+            except InvalidMemory as error:
+                return self._refused(str(read.path), read.digest, error)
 
     def _keep(self, read: _Read) -> Ingested:
         name, sorted_ = str(read.path), self._sorted(read)
@@ -257,33 +267,48 @@ class Ingest:
     def _write(self, read: _Read, sorted_: _Sorted) -> list[Added]:
         """The record of the file is written with its last chunk."""
         done: list[Added] = []
-        for start in range(0, len(sorted_.fresh), TOGETHER):
-            part = sorted_.fresh[start : start + TOGETHER]
-            last = start + TOGETHER >= len(sorted_.fresh)
-            note = partial(self._end, read, sorted_, tuple(done)) if last else partial(self._begin, read)
-            done += self._store.add_many([new for new, _ in part], state=[state for _, state in part], more=note)
+        parts = [sorted_.fresh[start : start + TOGETHER] for start in range(0, len(sorted_.fresh), TOGETHER)]
+        for part in parts:
+            batch = [new for new, _ in part]
+            last = sorted_ if part is parts[-1] else None
+            more = partial(self._record, read, [new.text for new in batch], tuple(done), last)
+            done += self._store.add_many(batch, state=[state for _, state in part], more=more)
         for one, (new, _) in zip(done, sorted_.fresh, strict=True):
             self._texts.add(one.num, new.text)
-        if not sorted_.fresh:
-            self._store.write(lambda connection: self._end(read, sorted_, (), connection, ()))
+        if not parts:
+            self._store.write(lambda connection: self._record(read, (), (), sorted_, connection, ()))
         return done
 
-    def _begin(self, read: _Read, connection: Connection, added: Sequence[Added] = ()) -> None:
+    def _begin(self, read: _Read, connection: Connection) -> None:
         filed.begin(connection, self._namespace, self._store.source_within(connection, read.author))
 
-    def _end(
-        self, read: _Read, sorted_: _Sorted, before: Sequence[Added], connection: Connection, last: Sequence[Added]
+    def _record(
+        self,
+        read: _Read,
+        texts: Sequence[str],
+        before: Sequence[Added],
+        whole: _Sorted | None,
+        connection: Connection,
+        added: Sequence[Added],
     ) -> None:
-        """`before` and `last` were added. What a derived fact says was not, and the file leans on that."""
-        added = (*before, *last)
-        leans = sorted_.leans | {one.num for one in added if not one.created}
-        if not (leans or added or sorted_.there):
-            self._drop(connection, [str(read.path)])
+        """Within the transaction that adds `texts`: the file is `whole` now, or is not yet.
+
+        What a derived fact says was not added, and the file leans on that.
+        """
+        if withheld.among(connection, self._store.salt, self._namespace, texts):
+            raise _Overtaken("a part of the file was forgotten while it was taken in")
+        if whole is None:
+            self._begin(read, connection)
+            return
+        every = (*before, *added)
+        leans = whole.leans | {one.num for one in every if not one.created}
+        if not (leans or every or whole.there):
+            self._drop([str(read.path)], connection)
             return
         source = self._store.source_within(connection, read.author)
         filed.end(connection, self._namespace, source, read.digest, sorted(leans))
 
-    def _drop(self, connection: Connection, names: Sequence[str]) -> None:
+    def _drop(self, names: Sequence[str], connection: Connection) -> None:
         filed.drop(connection, self._namespace, names)
         self._store.forget_names()
         drop_unused_names(connection)
