@@ -128,7 +128,7 @@ class Disturber:
 
     def step(self) -> Path | None:
         """One change; the path where the file is to be given by hand."""
-        there = sorted(path for path in self._place.followed.rglob("*.*") if path.is_file())
+        there = sorted(path for path in self._place.followed.rglob("*.*") if path.is_file() and path.suffix in ENDINGS)
         if not there or (len(there) < MOST_FILES and self._dice.random() < 0.3):
             self._write(self._place.followed / self._folder() / f"n{self._token()}{self._dice.choice(ENDINGS)}")
             return None
@@ -141,7 +141,8 @@ class Disturber:
             elif dice < 0.55:
                 chosen.unlink()
             elif dice < 0.65:
-                shutil.copyfile(chosen, chosen.with_name(f"c{self._token()}{chosen.suffix}"))
+                half = shutil.copyfile(chosen, chosen.with_name("copy.tmp"))
+                half.rename(chosen.with_name(f"c{self._token()}{chosen.suffix}"))
             elif dice < 0.7:
                 chosen.parent.rename(self._place.followed / f"d{self._token()}")
             else:
@@ -157,7 +158,10 @@ class Disturber:
             old = [line.removeprefix("# Part ") for line in path.read_text().splitlines() if line.startswith("# Part ")]
             tokens += old[: self._dice.randint(0, 8)]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document(path.suffix, tokens))
+        # At once: half a part that is forgotten is another text than the whole.
+        half = path.with_name(f"{path.name}.tmp")
+        half.write_text(document(path.suffix, tokens))
+        half.rename(path)
 
     def _folder(self) -> str:
         return f"d{self._dice.randrange(3)}"
