@@ -154,7 +154,8 @@ class Disturber:
     def _write(self, path: Path) -> None:
         many = MANY_PARTS if self._dice.random() < 0.08 else self._dice.randint(1, 8)
         tokens = [self._token() for _ in range(many)]
-        if path.exists() and path.suffix == ".md":
+        # A file that is given anew brings back what was forgotten of it.
+        if path.exists() and path.suffix == ".md" and self._place.given not in path.parents:
             old = [line.removeprefix("# Part ") for line in path.read_text().splitlines() if line.startswith("# Part ")]
             tokens += old[: self._dice.randint(0, 8)]
         path.parent.mkdir(parents=True, exist_ok=True)
