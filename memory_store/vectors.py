@@ -343,6 +343,8 @@ class VectorIndex:
         if 2 * living < sum(shelf.rows for shelf in self._shelves.values()):
             # More holes than rows: it is made anew without them.
             self._seq, self._shelves = 0, {}
+        if not self._shelves and self._folder is not None:
+            index_file.drop(self._folder)
             self._pool.begin(())
         for space in self._shelves:
             self._sketch_soon(space)
