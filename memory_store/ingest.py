@@ -103,6 +103,11 @@ class Ingest:
         # Files that gave no memory, with their digest: not read anew at every event.
         self._fruitless: dict[str, tuple[str, Ingested]] = {}
 
+    @property
+    def beside(self) -> Path:
+        """The memory's own file."""
+        return self._store.path
+
     def close(self) -> None:
         self._extractor.close()
 

@@ -34,6 +34,7 @@ from memory_store.embed import StaticEmbedder
 from memory_store.erase import forget, store_files
 from memory_store.errors import MemoryStoreError
 from memory_store.file_digest import digest
+from memory_store.folder import listing
 from memory_store.ingest import Ingest
 from memory_store.lexical import LexicalIndex
 from memory_store.store import Store
@@ -253,7 +254,7 @@ def check(place: Place, told: Acknowledged, *, raw: bool) -> int:
         check_whole(parts)
         check_files(parts, told)
         known = parts.ingest.known()
-        on_disk = {str(path): digest(path) for path in watch.files(place.followed)}
+        on_disk = {str(path): digest(path) for path in listing(place.followed).files}
         under = {name: of for name, of in known.items() if name.startswith(f"{place.followed}{os.sep}")}
         with parts.store.reading() as connection:
             fruitful = {name for name in on_disk if name in parts.ingest.named()}
