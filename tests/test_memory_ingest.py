@@ -344,7 +344,7 @@ def test_a_file_that_was_not_brought_to_an_end_is_completed(store: Store, ingest
     path = root / "a.md"
     said = (" ".join(f"{n * 7919 % 10007}-{word}" for word in range(40)) for n in range(1, many + 1))
     path.write_text("".join(f"# Part {n}\n{text}\n" for n, text in enumerate(said)))
-    room = store.maintain(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0]) + 200
+    room = store.maintain(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0]) + 110
     store.maintain(lambda connection: connection.execute(f"PRAGMA max_page_count = {room}").fetchall())
     with pytest.raises(DiskFull):
         ingest.put(path)
