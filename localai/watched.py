@@ -75,13 +75,16 @@ class WatchedFolders:
 
     def add(self, folder: Path, namespace: str) -> None:
         """Raises BadRequest, Conflict, InvalidMemory."""
+        from memory_store.folder import identity
+
         with self._writing:
             kept = self._kept()
             if any(folder.is_relative_to(each.folder) or Path(each.folder).is_relative_to(folder) for each in kept):
                 raise Conflict("this folder, one in it, or one around it is watched already", "`localai memory watch`")
-            if not folder.is_dir():
+            found = identity(folder)
+            if found is None:
                 raise BadRequest(f"{folder.name!r} is no folder", "give the path of a folder")
-            entry = _Entry(str(folder), namespace, {})
+            entry = _Entry(str(folder), namespace, {"": found})
             self._keep([*kept, entry])
         self._follow(entry)
 

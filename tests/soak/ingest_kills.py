@@ -35,8 +35,9 @@ from memory_store.erase import forget, store_files
 from memory_store.errors import MemoryStoreError
 from memory_store.file_digest import digest
 from memory_store.folder import listing
-from memory_store.ingest import Ingest
+from memory_store.ingest import Ingest, Ingested
 from memory_store.lexical import LexicalIndex
+from memory_store.presence import Presence
 from memory_store.store import Store
 from memory_store.vectors import VectorIndex
 from memory_store.watch import Watch, sync
@@ -198,7 +199,12 @@ def child(place: Place, run: str) -> None:
                 say(f"forgotten {victim.id} {word[0]}")
 
     with opened(place) as parts:
-        Watch(parts.ingest, place.followed, lambda done: say(f"looked {done.added}"), look_seconds=0.1).start()
+        presence = Presence(place.followed, place.store, listing(place.followed).parts)
+
+        def told(done: Ingested) -> None:
+            say(f"looked {done.added}")
+
+        Watch(parts.ingest, place.followed, told, presence=presence, look_seconds=0.1).start()
         threading.Thread(target=forget_parts, args=(parts,), daemon=True).start()
         disturber = Disturber(place, run)
         while True:
@@ -234,12 +240,13 @@ def kill_once(place: Place, run: str, seconds: float, dice: random.Random, told:
 
 
 def kill_reader(parent: int) -> bool:
-    """The child of the child, which reads documents."""
+    """The child's own child that reads documents."""
     for listed in Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in listed.read_text().split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-                return True
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if b"memory_store.extractor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
+                    return True
     return False
 
 
@@ -249,7 +256,8 @@ def check(place: Place, told: Acknowledged, *, raw: bool) -> int:
         check_whole(parts)
         check_files(parts, told)
         check_gone(parts, place, told, raw=raw)
-        done = list(sync(parts.ingest, place.followed))
+        presence = Presence(place.followed, place.store, listing(place.followed).parts)
+        done = list(sync(parts.ingest, place.followed, presence))
         assert not [one for one in done if one.problem], done
         check_whole(parts)
         check_files(parts, told)
@@ -265,7 +273,9 @@ def check(place: Place, told: Acknowledged, *, raw: bool) -> int:
         for name in told.by_hand:
             assert name in known or name not in parts.ingest.named(), f"{name} was given and is half in"
         last = parts.store.changes(limit=1_000_000)[-1].seq
-        assert not [one for one in sync(parts.ingest, place.followed) if one.added or one.removed or one.problem]
+        assert not [
+            one for one in sync(parts.ingest, place.followed, presence) if one.added or one.removed or one.problem
+        ]
         assert parts.store.changes(limit=1_000_000)[-1].seq == last, "a second pass has changed something"
         check_gone(parts, place, told, raw=raw)
         return len(parts.store.changes(limit=1_000_000))
