@@ -131,7 +131,7 @@ class WatchedFolders:
                 **asdict(doubt),
                 "folder": str(doubt.folder),
                 "watched": name,
-                "told": ": ".join(doubted(doubt, Path(name))),
+                "told": "; ".join(doubted(doubt, Path(name))),
             }
             for name, watch in watches
             for doubt in watch.presence.doubts

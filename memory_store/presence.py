@@ -45,7 +45,6 @@ class Presence:
         self.parts: dict[str, Identity] = dict(parts or {})
         self.doubts: tuple[Doubt, ...] = ()
         self.confirmed = False
-        """Whether a person says that all that is lacking is gone."""
         self._seen: set[Path] = set()
         self._lock = Lock()
 
@@ -59,6 +58,10 @@ class Presence:
         if not self.doubts and self.root in path.parents:
             with self._lock:
                 self._seen.add(path)
+
+    def confirm(self) -> None:
+        """A person says that all that is lacking is gone."""
+        self.confirmed, self.doubts = True, ()
 
     def judge(self, found: Listing, known: Iterable[Path]) -> Verdict:
         """`known`: the files under the folder of which something is remembered."""

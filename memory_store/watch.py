@@ -55,8 +55,8 @@ def _under(ingest: Ingest, root: Path) -> list[Path]:
 
 def doubted(doubt: Doubt, root: Path) -> tuple[str, str]:
     """What is wrong in words, and what to do about it."""
-    told = f"{doubt.lacking} of {doubt.known} files are missing, as if their disk were not there: what they said stays"
-    return told, f"bring it back, or say that they are gone: `localai memory watch {quote(str(root))} --gone`"
+    told = f"{doubt.lacking} of {doubt.known} files are missing, as if their disk were not there; what they said stays"
+    return told, f"bring the disk back, or say that they are gone: `localai memory watch {quote(str(root))} --gone`"
 
 
 class Watch(FileSystemEventHandler):
@@ -105,7 +105,7 @@ class Watch(FileSystemEventHandler):
 
     def confirm(self) -> None:
         """A person says that what is lacking is gone: it is removed soon."""
-        self.presence.confirmed = True
+        self.presence.confirm()
         self._touch(0.0)
 
     def close(self) -> None:
@@ -163,8 +163,9 @@ class Watch(FileSystemEventHandler):
 
     def _absent(self) -> Ingested:
         if self.presence.confirmed:
+            removed = self._ingest.remove(_under(self._ingest, self._root))
             self.presence.confirmed = False
-            return Ingested(path=str(self._root), removed=self._ingest.remove(_under(self._ingest, self._root)))
+            return Ingested(path=str(self._root), removed=removed)
         told = "there is no folder just now: what it said stays, and it is followed again once it is back"
         hint = f"bring it back, or `localai memory watch {quote(str(self._root))} --gone`, or the same with --stop"
         return Ingested(path=str(self._root), problem=told, hint=hint)

@@ -102,7 +102,7 @@ def test_a_person_says_that_they_are_gone(store: Store, ingest: Ingest, root: Pa
     presence = remembered(root, store, moved=True)
     emptied(root)
     list(sync(ingest, root, presence))
-    presence.confirmed = True
+    presence.confirm()
     assert [one.removed for one in sync(ingest, root, presence)] == [4]
     assert names(store, root) == []
     assert not presence.absent
