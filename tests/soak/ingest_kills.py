@@ -59,6 +59,13 @@ class Acknowledged:
     changes: int = 0
     readers_killed: int = 0
 
+    def hear(self, verb: str, *rest: str) -> None:
+        self.changes += 1
+        if verb == "given":
+            self.by_hand[rest[1]] = rest[0]
+        elif verb == "forgotten":
+            self.forgotten[rest[0]] = rest[1]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -119,6 +126,13 @@ def document(ending: str, tokens: Sequence[str]) -> str:
     return "\n\n".join(text for _, text in texts)
 
 
+def word_of(text: str) -> str:
+    """The first word that no other part has."""
+    found = re.search(r"Pebble\w+", text)
+    assert found is not None, text
+    return found[0]
+
+
 class Disturber:
     """Changes files as people and programs do."""
 
@@ -132,12 +146,12 @@ class Disturber:
         """One change; the path where the file is to be given by hand."""
         there = sorted(path for path in self._place.followed.rglob("*.*") if path.is_file() and path.suffix in ENDINGS)
         if not there or (len(there) < MOST_FILES and self._dice.random() < 0.3):
-            self._write(self._place.followed / self._folder() / f"n{self._token()}{self._dice.choice(ENDINGS)}")
+            self.write(self._place.followed / self._folder() / f"n{self._token()}{self._dice.choice(ENDINGS)}")
             return None
         chosen, dice = self._dice.choice(there), self._dice.random()
         with suppress(FileNotFoundError):
             if dice < 0.3:
-                self._write(chosen)
+                self.write(chosen)
             elif dice < 0.45:
                 chosen.rename(self._place.followed / self._folder() / f"m{self._token()}{chosen.suffix}")
             elif dice < 0.55:
@@ -149,11 +163,11 @@ class Disturber:
                 chosen.parent.rename(self._place.followed / f"d{self._token()}")
             else:
                 given = self._place.given / f"g{self._dice.randrange(12)}{self._dice.choice(ENDINGS)}"
-                self._write(given)
+                self.write(given)
                 return given
         return None
 
-    def _write(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         many = MANY_PARTS if self._dice.random() < 0.08 else self._dice.randint(1, 8)
         tokens = [self._token() for _ in range(many)]
         # A file that is given anew brings back what was forgotten of it.
@@ -192,11 +206,9 @@ def child(place: Place, run: str) -> None:
             if not found:
                 continue
             victim = dice.choice(found)
-            word = re.search(r"Pebble\w+", victim.text)
-            assert word is not None, victim.text
             with suppress(MemoryStoreError):
                 forget(parts.store, ids=[victim.id], derived=(parts.vectors, parts.words), lasting=True)
-                say(f"forgotten {victim.id} {word[0]}")
+                say(f"forgotten {victim.id} {word_of(victim.text)}")
 
     with opened(place) as parts:
         presence = Presence(place.followed, place.store, listing(place.followed).parts)
@@ -231,12 +243,8 @@ def kill_once(place: Place, run: str, seconds: float, dice: random.Random, told:
     started.wait()
     started.stdout.close()
     for line in lines:
-        verb, *rest = line.split() if line.endswith("\n") else ("",)
-        told.changes += verb in ("looked", "given", "forgotten")
-        if verb == "given":
-            told.by_hand[rest[1]] = rest[0]
-        elif verb == "forgotten":
-            told.forgotten[rest[0]] = rest[1]
+        if line.endswith("\n"):
+            told.hear(*line.split())
 
 
 def kill_reader(parent: int) -> bool:
