@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from memory_store import watch, withheld
+from memory_store import ingest, watch, withheld
 from memory_store.chunks import chunks
 from memory_store.doctor import examine, rebuild_full_text
 from memory_store.documents import extract
@@ -102,9 +102,9 @@ class Opened:
 def opened(place: Place) -> Iterator[Opened]:
     store = Store(place.store, embedder=EMBEDDER)
     words, vectors = LexicalIndex(store, place.index), VectorIndex(store, place.index)
-    ingest = Ingest(store, namespace=SPACE, erase=lambda ids: forget(store, ids=ids, derived=(vectors, words)))
-    yield Opened(store, words, vectors, ingest)
-    ingest.close()
+    files = Ingest(store, namespace=SPACE, erase=lambda ids: forget(store, ids=ids, derived=(vectors, words)))
+    yield Opened(store, words, vectors, files)
+    files.close()
     vectors.close()
     words.close()
     store.close()
@@ -168,7 +168,7 @@ class Disturber:
         return None
 
     def write(self, path: Path) -> None:
-        many = MANY_PARTS if self._dice.random() < 0.08 else self._dice.randint(1, 8)
+        many = MANY_PARTS if self._dice.random() < 0.1 else self._dice.randint(1, 8)
         tokens = [self._token() for _ in range(many)]
         # A file that is given anew brings back what was forgotten of it.
         if path.exists() and path.suffix == ".md" and self._place.given not in path.parents:
@@ -190,8 +190,8 @@ class Disturber:
 
 def child(place: Place, run: str) -> None:
     """Follows the folder; one line for each change that is durable."""
-    # Soon, so that there is something to kill.
-    watch.QUIET_SECONDS, watch.LONGEST_WAIT = 0.01, 0.05
+    # Soon and in small pieces, so that there is something to kill.
+    watch.QUIET_SECONDS, watch.LONGEST_WAIT, ingest.TOGETHER = 0.01, 0.05, 4
     says, dice = threading.Lock(), random.Random(f"{run} forgets")
 
     def say(line: str) -> None:
