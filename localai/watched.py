@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from localai.atomic import replace_file
-from localai.errors import BadRequest, ConfigError, Conflict, NotFound
+from localai.errors import BadRequest, ConfigError, Conflict, LocalaiError, NotFound
 from localai.memories import Memories
 from memory_store.errors import MemoryStoreError
 
@@ -113,7 +113,8 @@ class WatchedFolders:
         with self._lock:
             running = {name: asdict(followed) for name, (followed, _) in self._watches.items()}
         for doubt in self.doubts():
-            running[doubt["watched"]]["problem"] = doubt["told"]
+            if doubt["watched"] in running:
+                running[doubt["watched"]]["problem"] = doubt["told"]
         gone = "it is not followed: `localai logs` tells why"
         return [
             running.get(each.folder) or asdict(Followed(each.folder, each.namespace, problem=gone))
@@ -183,10 +184,15 @@ class WatchedFolders:
 
     def _remember(self, folder: str, presence: Presence) -> None:
         """On which disk it was this time."""
-        with self._writing:
-            kept = self._kept()
-            if any(each.folder == folder and each.parts != presence.parts for each in kept):
-                self._keep([replace(each, parts=presence.parts) if each.folder == folder else each for each in kept])
+        try:
+            with self._writing:
+                kept = self._kept()
+                if any(each.folder == folder and each.parts != presence.parts for each in kept):
+                    self._keep(
+                        [replace(each, parts=presence.parts) if each.folder == folder else each for each in kept]
+                    )
+        except LocalaiError as error:
+            _log.warning("on which disk a watched folder is was not noted: %s", error.message)
 
     def _kept(self) -> list[_Entry]:
         if not self._file.is_file():
