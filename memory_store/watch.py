@@ -78,7 +78,7 @@ class Watch(FileSystemEventHandler):
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._ingest = ingest
-        self._root = root
+        self._root = self._real = root
         self._told = told
         self._begins, self._ends = begins, ends
         self.presence = Presence(root, ingest.beside) if presence is None else presence
@@ -118,7 +118,9 @@ class Watch(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         if event.event_type in _GONE:
-            self.presence.witness(Path(os.fsdecode(event.src_path)))
+            path = Path(os.fsdecode(event.src_path))
+            if path.is_relative_to(self._real):
+                self.presence.witness(self._root / path.relative_to(self._real))
         if event.event_type not in ("opened", "closed_no_write"):
             self._touch(0.0)
 
@@ -136,7 +138,9 @@ class Watch(FileSystemEventHandler):
         self._observer.unschedule_all()
         self._followed = None
         if found is not None:
-            self._observer.schedule(self, str(self._root), recursive=True)
+            # Behind a link the system tells of nothing.
+            self._real = self._root.resolve()
+            self._observer.schedule(self, str(self._real), recursive=True)
             self._followed = found
 
     def _hearing(self) -> bool:

@@ -167,6 +167,20 @@ def test_what_is_seen_to_be_deleted_is_gone_on_any_disk(store: Store, ingest: In
         watch.close()
 
 
+def test_a_folder_behind_a_link_is_followed(store: Store, ingest: Ingest, root: Path) -> None:
+    link = root.with_name("link")
+    link.symlink_to(root)
+    watch = Watch(ingest, link, lambda _: None, presence=Presence(link, Path("/proc/self/none")))
+    watch.start()
+    try:
+        wait(lambda: len(store.list()) == 4)
+        wait(lambda: bool(watch.presence.parts))
+        emptied(root)
+        wait(lambda: not store.list())
+    finally:
+        watch.close()
+
+
 def test_a_folder_that_is_away_is_looked_for(store: Store, ingest: Ingest, root: Path) -> None:
     list(sync(ingest, root))
     away = root.with_name("away")
