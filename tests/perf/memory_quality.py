@@ -62,8 +62,9 @@ def corpora(options: argparse.Namespace) -> Iterator[Corpus]:
     yield _own("Python docstrings", python, most, dice)
     if options.python_html:
         yield _own("Python reference", list(reference(options.python_html)), most, dice)
-    yield _paraphrased("paraphrases, manual pages", commands, "commands")
-    yield _paraphrased("paraphrases, Python", python, "python")
+    for series in ("first", "second"):
+        yield _paraphrased(f"paraphrases, manual pages, {series}", commands, "commands", series)
+        yield _paraphrased(f"paraphrases, Python, {series}", python, "python", series)
 
 
 def _own(name: str, texts: Sequence[Text], most: int, dice: random.Random, *, chooses: bool = False) -> Corpus:
@@ -72,11 +73,11 @@ def _own(name: str, texts: Sequence[Text], most: int, dice: random.Random, *, ch
     return Corpus(name, [text.text for text in texts], asked, chooses)
 
 
-def _paraphrased(name: str, texts: Sequence[Text], what: str) -> Corpus:
+def _paraphrased(name: str, texts: Sequence[Text], what: str, series: str) -> Corpus:
     """Questions whose answer this machine has not are left out."""
     found = [
         (question, frozenset(n for n, text in enumerate(texts) if text.name in names))
-        for question, names in paraphrases.asked(what)
+        for question, names in paraphrases.asked(what, series)
     ]
     return Corpus(name, [text.whole for text in texts], [each for each in found if each[1]])
 
