@@ -104,6 +104,12 @@ def containing(store: Store, text: str, chosen: Filter | None = None) -> tuple[s
         return tuple(found for (found,) in connection.execute(sql, (" AND ".join(terms), *values)))
 
 
+def function_share(text: str) -> float:
+    """How many of the words of a question are function words, 0 to 1; 0 where there is no word."""
+    words = _TERM.findall(text.casefold())
+    return sum(word in STOP_WORDS for word in words) / len(words) if words else 0.0
+
+
 def match_of(text: str) -> str:
     """An FTS5 expression of the words that tell something, each quoted; "" where there is no word at all."""
     terms = list(dict.fromkeys(match.casefold() for match in _TERM.findall(text)))

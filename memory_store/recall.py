@@ -19,7 +19,15 @@ from memory_store.errors import InvalidMemory
 from memory_store.features import Candidate
 from memory_store.graph import Graph
 from memory_store.learned import Learned
-from memory_store.plain_search import Numbers, PlainVectors, PlainWords, Scores, VectorSearch, WordSearch
+from memory_store.plain_search import (
+    Numbers,
+    PlainVectors,
+    PlainWords,
+    Scores,
+    VectorSearch,
+    WordSearch,
+    function_share,
+)
 from memory_store.rank import Parts, Turn, Weights
 from memory_store.records import DEFAULT_NAMESPACE, Memory
 from memory_store.reembed import Elder
@@ -58,10 +66,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """The reason of a hit: words and vector from 0 to 1, what neighbouring turns lent, and their weighed sum.
+    """The reason of a hit: words and vector from 0 to 1, what neighbouring turns lent, and what they come to together.
 
-    `cosine` is the likeness itself, which says whether the best of few is any good. `learned` is what the score was
-    multiplied by, from what was kept before.
+    `share`: how much the words counted for this question, the rest is the vector's. `cosine` is the likeness itself,
+    which says whether the best of few is any good. `learned` is what the score was multiplied by, from what was kept
+    before.
     """
 
     words: float
@@ -69,6 +78,7 @@ class Why:
     turns: float
     cosine: float
     relevance: float
+    share: float = 1.0
     graph: float = 0.0
     learned: float = 1.0
     notes: tuple[str, ...] = ()
@@ -77,6 +87,7 @@ class Why:
         parts = [("words", self.words), ("meaning", self.vector), ("neighbouring turns", self.turns)]
         parts.append(("shared names", self.graph))
         told = ", ".join(f"{name} {value:.2f}" for name, value in parts if value > 0.005)
+        told += f" (words count {100 * self.share:.0f} %)" if min(self.words, self.vector) > 0.005 else ""
         taste = (f"x {self.learned:.2f} by what you kept before",) if abs(self.learned - 1) > 0.005 else ()
         return "; ".join((told or "faint likeness", *taste, *self.notes))
 
@@ -169,7 +180,7 @@ class Recall:
         with self._store.reading() as connection:
             if vector.any():
                 self._complete(connection, vector, words.keys() - likeness.keys(), likeness)
-            parts = rank.fuse(words, likeness, self._weights)
+            parts = rank.fuse(words, likeness, self._weights, function_share(text))
             if self._weights.turns:
                 parts = rank.lend(parts, _turns(connection, question.namespace, rank.order(parts)), self._weights)
         return self._linked(question.namespace, parts), full
@@ -292,6 +303,7 @@ def _hit(memory: Memory, parts: Parts, trust: float) -> Hit:
         vector=parts.vector,
         turns=parts.turns,
         graph=parts.graph,
+        share=parts.share,
         cosine=parts.cosine,
         relevance=parts.score,
         notes=tuple(notes),

@@ -13,7 +13,7 @@ from memory_store import rank
 from memory_store.embed import StaticEmbedder
 from memory_store.errors import InvalidMemory
 from memory_store.export import bring_in, from_jsonl, from_markdown, record_of, records, to_jsonl, to_markdown
-from memory_store.plain_search import containing
+from memory_store.plain_search import containing, function_share
 from memory_store.rank import Turn, Weights
 from memory_store.recall import Question, Recall
 from memory_store.records import OWNER, Author, NewMemory
@@ -168,11 +168,24 @@ def test_a_question_without_vector_or_of_ten_megabytes(store: Store) -> None:
 
 def test_fusion_by_hand() -> None:
     parts = rank.fuse({1: 4.0, 2: 2.0}, {2: 0.9, 3: 0.5, 1: 0.1}, Weights(words=0.5))
-    assert {num: round(part.score, 4) for num, part in parts.items()} == {1: 0.5, 2: 0.75, 3: 0.25}
+    # The cube root of half of each cube: of 1 and 0, of 0.5 and 1, of 0 and 0.5.
+    assert {num: round(part.score, 4) for num, part in parts.items()} == {1: 0.7937, 2: 0.8255, 3: 0.3969}
     lent = rank.lend(parts, [Turn(1, "e", 0), Turn(2, "e", 1), Turn(9, "e", 2)], Weights(turns=0.4))
-    assert round(lent[1].score, 4) == 0.65
-    assert round(lent[9].score, 4) == 0.15
+    assert round(lent[1].score, 4) == round(0.7937 + 0.2 * 0.8255, 4)
+    assert round(lent[9].score, 4) == round(0.2 * 0.8255, 4)
     assert rank.order(lent) == [2, 1, 3, 9]
+
+
+def test_words_count_by_how_the_question_is_put() -> None:
+    alike, outstanding = [1.0] * 20, [10.0, *[1.0] * 19]
+    assert rank.share(alike, 0.6) < rank.share(alike, 0.0) < rank.share(outstanding, 0.0) < 1
+    assert rank.share([3.0], 0.0) == rank.share([], 0.0) == rank.share(alike, 0.0)
+    words, vectors = {1: 1.0, 2: 0.9}, {1: 0.2, 2: 0.3, 3: 0.9}
+    keywords = rank.fuse(words, vectors, Weights(), function_share("lisbon restaurant"))
+    spoken = rank.fuse(words, vectors, Weights(), function_share("where is it that we had been to in Lisbon"))
+    assert rank.order(keywords)[0] == 1
+    assert rank.order(spoken)[0] == 3
+    assert spoken[1].share < 0.5 < keywords[1].share
 
 
 def test_an_export_comes_back_the_same(tmp_path: Path, store: Store) -> None:

@@ -1,20 +1,22 @@
-"""Retrieval quality on real text: hybrid recall as served against its halves, on text that its weights never saw.
+"""Retrieval quality on real text: hybrid recall as served against its halves, on questions that chose nothing.
 
     python -m tests.perf.memory_quality [--questions 3000] [--manual FOLDER ...] [--python-html FOLDER] [--out FILE]
 
 Judged: manual pages of section 1 (the NAME line asks), Python's docstrings and, where its HTML is, its library
-reference (the first sentence asks for the rest), and `paraphrases`. The share of the words is chosen on other text:
-sections 2 to 8 and the docstrings of installed packages. Intervals are of 2,000 paired bootstrap draws over questions.
+reference (the first sentence asks for the rest), and the second series of `paraphrases`. What `rank.share` is made of
+is chosen on other questions: sections 2 to 8, docstrings of installed packages, and the first series. Intervals are of
+2,000 paired bootstrap draws over questions.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import numpy.typing as npt
 
 from memory_store import rank
 from memory_store.lexical import LexicalIndex
+from memory_store.plain_search import function_share
 from memory_store.rank import Weights
 from memory_store.recall import POOL, Question, Recall
 from memory_store.records import NewMemory
@@ -34,7 +37,11 @@ Floats = npt.NDArray[np.float64]
 Asked = tuple[str, frozenset[int]]
 """A question and the places of the texts that answer it."""
 
-GRID = tuple(round(0.05 * n, 2) for n in range(10, 20))
+SHARES = tuple(round(0.05 * n, 2) for n in range(21))
+GRID = itertools.product(np.arange(-1, 1.01, 0.2), np.arange(-4, 0.1, 0.4), np.arange(0, 5.1, 0.5))
+"""Of `rank.share`: what it adds by itself, for function words, for the lead of the best."""
+OWN_WORDS = 3
+"""What one's own words weigh beside a person's: little is won or lost there, and it must not be lost."""
 PACKAGES = ("numpy", "textual", "rich", "click", "pydantic", "hypothesis", "huggingface_hub", "networkx", "scipy")
 DRAWS = 2000
 SERVED = 200
@@ -56,15 +63,16 @@ def corpora(options: argparse.Namespace) -> Iterator[Corpus]:
 
     most, dice = options.questions, random.Random(options.seed)
     commands, python = pages("1"), list(docstrings(standard_modules()))
+    manual = list(reference(options.python_html)) if options.python_html else []
     yield _own("manual pages, sections 2 to 8", pages("2345678"), most, dice, chooses=True)
     yield _own("docstrings of packages", list(docstrings(modules_of(PACKAGES))), most, dice, chooses=True)
     yield _own("manual pages", commands, most, dice)
     yield _own("Python docstrings", python, most, dice)
-    if options.python_html:
-        yield _own("Python reference", list(reference(options.python_html)), most, dice)
+    yield _own("Python reference", manual, most, dice)
     for series in ("first", "second"):
-        yield _paraphrased(f"paraphrases, manual pages, {series}", commands, "commands", series)
-        yield _paraphrased(f"paraphrases, Python, {series}", python, "python", series)
+        yield _paraphrased("manual pages", commands, "commands", series)
+        yield _paraphrased("Python docstrings", python, "python", series)
+        yield _paraphrased("Python reference", manual, "python", series)
 
 
 def _own(name: str, texts: Sequence[Text], most: int, dice: random.Random, *, chooses: bool = False) -> Corpus:
@@ -79,7 +87,8 @@ def _paraphrased(name: str, texts: Sequence[Text], what: str, series: str) -> Co
         (question, frozenset(n for n, text in enumerate(texts) if text.name in names))
         for question, names in paraphrases.asked(what, series)
     ]
-    return Corpus(name, [text.whole for text in texts], [each for each in found if each[1]])
+    asked = [each for each in found if each[1]]
+    return Corpus(f"paraphrases, {series}: {name}", [text.whole for text in texts], asked, series == "first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +98,14 @@ class Candidates:
     words: dict[int, float]
     vectors: dict[int, float]
     answers: frozenset[int]
+    function: float
 
-    def fused(self, share: float) -> int | None:
-        words = self.words if share > 0 else {}
-        vectors = self.vectors if share < 1 else {}
-        return self.place(rank.order(rank.fuse(words, vectors, Weights(words=share)))[:POOL])
+    def fused(self, share: float | None) -> int | None:
+        """The place of the first right one; None: with the share that recall gives the words."""
+        words = self.words if share != 0 else {}
+        vectors = self.vectors if share != 1 else {}
+        parts = rank.fuse(words, vectors, Weights(words=share), self.function)
+        return self.place(rank.order(parts)[:POOL])
 
     def place(self, ranked: Sequence[int]) -> int | None:
         return next((place for place, num in enumerate(ranked, 1) if num in self.answers), None)
@@ -107,8 +119,8 @@ class Found:
     served: list[int | None]
 
 
-def searched(corpus: Corpus, folder: Path) -> Found:
-    store = Store(folder / f"{corpus.name}.db", clock=lambda: 0.0)
+def searched(corpus: Corpus, path: Path) -> Found:
+    store = Store(path, clock=lambda: 0.0)
     numbers: list[int] = []
     for start in range(0, len(corpus.texts), 256):
         batch = [NewMemory(text=text, id=str(start + n)) for n, text in enumerate(corpus.texts[start : start + 256])]
@@ -123,7 +135,8 @@ def searched(corpus: Corpus, folder: Path) -> Found:
         cosines = matrix @ store.embedder.embed([question])[0]
         near = [numbers[row] for row in np.argsort(-cosines, kind="stable")[:POOL]]
         by_vector = {num: float(cosines[rows[num]]) for num in {*near, *by_words}}
-        found.append(Candidates(by_words, by_vector, frozenset(numbers[n] for n in right)))
+        answers = frozenset(numbers[n] for n in right)
+        found.append(Candidates(by_words, by_vector, answers, function_share(question)))
         if place < SERVED:
             hits = recall.search(Question(text=question))
             served.append(found[-1].place([hit.memory.num for hit in hits]))
@@ -149,29 +162,63 @@ def interval(values: Floats, seed: int = 7) -> tuple[float, float, float]:
     return round(float(values.mean()), 4), round(float(low), 4), round(float(high), 4)
 
 
-def chosen(found: Mapping[str, Found]) -> dict[float, float]:
-    """nDCG@10 by share of the words, each corpus alike."""
+METRICS = (("recall@10", recall_at_10), ("nDCG@10", ndcg_at_10))
+
+
+def scored(found: Found, share: float | None) -> Floats:
+    """(2, questions): recall@10 and nDCG@10 of each."""
+    places = [each.fused(share) for each in found.candidates]
+    return np.array([[score(place) for place in places] for _, score in METRICS])
+
+
+def judged(found: Found) -> tuple[dict[str, object], dict[str, Floats]]:
+    """What is told of one corpus, and by how much the hybrid is better, by question."""
+    ways = {"lexical": scored(found, 1.0), "vectors": scored(found, 0.0), "hybrid, as served": scored(found, None)}
+    better = {f"less {way}": ways["hybrid, as served"] - ways[way] for way in ("lexical", "vectors")}
+    told: dict[str, object] = {"questions": len(found.candidates)}
+    for number, (metric, _) in enumerate(METRICS):
+        told[metric] = {way: interval(values[number]) for way, values in (ways | better).items()}
+    told[f"recall@10 of Recall.search, first {SERVED}"] = float(np.mean([recall_at_10(p) for p in found.served]))
+    return told, better
+
+
+def pooled(better: Sequence[dict[str, Floats]]) -> dict[str, object]:
+    """Each corpus weighing the same, and each question."""
+    told: dict[str, object] = {"questions": sum(each["less lexical"].shape[1] for each in better)}
+    for (number, (metric, _)), way in itertools.product(enumerate(METRICS), ("less lexical", "less vectors")):
+        values = [each[way][number] for each in better]
+        dice = np.random.default_rng(7)
+        drawn = [[part[dice.integers(0, len(part), len(part))].mean() for part in values] for _ in range(DRAWS)]
+        low, high = np.quantile(np.mean(drawn, axis=1), (0.025, 0.975))
+        mean = float(np.mean([part.mean() for part in values]))
+        told[f"{metric}, {way}, by corpus"] = round(mean, 4), round(float(low), 4), round(float(high), 4)
+        told[f"{metric}, {way}, by question"] = interval(np.concatenate(values))
+    return told
+
+
+def chosen(found: Mapping[str, Found]) -> dict[str, object]:
+    """The numbers of `rank.share` that are best for the mean of both metrics, and what those that serve come to."""
+    tables, features, weights = [], [], []
+    for name, corpus in found.items():
+        tables.append(np.array([scored(corpus, share).mean(axis=0) for share in SHARES]))
+        features.append(np.array([[1.0, each.function, rank.lead(each.words.values())] for each in corpus.candidates]))
+        weights.append(1 if name.startswith("paraphrases") else OWN_WORDS)
+
+    def worth(numbers: Sequence[float]) -> float:
+        means = []
+        for table, rows in zip(tables, features, strict=True):
+            shares = 1 / (1 + np.exp(-(rows @ np.array(numbers))))
+            means.append(table[np.rint(shares * (len(SHARES) - 1)).astype(int), np.arange(len(rows))].mean())
+        return round(float(np.average(means, weights=weights)), 4)
+
+    best = max(GRID, key=worth)
+    fixed = [float(np.average([table[n].mean() for table in tables], weights=weights)) for n in range(len(SHARES))]
     return {
-        share: round(float(np.mean([_scored(each, share, ndcg_at_10).mean() for each in found.values()])), 4)
-        for share in GRID
+        "best": [round(float(number), 1) for number in best],
+        "worth": worth(best),
+        "worth of those that serve": worth((rank.BASE, rank.FUNCTION, rank.LEAD)),
+        "worth of the best share for all questions": round(max(fixed), 4),
     }
-
-
-def judged(found: Found) -> dict[str, object]:
-    served = Weights().words
-    ways = {"lexical": 1.0, "vectors": 0.0, f"hybrid, as served ({served})": served}
-    result: dict[str, object] = {"questions": len(found.candidates)}
-    for metric, score in (("recall@10", recall_at_10), ("nDCG@10", ndcg_at_10)):
-        values = {way: _scored(found, share, score) for way, share in ways.items()}
-        result[metric] = {way: interval(value) for way, value in values.items()}
-        best = _scored(found, served, score)
-        result[f"{metric}, hybrid less"] = {way: interval(best - values[way]) for way in ("lexical", "vectors")}
-    result[f"recall@10 of Recall.search, first {SERVED}"] = float(np.mean([recall_at_10(p) for p in found.served]))
-    return result
-
-
-def _scored(found: Found, share: float, score: Callable[[int | None], float]) -> Floats:
-    return np.array([score(each.fused(share)) for each in found.candidates])
 
 
 def main() -> None:
@@ -184,21 +231,24 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, object] = {}
     choosing: dict[str, Found] = {}
+    better: list[dict[str, Floats]] = []
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        for corpus in corpora(options):
+        for number, corpus in enumerate(corpora(options)):
             if len(corpus.asked) < 50:
                 print(f"{corpus.name}: only {len(corpus.asked)} questions here, left out")
                 continue
-            found = searched(corpus, Path(folder))
+            found = searched(corpus, Path(folder) / f"{number}.db")
             if corpus.chooses:
                 choosing[corpus.name] = found
                 continue
-            results[corpus.name] = {"texts": len(corpus.texts), **judged(found)}
+            told, gains = judged(found)
+            better.append(gains)
+            results[corpus.name] = {"texts": len(corpus.texts), **told}
             print(f"== {corpus.name}\n{json.dumps(results[corpus.name], indent=1)}", flush=True)
-    results["nDCG@10 by share, on the text that chooses"] = shares = chosen(choosing)
-    results["best share there"] = max(shares, key=lambda share: shares[share])
-    print(json.dumps({"by share": shares, "questions": sum(len(each.candidates) for each in choosing.values())}))
+    results["pooled"] = pooled(better)
+    results["chosen on other questions"] = chosen(choosing)
+    print(json.dumps({name: results[name] for name in ("pooled", "chosen on other questions")}, indent=1))
     if options.out:
         options.out.write_text(json.dumps(results, indent=1))
 
