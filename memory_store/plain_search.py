@@ -21,14 +21,14 @@ from memory_store.vector_rows import EmbedderRow
 Numbers = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
-MOST_TERMS = 64
-_TERM = re.compile(r"[^\W_]+")
+MOSTWORDS = 64
+WORD = re.compile(r"[^\W_]+")
 _STOP = """
 a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my no not of
 on or our she so than that the their them then there these they this to was we were what when where which who whom whose
 why will with would you your he her him his about any all
 """
-STOP_WORDS = frozenset(_TERM.findall(_STOP))
+STOP_WORDS = frozenset(WORD.findall(_STOP))
 
 
 class WordSearch(Protocol):
@@ -92,7 +92,7 @@ class PlainVectors:
 
 def containing(store: Store, text: str, chosen: Filter | None = None) -> tuple[str, ...]:
     """Ids of those `chosen` that have every word of `text`, whatever their state: what one forgets by a query."""
-    terms = [f'"{term}"' for term in dict.fromkeys(_TERM.findall(text.casefold()))]
+    terms = [f'"{term}"' for term in dict.fromkeys(WORD.findall(text.casefold()))]
     if not terms:
         raise InvalidMemory("there is no word in the query", "give the words that all of them contain")
     condition, values = (Filter() if chosen is None else chosen).sql()
@@ -104,14 +104,8 @@ def containing(store: Store, text: str, chosen: Filter | None = None) -> tuple[s
         return tuple(found for (found,) in connection.execute(sql, (" AND ".join(terms), *values)))
 
 
-def function_share(text: str) -> float:
-    """How many of the words of a question are function words, 0 to 1; 0 where there is no word."""
-    words = _TERM.findall(text.casefold())
-    return sum(word in STOP_WORDS for word in words) / len(words) if words else 0.0
-
-
 def match_of(text: str) -> str:
     """An FTS5 expression of the words that tell something, each quoted; "" where there is no word at all."""
-    terms = list(dict.fromkeys(match.casefold() for match in _TERM.findall(text)))
+    terms = list(dict.fromkeys(match.casefold() for match in WORD.findall(text)))
     telling = [term for term in terms if term not in STOP_WORDS] or terms
-    return " OR ".join(f'"{term}"' for term in telling[:MOST_TERMS])
+    return " OR ".join(f'"{term}"' for term in telling[:MOSTWORDS])

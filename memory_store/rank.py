@@ -5,30 +5,23 @@ Scores by memory number and links between turns enter, fused scores leave. It kn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nlargest
 from typing import NamedTuple
 
 import numpy as np
 
 POWER = 3.0
 """Of the mean of words and vectors: what is outstanding by one counts for more than what is middling by both."""
-BASE, FUNCTION, LEAD = 0.2, -1.6, 2.9
-"""The logit of the words' share: by itself, by function words in the question, by the lead of the best by words."""
-LED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """`words`: the share of the words' score, the rest is the vectors'; None: as `share` finds it for each question.
-    `turns`: what both neighbours add at most.
+    """`turns`: what both neighbours add at most.
 
     `graph`: what memories that name the same add at most; 0, because on real texts it was measured to help nobody.
     """
 
-    words: float | None = None
     turns: float = 0.4
     graph: float = 0.0
 
@@ -57,44 +50,25 @@ class Turn:
     position: int
 
 
-def share(words: Iterable[float], function: float) -> float:
-    """How much the words count, 0 to 1, by their scores and by how many words of the question are function words.
+def fuse(words: Mapping[int, float], vectors: Mapping[int, float], share: float) -> dict[int, Parts]:
+    """The power mean of both, each brought to 0..1: words by the best of them, vectors between the ends of their pool.
 
-    Keywords and titles are in the words of the text, "how do I get rid of" is in a person's own; and where the best
-    stands out by its words, it was meant. Chosen on questions that nothing is judged on.
-    """
-    return 1 / (1 + math.exp(-(BASE + FUNCTION * function + LEAD * lead(words))))
-
-
-def lead(words: Iterable[float]) -> float:
-    """By how much the best score leads the tenth, or the last of fewer: 0 for none to 1."""
-    best = nlargest(LED, words)
-    return 1 - best[-1] / best[0] if best and best[0] > 0 else 0.0
-
-
-def fuse(
-    words: Mapping[int, float], vectors: Mapping[int, float], weights: Weights, function: float = 0.0
-) -> dict[int, Parts]:
-    """The weighed power mean of both, each brought to 0..1: words by the best of them, vectors by the ends of their
-    pool. `function`: see `share`.
-
-    Bruch et al., "An Analysis of Fusion Functions for Hybrid Retrieval" (2023): scores beat ranks, for they keep the
-    distances. Where one search has found nothing, the other decides alone.
+    `share`: how much the words count, 0 to 1. Bruch et al., "An Analysis of Fusion Functions for Hybrid Retrieval"
+    (2023): scores beat ranks, for they keep the distances. Where one search has found nothing, the other decides alone.
     """
     top = max(words.values(), default=0.0)
     high, low = max(vectors.values(), default=0.0), max(0.0, min(vectors.values(), default=0.0))
     # A pool of one, or of equals: as like as its cosine says.
     low = low if high - low > 1e-6 else 0.0
-    by = share(words.values(), function) if weights.words is None else weights.words
-    by = by if words and vectors else float(bool(words))
+    share = share if words and vectors else float(bool(words))
     found: dict[int, Parts] = {}
     spread = high - low
     for num in words.keys() | vectors.keys():
         cosine = vectors.get(num)
         by_words = words.get(num, 0.0) / top if top > 0 else 0.0
         by_vector = (cosine - low) / spread if cosine is not None and cosine > low and spread > 0 else 0.0
-        score = (by * by_words**POWER + (1 - by) * by_vector**POWER) ** (1 / POWER)
-        found[num] = Parts(by_words, by_vector, cosine or 0.0, 0.0, 0.0, (), score, by)
+        score = (share * by_words**POWER + (1 - share) * by_vector**POWER) ** (1 / POWER)
+        found[num] = Parts(by_words, by_vector, cosine or 0.0, 0.0, 0.0, (), score, share)
     return found
 
 

@@ -12,22 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memory_store import rank, vector_rows
+from memory_store import rank, vector_rows, wording
 from memory_store.dbfile import Connection
 from memory_store.embed import Vectors, checked
 from memory_store.errors import InvalidMemory
 from memory_store.features import Candidate
 from memory_store.graph import Graph
 from memory_store.learned import Learned
-from memory_store.plain_search import (
-    Numbers,
-    PlainVectors,
-    PlainWords,
-    Scores,
-    VectorSearch,
-    WordSearch,
-    function_share,
-)
+from memory_store.plain_search import Numbers, PlainVectors, PlainWords, Scores, VectorSearch, WordSearch
 from memory_store.rank import Parts, Turn, Weights
 from memory_store.records import DEFAULT_NAMESPACE, Memory
 from memory_store.reembed import Elder
@@ -180,7 +172,7 @@ class Recall:
         with self._store.reading() as connection:
             if vector.any():
                 self._complete(connection, vector, words.keys() - likeness.keys(), likeness)
-            parts = rank.fuse(words, likeness, self._weights, function_share(text))
+            parts = rank.fuse(words, likeness, wording.share(text, words.values()))
             if self._weights.turns:
                 parts = rank.lend(parts, _turns(connection, question.namespace, rank.order(parts)), self._weights)
         return self._linked(question.namespace, parts), full

@@ -3,9 +3,9 @@
     python -m tests.perf.memory_quality [--questions 3000] [--manual FOLDER ...] [--python-html FOLDER] [--out FILE]
 
 Judged: manual pages of section 1 (the NAME line asks), Python's docstrings and, where its HTML is, its library
-reference (the first sentence asks for the rest), and the second series of `paraphrases`. What `rank.share` is made of
-is chosen on other questions: sections 2 to 8, docstrings of installed packages, and the first series. Intervals are of
-2,000 paired bootstrap draws over questions.
+reference (the first sentence asks for the rest), and the second series of `paraphrases`. What `wording.share` is made
+of is chosen on other questions: sections 2 to 8, docstrings of installed packages, and the first series. Intervals are
+of 2,000 paired bootstrap draws over questions.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import json
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from memory_store import rank
+from memory_store import rank, wording
 from memory_store.lexical import LexicalIndex
-from memory_store.plain_search import function_share
-from memory_store.rank import Weights
 from memory_store.recall import POOL, Question, Recall
 from memory_store.records import NewMemory
 from memory_store.store import Store
@@ -37,11 +36,12 @@ Floats = npt.NDArray[np.float64]
 Asked = tuple[str, frozenset[int]]
 """A question and the places of the texts that answer it."""
 
-SHARES = tuple(round(0.05 * n, 2) for n in range(21))
-GRID = itertools.product(np.arange(-1, 1.01, 0.2), np.arange(-4, 0.1, 0.4), np.arange(0, 5.1, 0.5))
-"""Of `rank.share`: what it adds by itself, for function words, for the lead of the best."""
-OWN_WORDS = 3
-"""What one's own words weigh beside a person's: little is won or lost there, and it must not be lost."""
+SHARES = np.round(np.arange(0, 1.01, 0.05), 2)
+GRID = (np.arange(-2.5, 0.1, 0.25), np.arange(-3, 0.1, 0.5), np.arange(1, 4.1, 0.5), np.arange(0, 1.6, 0.5))
+"""Of `wording.NUMBERS`."""
+ALIKE = [(float(logit), 0.0, 0.0, 0.0) for logit in np.arange(-2, 3.1, 0.25)]
+ENOUGH = 3.0
+"""Standard errors of a gain; more on one text makes up for no loss on another."""
 PACKAGES = ("numpy", "textual", "rich", "click", "pydantic", "hypothesis", "huggingface_hub", "networkx", "scipy")
 DRAWS = 2000
 SERVED = 200
@@ -95,17 +95,17 @@ def _paraphrased(name: str, texts: Sequence[Text], what: str, series: str) -> Co
 class Candidates:
     """What both searches found for one question, cosines completed; `answers` are the right numbers."""
 
+    question: str
     words: dict[int, float]
     vectors: dict[int, float]
     answers: frozenset[int]
-    function: float
 
     def fused(self, share: float | None) -> int | None:
         """The place of the first right one; None: with the share that recall gives the words."""
         words = self.words if share != 0 else {}
         vectors = self.vectors if share != 1 else {}
-        parts = rank.fuse(words, vectors, Weights(words=share), self.function)
-        return self.place(rank.order(parts)[:POOL])
+        share = wording.share(self.question, words.values()) if share is None else share
+        return self.place(rank.order(rank.fuse(words, vectors, share))[:POOL])
 
     def place(self, ranked: Sequence[int]) -> int | None:
         return next((place for place, num in enumerate(ranked, 1) if num in self.answers), None)
@@ -136,7 +136,7 @@ def searched(corpus: Corpus, path: Path) -> Found:
         near = [numbers[row] for row in np.argsort(-cosines, kind="stable")[:POOL]]
         by_vector = {num: float(cosines[rows[num]]) for num in {*near, *by_words}}
         answers = frozenset(numbers[n] for n in right)
-        found.append(Candidates(by_words, by_vector, answers, function_share(question)))
+        found.append(Candidates(question, by_words, by_vector, answers))
         if place < SERVED:
             hits = recall.search(Question(text=question))
             served.append(found[-1].place([hit.memory.num for hit in hits]))
@@ -196,29 +196,32 @@ def pooled(better: Sequence[dict[str, Floats]]) -> dict[str, object]:
     return told
 
 
-def chosen(found: Mapping[str, Found]) -> dict[str, object]:
-    """The numbers of `rank.share` that are best for the mean of both metrics, and what those that serve come to."""
-    tables, features, weights = [], [], []
-    for name, corpus in found.items():
-        tables.append(np.array([scored(corpus, share).mean(axis=0) for share in SHARES]))
-        features.append(np.array([[1.0, each.function, rank.lead(each.words.values())] for each in corpus.candidates]))
-        weights.append(1 if name.startswith("paraphrases") else OWN_WORDS)
+def chosen(found: Sequence[Found]) -> dict[str, object]:
+    """The best of GRID, and what it and the numbers that serve are worth."""
+    tables = [np.array([scored(corpus, float(share)) for share in SHARES]) for corpus in found]
+    rows = [np.array([wording.features(each.question, each.words.values()) for each in c.candidates]) for c in found]
 
     def worth(numbers: Sequence[float]) -> float:
-        means = []
-        for table, rows in zip(tables, features, strict=True):
-            shares = 1 / (1 + np.exp(-(rows @ np.array(numbers))))
-            means.append(table[np.rint(shares * (len(SHARES) - 1)).astype(int), np.arange(len(rows))].mean())
-        return round(float(np.average(means, weights=weights)), 4)
+        return round(sum(map(partial(errors, numbers), tables, rows)), 2)
 
-    best = max(GRID, key=worth)
-    fixed = [float(np.average([table[n].mean() for table in tables], weights=weights)) for n in range(len(SHARES))]
+    best = max(itertools.product(*GRID), key=worth)
+    told = {"best": best, "that serve": wording.NUMBERS, "the best one share for all": max(ALIKE, key=worth)}
     return {
-        "best": [round(float(number), 1) for number in best],
-        "worth": worth(best),
-        "worth of those that serve": worth((rank.BASE, rank.FUNCTION, rank.LEAD)),
-        "worth of the best share for all questions": round(max(fixed), 4),
+        "questions": sum(len(corpus.candidates) for corpus in found),
+        **{name: {"numbers": [float(n) for n in numbers], "worth": worth(numbers)} for name, numbers in told.items()},
     }
+
+
+def errors(numbers: Sequence[float], table: Floats, rows: Floats) -> float:
+    """By how many standard errors both metrics are above words and vectors alone, at most ENOUGH each, summed up.
+
+    `table`: (share, metric, question). `rows`: (question, feature).
+    """
+    shares = 1 / (1 + np.exp(-(rows @ np.array(numbers))))
+    mine = table[np.rint(shares * (len(SHARES) - 1)).astype(int), :, np.arange(len(rows))].T
+    gains = np.array([mine - table[-1], mine - table[0]])
+    error = gains.std(axis=2) / np.sqrt(len(rows)) + 1e-9
+    return float(np.minimum(gains.mean(axis=2) / error, ENOUGH).sum())
 
 
 def main() -> None:
@@ -230,7 +233,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results: dict[str, object] = {}
-    choosing: dict[str, Found] = {}
+    choosing: list[Found] = []
     better: list[dict[str, Floats]] = []
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
@@ -240,7 +243,7 @@ def main() -> None:
                 continue
             found = searched(corpus, Path(folder) / f"{number}.db")
             if corpus.chooses:
-                choosing[corpus.name] = found
+                choosing.append(found)
                 continue
             told, gains = judged(found)
             better.append(gains)
