@@ -3,9 +3,9 @@
     python -m tests.perf.memory_quality [--questions 3000] [--manual FOLDER ...] [--python-html FOLDER] [--out FILE]
 
 Judged: manual pages of section 1 (the NAME line asks), Python's docstrings and, where its HTML is, its library
-reference (the first sentence asks for the rest), and the second series of `paraphrases`. What `wording.share` is made
-of is chosen on other questions: sections 2 to 8, docstrings of installed packages, and the first series. Intervals are
-of 2,000 paired bootstrap draws over questions.
+reference (the first sentence asks for the rest), and two series of `paraphrases`. What `wording.share` is made of is
+chosen on sections 2 to 8, docstrings of installed packages and one series; it judges the rest, and the other way round.
+Intervals are of 2,000 paired bootstrap draws over questions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,12 +49,12 @@ SERVED = 200
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """`chooses`: its questions choose the weight and are not judged."""
+    """`part`: "chooses", "judged", or of paraphrases "first" or "second"."""
 
     name: str
     texts: Sequence[str]
     asked: Sequence[Asked]
-    chooses: bool = False
+    part: str
 
 
 def corpora(options: argparse.Namespace) -> Iterator[Corpus]:
@@ -64,21 +64,21 @@ def corpora(options: argparse.Namespace) -> Iterator[Corpus]:
     most, dice = options.questions, random.Random(options.seed)
     commands, python = pages("1"), list(docstrings(standard_modules()))
     manual = list(reference(options.python_html)) if options.python_html else []
-    yield _own("manual pages, sections 2 to 8", pages("2345678"), most, dice, chooses=True)
-    yield _own("docstrings of packages", list(docstrings(modules_of(PACKAGES))), most, dice, chooses=True)
-    yield _own("manual pages", commands, most, dice)
-    yield _own("Python docstrings", python, most, dice)
-    yield _own("Python reference", manual, most, dice)
+    yield _own("manual pages, sections 2 to 8", pages("2345678"), most, dice, "chooses")
+    yield _own("docstrings of packages", list(docstrings(modules_of(PACKAGES))), most, dice, "chooses")
+    yield _own("manual pages", commands, most, dice, "judged")
+    yield _own("Python docstrings", python, most, dice, "judged")
+    yield _own("Python reference", manual, most, dice, "judged")
     for series in ("first", "second"):
-        yield _paraphrased("manual pages", commands, "commands", series)
-        yield _paraphrased("Python docstrings", python, "python", series)
-        yield _paraphrased("Python reference", manual, "python", series)
+        yield _paraphrased("paraphrases, manual pages", commands, "commands", series)
+        yield _paraphrased("paraphrases, Python docstrings", python, "python", series)
+        yield _paraphrased("paraphrases, Python reference", manual, "python", series)
 
 
-def _own(name: str, texts: Sequence[Text], most: int, dice: random.Random, *, chooses: bool = False) -> Corpus:
+def _own(name: str, texts: Sequence[Text], most: int, dice: random.Random, part: str) -> Corpus:
     picked = dice.sample(range(len(texts)), min(most, len(texts)))
     asked = [(texts[n].question, frozenset([n])) for n in picked]
-    return Corpus(name, [text.text for text in texts], asked, chooses)
+    return Corpus(name, [text.text for text in texts], asked, part)
 
 
 def _paraphrased(name: str, texts: Sequence[Text], what: str, series: str) -> Corpus:
@@ -87,8 +87,7 @@ def _paraphrased(name: str, texts: Sequence[Text], what: str, series: str) -> Co
         (question, frozenset(n for n, text in enumerate(texts) if text.name in names))
         for question, names in paraphrases.asked(what, series)
     ]
-    asked = [each for each in found if each[1]]
-    return Corpus(f"paraphrases, {series}: {name}", [text.whole for text in texts], asked, series == "first")
+    return Corpus(name, [text.whole for text in texts], [each for each in found if each[1]], series)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +99,10 @@ class Candidates:
     vectors: dict[int, float]
     answers: frozenset[int]
 
-    def fused(self, share: float | None) -> int | None:
-        """The place of the first right one; None: with the share that recall gives the words."""
-        words = self.words if share != 0 else {}
-        vectors = self.vectors if share != 1 else {}
-        share = wording.share(self.question, words.values()) if share is None else share
+    def fused(self, share: float) -> int | None:
+        """The place of the first right one; 0 and 1 are one search alone."""
+        words = self.words if share > 0 else {}
+        vectors = self.vectors if share < 1 else {}
         return self.place(rank.order(rank.fuse(words, vectors, share))[:POOL])
 
     def place(self, ranked: Sequence[int]) -> int | None:
@@ -113,9 +111,11 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Of one corpus; `served` are the places that Recall itself gave for the first questions."""
+    """Of one corpus; `features` (question, feature) of `wording`; `served` is what Recall itself gave for the first."""
 
+    corpus: Corpus
     candidates: list[Candidates]
+    features: Floats
     served: list[int | None]
 
 
@@ -142,7 +142,8 @@ def searched(corpus: Corpus, path: Path) -> Found:
             served.append(found[-1].place([hit.memory.num for hit in hits]))
     index.close()
     store.close()
-    return Found(found, served)
+    features = np.array([wording.features(each.question, each.words.values()) for each in found])
+    return Found(corpus, found, features, served)
 
 
 def recall_at_10(place: int | None) -> float:
@@ -165,20 +166,37 @@ def interval(values: Floats, seed: int = 7) -> tuple[float, float, float]:
 METRICS = (("recall@10", recall_at_10), ("nDCG@10", ndcg_at_10))
 
 
-def scored(found: Found, share: float | None) -> Floats:
-    """(2, questions): recall@10 and nDCG@10 of each."""
-    places = [each.fused(share) for each in found.candidates]
+def scored(found: Found, shares: Floats) -> Floats:
+    """(2, questions): recall@10 and nDCG@10 of each, with a share of the words for each."""
+    places = [each.fused(float(share)) for each, share in zip(found.candidates, shares, strict=True)]
     return np.array([[score(place) for place in places] for _, score in METRICS])
 
 
-def judged(found: Found) -> tuple[dict[str, object], dict[str, Floats]]:
-    """What is told of one corpus, and by how much the hybrid is better, by question."""
-    ways = {"lexical": scored(found, 1.0), "vectors": scored(found, 0.0), "hybrid, as served": scored(found, None)}
-    better = {f"less {way}": ways["hybrid, as served"] - ways[way] for way in ("lexical", "vectors")}
-    told: dict[str, object] = {"questions": len(found.candidates)}
+def shares_by(numbers: Sequence[float], features: Floats) -> Floats:
+    shares: Floats = 1 / (1 + np.exp(-(features @ np.array(numbers))))
+    return shares
+
+
+def judged(parts: Sequence[tuple[Found, Sequence[float]]]) -> tuple[dict[str, object], dict[str, Floats]]:
+    """What is told of one corpus, and by how much the hybrid is better, by question.
+
+    `parts`: of its questions, each with numbers that they did not choose.
+    """
+
+    def every(shares: Callable[[Found, Sequence[float]], Floats]) -> Floats:
+        return np.concatenate([scored(found, shares(found, numbers)) for found, numbers in parts], axis=1)
+
+    hybrid = every(lambda found, numbers: shares_by(numbers, found.features))
+    alone = {
+        way: every(lambda found, _, share=share: np.full(len(found.candidates), share))  # type: ignore[misc]
+        for way, share in (("lexical", 1.0), ("vectors", 0.0))
+    }
+    better = {f"less {way}": hybrid - values for way, values in alone.items()}
+    told: dict[str, object] = {"texts": len(parts[0][0].corpus.texts), "questions": hybrid.shape[1]}
     for number, (metric, _) in enumerate(METRICS):
-        told[metric] = {way: interval(values[number]) for way, values in (ways | better).items()}
-    told[f"recall@10 of Recall.search, first {SERVED}"] = float(np.mean([recall_at_10(p) for p in found.served]))
+        told[metric] = {way: interval(values[number]) for way, values in (alone | {"hybrid": hybrid} | better).items()}
+    served = [place for found, _ in parts for place in found.served]
+    told[f"recall@10 of Recall.search, first {len(served)}"] = float(np.mean([recall_at_10(p) for p in served]))
     return told, better
 
 
@@ -196,32 +214,41 @@ def pooled(better: Sequence[dict[str, Floats]]) -> dict[str, object]:
     return told
 
 
-def chosen(found: Sequence[Found]) -> dict[str, object]:
+def chosen(found: Sequence[Found]) -> tuple[tuple[float, ...], dict[str, object]]:
     """The best of GRID, and what it and the numbers that serve are worth."""
-    tables = [np.array([scored(corpus, float(share)) for share in SHARES]) for corpus in found]
-    rows = [np.array([wording.features(each.question, each.words.values()) for each in c.candidates]) for c in found]
+    tables = [np.array([scored(each, np.full(len(each.candidates), share)) for share in SHARES]) for each in found]
+    rows = [each.features for each in found]
 
     def worth(numbers: Sequence[float]) -> float:
         return round(sum(map(partial(errors, numbers), tables, rows)), 2)
 
-    best = max(itertools.product(*GRID), key=worth)
-    told = {"best": best, "that serve": wording.NUMBERS, "the best one share for all": max(ALIKE, key=worth)}
-    return {
-        "questions": sum(len(corpus.candidates) for corpus in found),
-        **{name: {"numbers": [float(n) for n in numbers], "worth": worth(numbers)} for name, numbers in told.items()},
-    }
+    best = tuple(map(float, max(itertools.product(*GRID), key=worth)))
+    told = {"best": best, "that serve": wording.NUMBERS, "one share for all": max(ALIKE, key=worth)}
+    questions = sum(len(each.candidates) for each in found)
+    return best, {"questions": questions, **{name: {"numbers": n, "worth": worth(n)} for name, n in told.items()}}
 
 
-def errors(numbers: Sequence[float], table: Floats, rows: Floats) -> float:
+def errors(numbers: Sequence[float], table: Floats, features: Floats) -> float:
     """By how many standard errors both metrics are above words and vectors alone, at most ENOUGH each, summed up.
 
-    `table`: (share, metric, question). `rows`: (question, feature).
+    `table`: (share, metric, question).
     """
-    shares = 1 / (1 + np.exp(-(rows @ np.array(numbers))))
-    mine = table[np.rint(shares * (len(SHARES) - 1)).astype(int), :, np.arange(len(rows))].T
+    places = np.rint(shares_by(numbers, features) * (len(SHARES) - 1)).astype(int)
+    mine = table[places, :, np.arange(len(features))].T
     gains = np.array([mine - table[-1], mine - table[0]])
-    error = gains.std(axis=2) / np.sqrt(len(rows)) + 1e-9
+    error = gains.std(axis=2) / np.sqrt(len(features)) + 1e-9
     return float(np.minimum(gains.mean(axis=2) / error, ENOUGH).sum())
+
+
+def found_in(options: argparse.Namespace) -> list[Found]:
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, corpus in enumerate(corpora(options)):
+            if len(corpus.asked) < 50:
+                print(f"{corpus.name}: only {len(corpus.asked)} questions here, left out")
+            else:
+                found.append(searched(corpus, Path(folder) / f"{number}.db"))
+    return found
 
 
 def main() -> None:
@@ -232,26 +259,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    results: dict[str, object] = {}
-    choosing: list[Found] = []
-    better: list[dict[str, Floats]] = []
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        for number, corpus in enumerate(corpora(options)):
-            if len(corpus.asked) < 50:
-                print(f"{corpus.name}: only {len(corpus.asked)} questions here, left out")
-                continue
-            found = searched(corpus, Path(folder) / f"{number}.db")
-            if corpus.chooses:
-                choosing.append(found)
-                continue
-            told, gains = judged(found)
-            better.append(gains)
-            results[corpus.name] = {"texts": len(corpus.texts), **told}
-            print(f"== {corpus.name}\n{json.dumps(results[corpus.name], indent=1)}", flush=True)
+    found = found_in(options)
+    by_part = {part: [each for each in found if each.corpus.part == part] for part in ("chooses", "first", "second")}
+    numbers: dict[str, Sequence[float]] = {"judged": wording.NUMBERS}
+    results: dict[str, object] = {}
+    for chooses, other in (("first", "second"), ("second", "first")):
+        numbers[other], results[f"chosen with the {chooses} series"] = chosen(by_part["chooses"] + by_part[chooses])
+    better: list[dict[str, Floats]] = []
+    for name in dict.fromkeys(each.corpus.name for each in found if each.corpus.part != "chooses"):
+        told, gains = judged([(each, numbers[each.corpus.part]) for each in found if each.corpus.name == name])
+        better.append(gains)
+        results[name] = told
     results["pooled"] = pooled(better)
-    results["chosen on other questions"] = chosen(choosing)
-    print(json.dumps({name: results[name] for name in ("pooled", "chosen on other questions")}, indent=1))
+    print(json.dumps(results, indent=1))
     if options.out:
         options.out.write_text(json.dumps(results, indent=1))
 

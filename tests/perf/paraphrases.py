@@ -1,7 +1,7 @@
 """Questions in a person's own words and the texts that answer them, each written before anything was ranked with it.
 
 A file has one question per line, parted from its answers by " | "; of several answers, parted by commas, each is right.
-The first hundred of a kind were there when recall's weights were made, the second came later and only judge.
+What one series chooses is judged by the other.
 """
 
 from __future__ import annotations
