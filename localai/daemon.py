@@ -19,6 +19,7 @@ from typing import IO
 
 import uvicorn
 import uvloop
+from threadpoolctl import threadpool_limits
 
 from backends.handle import EngineHandle
 from localai.answer_cache import Answers
@@ -87,6 +88,9 @@ _STALLED = 5.0
 def serve(config: Config, *, foreground: bool) -> None:
     """Run until asked to stop. Raises Conflict where a daemon runs already or the port is taken."""
     make_folders(config.home)
+    # A fork waits for the threads that OpenBLAS multiplies with, which may wait for the forking thread: engines are
+    # started while the memory multiplies.
+    threadpool_limits(1, user_api="blas")
     with _sole_instance(config) as lock:
         _log_to(config, foreground=foreground)
         lock.write(f"{os.getpid()}\n")

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -25,6 +27,30 @@ def test_a_home_has_one_daemon(daemon: Daemon) -> None:
     assert "a daemon runs already here" in second.stderr
     assert "hint: " in second.stderr
     assert daemon.ask("GET", "/health", unix=True).status == 200
+
+
+_SERVE_AND_LOOK = """
+import os, signal, sys, threading, time
+from threadpoolctl import threadpool_info
+
+def look():
+    while not os.path.exists(os.environ["LOCALAI_HOME"] + "/run/localai.sock"):
+        time.sleep(0.05)
+    print([pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"], flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=look, daemon=True).start()
+sys.argv[1:] = ["serve", "--port", "0"]
+from localai.cli import main
+main()
+"""
+
+
+def test_no_thread_of_blas_can_hold_up_the_start_of_an_engine(tmp_path: Path) -> None:
+    environment = {**os.environ, "LOCALAI_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", _SERVE_AND_LOOK]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stdout.strip() == "[1]", ran.stderr
 
 
 def test_the_commands_start_and_stop_it() -> None:
