@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from memory_store.embed import StaticEmbedder
 from memory_store.lexical import LexicalIndex
@@ -181,6 +182,8 @@ def main() -> None:
     parser.add_argument("--writes", action="store_true", help="writes, and searches beside them, alone")
     given = parser.parse_args()
     ask_for_short_slices()
+    # As the daemon does.
+    threadpool_limits(1, user_api="blas")
     texts, _ = corpus(given.rows + QUESTIONS + 2 * WRITES)
     random.Random(4).shuffle(texts)
     asked, more, texts = texts[:QUESTIONS], texts[QUESTIONS : QUESTIONS + 2 * WRITES], texts[QUESTIONS + 2 * WRITES :]
