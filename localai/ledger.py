@@ -142,9 +142,14 @@ class Entry:
             "energy_stopped": energy.stopped or None,
         }
 
+    def serves(self, event: Started) -> Started:
+        """Note why this engine serves, with what it does without: known once it is loaded."""
+        self.row |= {"reason": event.reason}
+        return event
+
     def saw(self, event: TurnEvent) -> None:
-        if isinstance(event, Started) and event.cached is not None:
-            self.row |= {"reason": event.reason}
+        if isinstance(event, Started):
+            self.serves(event)
         elif isinstance(event, ChoiceDone):
             self.row["finish"] = event.reason
         elif isinstance(event, Summary):

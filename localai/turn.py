@@ -68,7 +68,7 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
                 async for waiting in stages:
                     yield waiting
             clock.load_s = lease.load_s
-            yield _started(request, choice, lease)
+            yield entry.serves(_started(request, choice, lease))
             request, recalled = await recollect(request, parts.memories, lease.engine)
             yield recalled
             prompt = await render(request, lease.engine, choice, repetition_stop=config.repetition_stop == "on")
