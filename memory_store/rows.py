@@ -14,6 +14,7 @@ from memory_store import log
 from memory_store.dbfile import Connection
 from memory_store.embed import Embedder
 from memory_store.errors import EmbedderFault, InvalidMemory, NoSuchMemory
+from memory_store.intake import MOST_TAGS
 from memory_store.records import Author, Memory, SourceRecord, State
 from memory_store.vector_rows import EmbedderRow
 
@@ -130,6 +131,13 @@ def set_state(connection: Connection, memory_id: str, state: State, now: float) 
     log.append(connection, "state", num, now, state)
 
 
+def set_states(connection: Connection, nums: Iterable[int], state: State, now: float) -> None:
+    """Of those that are still there."""
+    for num in nums:
+        if connection.execute("UPDATE memory SET state = ? WHERE num = ?", (state, num)).rowcount:
+            log.append(connection, "state", num, now, state)
+
+
 def end_validity(connection: Connection, memory_id: str, moment: float, now: float) -> None:
     memory = one(connection, memory_id)
     if memory.valid_from is not None and moment < memory.valid_from:
@@ -144,6 +152,16 @@ def set_tags(connection: Connection, memory_id: str, tags: tuple[str, ...], now:
         raise InvalidMemory("a tag is empty or has unprintable characters", "use tags that can be shown")
     connection.execute("UPDATE memory SET tags = ? WHERE num = ?", (json.dumps(tags, ensure_ascii=False), num))
     log.append(connection, "tags", num, now)
+
+
+def add_tags(connection: Connection, memory_id: str, tags: Iterable[str], now: float) -> None:
+    """Those that it lacks. Raises InvalidMemory where they are too many."""
+    known = one(connection, memory_id).tags
+    every = tuple(dict.fromkeys((*known, *tags)))
+    if len(every) > MOST_TAGS:
+        raise InvalidMemory(f"{len(every)} tags are too many", f"give at most {MOST_TAGS}")
+    if every != known:
+        set_tags(connection, memory_id, every, now)
 
 
 def namespaces(connection: Connection) -> dict[str, int]:

@@ -210,6 +210,36 @@ def test_who_may_change_what_is_known(world: World) -> None:
     assert world.store.get(rival.id).state == "kept"
 
 
+def test_who_comes_back_to_what_they_said_is_believed_again(world: World) -> None:
+    first = add(world, "The door code of Marlow is 4410", OWNER)
+    second = add(world, "The door code of Marlow is 5522", OWNER, (first,))
+    again = world.trust.remember(NewMemory(text=first.text), (first, second))
+    assert (again.created, again.id, again.state, again.replaced) == (False, first.id, "kept", (second.id,))
+    assert [world.store.get(each.id).state for each in (first, second)] == ["kept", "superseded"]
+
+
+def test_who_was_overruled_does_not_come_back_by_repeating_it(world: World) -> None:
+    claim = add(world, "The door code of Marlow is 4410")
+    change = add(world, "The door code of Marlow is 5522", OWNER, (claim,))
+    assert add(world, claim.text, SCRIBE, (change, claim)).state == "superseded"
+    assert world.store.get(change.id).state == "kept"
+
+
+def test_what_cannot_be_stored_replaces_nothing(world: World) -> None:
+    first = add(world, "The door code of Marlow is 4410", OWNER)
+    with pytest.raises(InvalidMemory):
+        world.trust.remember(NewMemory(text="The door code of Marlow is 5522", tags=("x",) * 65), (first,))
+    assert world.store.get(first.id).state == "kept"
+
+
+def test_tags_given_later_are_added(world: World) -> None:
+    first = world.trust.remember(NewMemory(text="Ana likes tea", tags=("ana",)))
+    assert world.trust.remember(NewMemory(text="Ana likes tea", tags=("drink", "ana"))).id == first.id
+    assert world.store.get(first.id).tags == ("ana", "drink")
+    with pytest.raises(InvalidMemory):
+        world.trust.remember(NewMemory(text="Ana likes tea", tags=tuple(map(str, range(64)))))
+
+
 def test_trust_outlives_the_process(world: World, tmp_path: Path) -> None:
     world.trust.judge(add(world, "something"), OWNER, "confirmed")
     before = world.trust.standing(SCRIBE)
