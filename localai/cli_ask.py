@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from localai.cli import progress_line, say, show
+from localai.cli import answer_text, progress_line, say, show
 from localai.cli_numbers import Finite
 from localai.client import Client
 from localai.config import load
 from localai.errors import BadRequest
 from localai.lifecycle import client, ensure_running
+from localai.sanitize import one_line
 
 _LARGEST_FILE = 2 * 2**20
 _USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "energy")
@@ -86,7 +87,7 @@ def ask(
     if as_json:
         click.echo(json.dumps(answer.as_json(), ensure_ascii=False))
     elif no_stream:
-        click.echo(answer.text)
+        answer_text(answer.text)
 
 
 def _question(prompt: str | None, files: tuple[Path, ...]) -> str:
@@ -149,7 +150,7 @@ class _Answer:
             if content:
                 self._texts.append(content)
                 if self._echo:
-                    click.echo(content, nl=False)
+                    answer_text(content, end="")
             self._finish = choice["finish_reason"] or self._finish
         if chunk.get("usage"):
             self._last = chunk
@@ -231,12 +232,7 @@ def chat(model: str | None, conversation: str | None, plain: bool, listing: bool
 def _conversations(body: dict[str, Any]) -> str:
     rows = [
         f"{chat['id']}  {datetime.fromtimestamp(chat['updated']):%Y-%m-%d %H:%M}  "
-        f"{'* ' if chat['pinned'] else '  '}{_printable(chat['title'] or 'Untitled')}"
+        f"{'* ' if chat['pinned'] else '  '}{one_line(chat['title']) or 'Untitled'}"
         for chat in body["conversations"]
     ]
     return "\n".join(rows) or "no conversations yet: `localai chat` begins one"
-
-
-def _printable(text: str) -> str:
-    """Without what would move a terminal's cursor: titles come from files and models too."""
-    return "".join(character if character.isprintable() else " " for character in text)
