@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from localai.cli import progress_line, say, show
+from localai.cli_moments import moment, shown_moment
 from localai.client import Client
 from localai.config import load
 from localai.errors import BadRequest, from_memory
@@ -35,17 +35,11 @@ def daemon_and_namespace() -> tuple[Client, str]:
     return client(config), config.memory or "default"
 
 
-def _moment(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter("give a date such as 2026-01-31, or Unix seconds", param=parameter) from error
+def path_of(memory_id: str) -> str:
+    """Raises BadRequest."""
+    if not memory_id.strip():
+        raise BadRequest("the id is empty", "`localai memory list` shows the ids; their first six letters do")
+    return f"{ROUTE}/{quote(memory_id, safe='')}"
 
 
 def _source(text: str | None) -> dict[str, str] | None:
@@ -68,9 +62,9 @@ def memory() -> None:
 @click.option("--source", default=None, help="Who says so, as KIND:NAME; default: you.")
 @click.option("-n", "--namespace", default=None, help="Where to keep it.")
 @click.option("--tag", "tags", multiple=True, help="A word to find it by; as often as you like.")
-@click.option("--time", "time_", default=None, callback=_moment, help="When it was said.")
-@click.option("--valid-from", default=None, callback=_moment, help="From when on it is true.")
-@click.option("--valid-to", default=None, callback=_moment, help="Until when it is true.")
+@click.option("--time", "time_", default=None, callback=moment, help="When it was said.")
+@click.option("--valid-from", default=None, callback=moment, help="From when on it is true.")
+@click.option("--valid-to", default=None, callback=moment, help="Until when it is true.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def add(
     text: str | None,
@@ -152,11 +146,21 @@ def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) ->
     for each in done:
         if each["problem"]:
             say(f"{each['path']}: {each['problem']} ({each['hint']})")
-    counts = {name: sum(each[name] for each in done) for name in ("added", "duplicates", "quarantined", "removed")}
-    result = {**counts, "files": done}
-    show(result, as_json, lambda r: f"{r['added']} memories from {len(done)} files, {r['duplicates']} known already")
+    names = ("added", "duplicates", "quarantined", "removed", "unchanged")
+    result = {**{name: sum(each[name] for each in done) for name in names}, "files": done}
+    show(result, as_json, _files_text)
     if done and all(each["problem"] for each in done):
         sys.exit(1)
+
+
+def _files_text(result: Any) -> str:
+    text = f"{result['added']} memories from {len(result['files'])} files, {result['duplicates']} known already"
+    if result["unchanged"]:
+        text += f"; {result['unchanged']} files unchanged since they were read"
+    if result["quarantined"]:
+        text += f"; {result['quarantined']} set aside, for they give orders to a model: `localai memory list "
+        text += "--state quarantined` shows them, `localai memory judge ID confirmed` lets one in"
+    return text
 
 
 @memory.command()
@@ -182,16 +186,17 @@ def _watched_text(found: Any) -> str:
 
 def _added_text(added: Any) -> str:
     known = "" if added["created"] else " (known already)"
-    return f"{added['id']}{known}{'' if added['state'] == 'kept' else ' ' + added['state']}"
+    instead = f" in place of {', '.join(added['replaced'])}" if added["replaced"] else ""
+    return f"{added['id']}{known}{'' if added['state'] == 'kept' else ' ' + added['state']}{instead}"
 
 
 @memory.command()
 @click.argument("query")
 @click.option("-k", default=10, show_default=True, help="Most hits.")
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
-@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
-@click.option("--until", default=None, callback=_moment, help="Said before this time.")
-@click.option("--at", default=None, callback=_moment, help="What was true then.")
+@click.option("--since", default=None, callback=moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=moment, help="Said before this time.")
+@click.option("--at", default=None, callback=moment, help="What was true then.")
 @click.option("--past", is_flag=True, help="Also what is superseded or no longer true.")
 @click.option("--exact", is_flag=True, help="Compare with every vector.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -216,8 +221,8 @@ def _short(text: str) -> str:
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
 @click.option("--source", default=None, help="Of this source only, as KIND:NAME.")
 @click.option("--tag", default=None, help="With this tag.")
-@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
-@click.option("--until", default=None, callback=_moment, help="Said before this time.")
+@click.option("--since", default=None, callback=moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=moment, help="Said before this time.")
 @click.option(
     "--state",
     type=click.Choice(["kept", "quarantined", "contested", "superseded"]),
@@ -236,7 +241,8 @@ def list_(as_json: bool, **asked: Any) -> None:
 
 def memory_line(found: Any) -> str:
     state = "" if found["state"] == "kept" else f" [{found['state']}]"
-    return f"{found['num']:>6}  {found['id']}  {found['source']}{state}  {_short(found['text'])}"
+    day = shown_moment(found["time"])[:10]
+    return f"{found['num']:>6}  {found['id']}  {day}  {found['source']}{state}  {_short(found['text'])}"
 
 
 @memory.command(name="show")
@@ -245,11 +251,22 @@ def memory_line(found: Any) -> str:
 def show_(memory_id: str, as_json: bool) -> None:
     """Show one memory with all that is known of it."""
     daemon, _ = daemon_and_namespace()
-    found = daemon.get(f"{ROUTE}/{quote(memory_id, safe='')}")
-    rest = ("source", "trust", "taint", "state", "namespace", "time", "place", "episode", "position", "tags")
-    show(
-        found, as_json, lambda f: f["text"] + "\n\n" + "\n".join(f"{n}: {f[n]}" for n in rest if f[n] not in (None, []))
+    found = daemon.get(path_of(memory_id))
+    show(found, as_json, _whole_text)
+
+
+def _whole_text(found: Any) -> str:
+    moments = {name: found[name] for name in ("time", "recorded", "valid_from", "valid_to") if found[name] is not None}
+    told = {**found, **{name: shown_moment(value) for name, value in moments.items()}}
+    told |= {name: ", ".join(found[name]) for name in ("tags", "derived_from")}
+    if found["recorded"] == found["time"]:
+        del told["recorded"]
+    names = (
+        *("id", "source", "trust", "taint", "state", "namespace", "time", "recorded", "valid_from", "valid_to"),
+        *("place", "episode", "position", "tags", "derived_from"),
     )
+    lines = [f"{name}: {told[name]}" for name in names if told.get(name) not in (None, "")]
+    return "\n".join([found["text"], "", *lines])
 
 
 @memory.command()
@@ -259,7 +276,7 @@ def show_(memory_id: str, as_json: bool) -> None:
 def judge(memory_id: str, verdict: str, as_json: bool) -> None:
     """Say that a memory is right or wrong; its source gains or loses trust."""
     daemon, _ = daemon_and_namespace()
-    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/judge", {"verdict": verdict})
+    done = daemon.post(f"{path_of(memory_id)}/judge", {"verdict": verdict})
     show(done, as_json, lambda done: "counted" if done["counted"] else "not counted")
 
 
@@ -269,8 +286,8 @@ def judge(memory_id: str, verdict: str, as_json: bool) -> None:
 @click.option("--source", default=None, help="All of this source, as KIND:NAME.")
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
 @click.option("--tag", default=None, help="With this tag.")
-@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
-@click.option("--until", default=None, callback=_moment, help="Said before this time.")
+@click.option("--since", default=None, callback=moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=moment, help="Said before this time.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, **asked: Any) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import click
 
-from localai.cli import progress_line, say, show
+from localai.cli import answer_text, progress_line, say, show
 from localai.cli_ask import model_name
-from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line
+from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line, path_of
 from localai.cli_memory_files import export, import_
 from localai.cli_numbers import Finite
 from localai.errors import BadRequest
@@ -59,7 +59,7 @@ def pin(memory_id: str | None, namespace: str | None, as_json: bool) -> None:
         found = daemon.get(f"{ROUTE}/pins" + (f"?{urlencode({'namespace': namespace})}" if namespace else ""))
         show(found, as_json, lambda f: "\n".join(map(memory_line, f["memories"])) or "nothing is pinned")
         return
-    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/pin", {"pinned": True})
+    done = daemon.post(f"{path_of(memory_id)}/pin", {"pinned": True})
     show(done, as_json, lambda _: "pinned: every answer is given it")
 
 
@@ -69,7 +69,7 @@ def pin(memory_id: str | None, namespace: str | None, as_json: bool) -> None:
 def unpin(memory_id: str, as_json: bool) -> None:
     """Give a memory to answers only where it fits the question. It stays remembered."""
     daemon, _ = daemon_and_namespace()
-    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/pin", {"pinned": False})
+    done = daemon.post(f"{path_of(memory_id)}/pin", {"pinned": False})
     show(done, as_json, lambda _: "no longer pinned")
 
 
@@ -126,7 +126,7 @@ def _print_answer(text: str, told: Any, last: Any, as_json: bool) -> None:
         asked = {name: value for name, value in told.items() if name != "type"}
         click.echo(json.dumps({"text": text, **shown, "ask": asked}, ensure_ascii=False))
         return
-    click.echo(text)
+    answer_text(text)
     joules = "" if told.get("joules") is None else f" for {told['joules']:.3g} J"
     say(f"({told.get('read', 0)} of {told.get('batches', 0)} batches read{joules})")
     if told.get("stopped"):

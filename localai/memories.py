@@ -124,6 +124,8 @@ class Memories:
         """Through the write gate, against what is known already. Raises WriteRefused, InvalidMemory."""
         if new.text and not any(char.isprintable() and char != " " for char in new.text):
             raise InvalidMemory("the text has no character that can be seen", "give at least one word")
+        if PINNED in new.tags:
+            raise InvalidMemory(f"the tag {PINNED!r} is not given by hand", "`localai memory pin ID` pins a memory")
         parts = self._parts()
         near = parts.recall.near(new.text, new.namespace) if new.text.strip("\0 \t\r\n") else ()
         return parts.trust.remember(new, near)
@@ -136,7 +138,14 @@ class Memories:
         from memory_store import rows
 
         with self.store.reading() as connection:
-            return {found.id: found for found in rows.many(connection, rows.numbers_of_ids(connection, ids))}
+            return {found.id: found for found in rows.with_ids(connection, ids)}
+
+    def meant(self, ids: Sequence[str]) -> list[Memory]:
+        """Each by its id or an unmistakable beginning of it. Raises NoSuchMemory, InvalidMemory."""
+        from memory_store import rows
+
+        with self.store.reading() as connection:
+            return [rows.meant(connection, each) for each in ids]
 
     def pinned(self, namespace: str | None = None) -> tuple[Memory, ...]:
         """Those that go along with every question of `namespace`, None for all; the first pinned first."""
@@ -150,6 +159,9 @@ class Memories:
     def pin(self, memory_id: str, *, pinned: bool) -> None:
         """Raises NoSuchMemory, BadRequest where too many are pinned."""
         known = self.store.get(memory_id)
+        # What another program has forgotten takes no place.
+        pins = self.pins.ids()
+        self.pins.drop(set(pins) - self.with_ids(pins).keys())
         self.pins.mark(memory_id, pinned=pinned)
         tags = tuple(tag for tag in known.tags if tag != PINNED)
         self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)

@@ -6,6 +6,7 @@ Filters and ids enter, Memory leaves. Every function runs within the caller's tr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from memory_store import log
 from memory_store.dbfile import Connection
 from memory_store.embed import Embedder
 from memory_store.errors import EmbedderFault, InvalidMemory, NoSuchMemory
-from memory_store.intake import MOST_TAGS
+from memory_store.intake import ID_BYTES, MOST_TAGS
 from memory_store.records import Author, Memory, SourceRecord, State
 from memory_store.vector_rows import EmbedderRow
 
@@ -25,6 +26,7 @@ _SELECT = """
     """
 _PLAIN = Memory.__slots__[4:-3]
 _AT_ONCE = 500
+_BEGINNING = re.compile(r"[0-9a-f]{6,31}").fullmatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,26 @@ def many(connection: Connection, nums: Sequence[int]) -> tuple[Memory, ...]:
         for row in connection.execute(_SELECT + f"WHERE m.num IN ({marks})", tuple(part)):
             found[row[0]] = memory_of(row)
     return tuple(found[num] for num in nums if num in found)
+
+
+def with_ids(connection: Connection, ids: Iterable[str]) -> tuple[Memory, ...]:
+    """In the order asked, without the ones that are not there."""
+    found = (connection.execute("SELECT num FROM memory WHERE id = ?", (each,)).fetchone() for each in ids)
+    return many(connection, [row[0] for row in found if row is not None])
+
+
+def meant(connection: Connection, given: str) -> Memory:
+    """The one with this id, or the only one whose id begins so; that goes for ids that the store made.
+
+    Raises NoSuchMemory, InvalidMemory where several begin so.
+    """
+    if connection.execute("SELECT 1 FROM memory WHERE id = ?", (given,)).fetchone() is None and _BEGINNING(given):
+        sql = "SELECT id FROM memory WHERE id > ? AND id < ? AND length(id) = ? LIMIT 2"
+        found = connection.execute(sql, (given, given + "g", 2 * ID_BYTES)).fetchall()
+        if len(found) > 1:
+            raise InvalidMemory(f"several memories begin with {given!r}", "give more of the id")
+        given = found[0][0] if found else given
+    return one(connection, given)
 
 
 def select(connection: Connection, chosen: Filter, *, before: int | None, limit: int) -> tuple[Memory, ...]:
