@@ -192,22 +192,22 @@ class Page:
         )
 
     async def keep(
-        self, events: AsyncGenerator[TurnEvent, None], used: tuple[UsedMemory, ...]
+        self, events: AsyncGenerator[TurnEvent, None], recalled: Recalled
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Pass the events on, and keep the answer if it came to its own end."""
+        """Pass the events on, and keep the answer if it came to its own end, and the memory did all that it can."""
         text, reasoning, whole = "", "", False
         async with aclosing(events):
             async for event in events:
                 if self._draft is not None and isinstance(event, Delta):
                     text, reasoning = text + event.content, reasoning + event.reasoning
                 elif isinstance(event, ChoiceDone):
-                    whole = event.reason == "stop"
+                    whole = event.reason == "stop" and not recalled.fallback
                 elif isinstance(event, Summary) and whole and self._draft is not None and self._answers is not None:
                     kept = replace(
                         self._draft,
                         text=text,
                         reasoning=reasoning,
-                        memories=tuple((memory.id, memory.source, memory.trust) for memory in used),
+                        memories=tuple((memory.id, memory.source, memory.trust) for memory in recalled.memories),
                         prompt_tokens=event.prompt_tokens,
                         completion_tokens=event.completion_tokens,
                         made=time.time(),

@@ -166,6 +166,8 @@ class _Answer:
                 say(f"({self._last['reason']})")
             elif self._finish == "length":
                 say("(cut at the token limit)")
+            if self._last.get("memory_fallback"):
+                say(f"(memories were found by {self._last['memory_fallback']})")
 
     def as_json(self) -> dict[str, Any]:
         usage, timings = self._last.get("usage") or {}, self._last.get("timings") or {}
@@ -181,7 +183,7 @@ class _Answer:
             "timings": {**shown, "cached": {"live": 0, "ram": 0, "ssd": 0, **(timings.get("cached") or {})}}
             | ({"paging": timings["paging"]} if timings.get("paging") else {}),
             "memories": self._last.get("memories") or [],
-            **({"answer_cache": self._last["answer_cache"]} if "answer_cache" in self._last else {}),
+            **{name: self._last[name] for name in ("memory_fallback", "answer_cache") if name in self._last},
         }
 
 

@@ -336,7 +336,11 @@ def doctor(repair: bool, as_json: bool) -> None:
 def _doctor_text(found: Any) -> str:
     if found["healthy"]:
         silent = len(found["wordless"])
-        but = f", but for {silent} of symbols alone, which only `localai memory list` shows" if silent else ""
+        but = (
+            f", but for {silent} without anything to search for, which only `localai memory list` shows"
+            if silent
+            else ""
+        )
         return f"{found['memories']} memories, all whole and findable{but}"
     wrong = {
         name: value

@@ -88,7 +88,7 @@ def _state_text(found: Any) -> str:
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
 @click.option("--passages", type=click.IntRange(1, 1000), default=40, show_default=True, help="Most memories to read.")
 @click.option("--max-joules", type=Finite(0, min_open=True), default=None, help="Answer before this is spent.")
-@click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens.")
+@click.option("--max-tokens", type=click.IntRange(1), default=None, help="Longest answer, in tokens. Default: 512.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ask(
     query: str,
@@ -103,7 +103,7 @@ def ask(
     daemon, usual = daemon_and_namespace()
     body: dict[str, Any] = {"query": query, "model": model_name(model), "memory": namespace or usual, "stream": True}
     body |= {"passages": passages, "max_joules": max_joules, "max_tokens": max_tokens}
-    text = ""
+    text, finish = "", None
     told: dict[str, Any] = {}
     last: dict[str, Any] = {}
     with daemon.stream(f"{ROUTE}/ask", {name: value for name, value in body.items() if value is not None}) as events:
@@ -114,22 +114,35 @@ def ask(
                 told = event.data
             else:
                 for choice in event.data["choices"]:
-                    text += choice["delta"].get("content") or ""
+                    piece = choice["delta"].get("content") or ""
+                    if piece and not as_json:
+                        # The line of progress is on the same terminal, and goes before the answer begins.
+                        if not text:
+                            progress_line("")
+                        answer_text(piece, end="")
+                    text += piece
+                    finish = choice.get("finish_reason") or finish
                 last = event.data if event.data.get("usage") else last
     progress_line("")
-    _print_answer(text, told, last, as_json)
+    _print_answer(text, told, last, finish, as_json)
 
 
-def _print_answer(text: str, told: Any, last: Any, as_json: bool) -> None:
+def _print_answer(text: str, told: Any, last: Any, finish: str | None, as_json: bool) -> None:
     shown = {name: last.get(name) for name in ("model", "backend", "reason", "usage", "timings", "memories")}
+    shown |= {"memory_fallback": last["memory_fallback"]} if "memory_fallback" in last else {}
     if as_json:
         asked = {name: value for name, value in told.items() if name != "type"}
-        click.echo(json.dumps({"text": text, **shown, "ask": asked}, ensure_ascii=False))
+        answer = {"text": text, "finish_reason": finish, **shown, "ask": asked}
+        click.echo(json.dumps(answer, ensure_ascii=False))
         return
-    answer_text(text)
+    click.echo()
     joules = "" if told.get("joules") is None else f" for {told['joules']:.3g} J"
     say(f"({told.get('read', 0)} of {told.get('batches', 0)} batches read{joules})")
     if told.get("stopped"):
         say(f"({told['stopped']})")
+    elif finish == "length":
+        say("(cut at the token limit)")
+    if "memory_fallback" in shown:
+        say(f"(memories were found by {shown['memory_fallback']})")
     for used in shown["memories"] or []:
         say(f"  {used['id']}  {used['source']}")

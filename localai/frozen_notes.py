@@ -22,11 +22,15 @@ _NAME = "recalled notes"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One memory as it was shown: its trust and state may change later, and the note must not."""
+    """One memory as it was shown: its trust and state may change later, and the note must not.
+
+    `spans`: the characters that were shown, each from the first to before the second; () is the whole text.
+    """
 
     id: str
     trust: float
     state: str
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 class FrozenNotes:
@@ -43,8 +47,8 @@ class FrozenNotes:
             db = self._opened()
             with db.atomic():
                 db.execute("DELETE FROM note WHERE key = ?", [key])
-                rows = [(key, place, note.id, note.trust, note.state) for place, note in enumerate(shown)]
-                db.conn.executemany("INSERT INTO note (key, place, memory, trust, state) VALUES (?, ?, ?, ?, ?)", rows)
+                rows = [(key, place, n.id, n.trust, n.state, _packed(n.spans)) for place, n in enumerate(shown)]
+                db.conn.executemany(_INSERT, rows)
                 db.execute(_TRIM, [MOST])
 
     def of(self, keys: Sequence[bytes]) -> dict[bytes, list[Shown]]:
@@ -53,8 +57,8 @@ class FrozenNotes:
             found: dict[bytes, list[Shown]] = {}
             db = self._opened()
             for key in keys:
-                rows = db.execute("SELECT memory, trust, state FROM note WHERE key = ? ORDER BY place", [key])
-                notes = [Shown(*row) for row in rows]
+                rows = db.execute("SELECT memory, trust, state, spans FROM note WHERE key = ? ORDER BY place", [key])
+                notes = [Shown(memory, trust, state, _unpacked(spans)) for memory, trust, state, spans in rows]
                 if notes:
                     found[key] = notes
             return found
@@ -78,6 +82,16 @@ class FrozenNotes:
         return self._db
 
 
+def _packed(spans: Sequence[tuple[int, int]]) -> str:
+    return " ".join(f"{first}-{last}" for first, last in spans)
+
+
+def _unpacked(text: str) -> tuple[tuple[int, int], ...]:
+    pairs = (each.split("-") for each in text.split())
+    return tuple((int(first), int(last)) for first, last in pairs)
+
+
+_INSERT = "INSERT INTO note (key, place, memory, trust, state, spans) VALUES (?, ?, ?, ?, ?, ?)"
 _TRIM = """
 DELETE FROM note WHERE key IN (
     SELECT key FROM note GROUP BY key ORDER BY max(number) DESC LIMIT -1 OFFSET ?
@@ -94,4 +108,8 @@ def _first(db: Database) -> None:
     db.execute("CREATE INDEX note_memory ON note (memory)")
 
 
-_STEPS: tuple[Step, ...] = (_first,)
+def _second(db: Database) -> None:
+    db.execute("ALTER TABLE note ADD COLUMN spans TEXT NOT NULL DEFAULT ''")
+
+
+_STEPS: tuple[Step, ...] = (_first, _second)

@@ -138,6 +138,7 @@ def _answers(made: MCPServer, door: Door) -> None:
             "joules": energy.get("joules"),
             "quality": energy.get("quality"),
             "memories": found.get("memories", []),
+            **{name: found[name] for name in ("memory_fallback",) if name in found},
         }
 
     @made.tool(annotations=_READS)

@@ -6,91 +6,49 @@ Requests enter, memories, hits and receipts leave. Every method blocks: call the
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from localai.config import Config
 from localai.errors import BadRequest
 from localai.frozen_notes import FrozenNotes
 from localai.pins import Pins
-from memory_store.errors import EmbedderFault, InvalidMemory, MemoryStoreError
+from memory_store.errors import InvalidMemory, MemoryStoreError
 from memory_store.records import Added, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
-    from memory_store.cipher import Key
+    from localai.open_memory import OpenMemory
     from memory_store.doctor import Diagnosis
     from memory_store.embed import Embedder
     from memory_store.erase import Receipt
     from memory_store.export import Record
     from memory_store.feedback import Feedback
-    from memory_store.lexical import LexicalIndex
-    from memory_store.recall import Hit, Question, Recall
+    from memory_store.recall import Hit, Question
     from memory_store.rows import Filter
-    from memory_store.standby import Standby
     from memory_store.store import Store
-    from memory_store.trust import Trust, Verdict
-    from memory_store.vectors import VectorIndex
+    from memory_store.trust import Verdict
 
 _log = logging.getLogger(__name__)
-INDEX_FOLDER = "memory-index"
-_MODEL_BATCH = 16
-"""A model takes its time for each text: what is done is kept, and a stop need not wait long."""
-_PLAIN = b"SQLite format 3\0"
+RETRY_SECONDS = 5.0
+"""So long it is not looked again whether an embedding model that was missing is there."""
 PINNED = "pinned"
 """The tag of a pinned memory, which lists and exports show."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    store: Store
-    trust: Trust
-    recall: Recall
-    feedback: Feedback
-    words: LexicalIndex
-    vectors: VectorIndex
-    ending: Event
-    filling: Thread | None
-    standby: Standby | None
-    missing: str = ""
-
-    @property
-    def fallback(self) -> str:
-        """What the memory does without, and why; "" where it works as it is set."""
-        if self.missing:
-            return f"words and the built-in embedder until the daemon starts anew, because of {self.missing}"
-        if self.standby is not None and self.standby.problem:
-            return f"words alone, because of {self.standby.problem}"
-        return ""
-
-    def filled(self) -> _Open:
-        """The same, at work on what its model has missed where that answers again."""
-        working = self.filling is not None and self.filling.is_alive()
-        if self.standby is None or not self.standby.behind or self.standby.problem or working:
-            return self
-        if self.store.own_embedder().state == "active":
-            return self
-        return replace(self, filling=_filler(self.store, self.ending))
-
-    def close(self) -> None:
-        self.ending.set()
-        if self.filling is not None:
-            self.filling.join()
-        self.vectors.close()
-        self.words.close()
-        self.store.close()
 
 
 class Memories:
     """One file in one home."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, retry_s: float = RETRY_SECONDS) -> None:
+        self.config, self._retry_s = config, retry_s
         self.path = config.home / "memory.db"
         self._lock = Lock()
-        self._open: _Open | None = None
+        self._open: OpenMemory | None = None
+        self._looking: Thread | None = None
+        self._again = 0.0
         self.embedder: Embedder | None = None
         self.frozen = FrozenNotes(config.home / "recalled.db")
         self.pins = Pins(config.home / "pins.json")
@@ -238,16 +196,18 @@ class Memories:
             asked, chosen = dict.fromkeys(containing(store, query, chosen)), None
         gone = self._chosen(list(asked), chosen)
         before()
-        derived = (parts.vectors, parts.words)
-        receipt = forget(
-            store, ids=list(asked), chosen=chosen, derived=derived, also=self._elsewhere(), lasting=lasting
-        )
+        also = self._elsewhere()
+        receipt = forget(store, ids=list(asked), chosen=chosen, derived=parts.derived, also=also, lasting=lasting)
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
         self.pins.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
 
     def close(self) -> None:
         self.frozen.close()
+        with self._lock:
+            looking, self._again = self._looking, math.inf
+        if looking is not None:
+            looking.join()
         with self._lock:
             if self._open is not None:
                 self._open.close()
@@ -267,91 +227,30 @@ class Memories:
         ours = [home / f"{name}.db{end}" for name in ("ledger", "answers") for end in ("", "-wal")]
         return [path for path in (*ours, *self.config.logs.glob("*.log*")) if path.is_file()]
 
-    def _parts(self) -> _Open:
+    def _parts(self) -> OpenMemory:
+        from localai.open_memory import open_memory
+
         with self._lock:
             if self._open is None:
-                self._open = _opened(self.path, self.config, self.embedder)
+                self._open = open_memory(self.path, self.config, self.embedder)
             self._open = self._open.filled()
+            if self._open.missing:
+                self._look_for_model(self._open)
             return self._open
 
+    def _look_for_model(self, opened: OpenMemory) -> None:
+        """In a thread, now and then: to see whether it is there may start an engine. The lock is held."""
+        looking = self._looking is not None and self._looking.is_alive()
+        if not looking and monotonic() >= self._again:
+            self._looking = Thread(target=self._look, args=(opened,), name="memory-embedder", daemon=True)
+            self._looking.start()
 
-def _opened(path: Path, config: Config, embedder: Embedder | None) -> _Open:
-    from memory_store.embed import StaticEmbedder
-    from memory_store.feedback import Feedback
-    from memory_store.lexical import LexicalIndex
-    from memory_store.recall import Recall
-    from memory_store.reembed import Elder
-    from memory_store.store import Store
-    from memory_store.trust import Trust
-    from memory_store.vectors import Tier, VectorIndex
-
-    standby, missing = _standby(embedder)
-    store = Store(path, embedder=standby, key=_key(path) if config.memory_encrypted else None)
-    # What is encrypted on disk must not lie beside itself in the plain.
-    folder = None if store.encrypted else path.with_name(INDEX_FOLDER)
-    tier: Tier = "binary" if config.memory_tier == "binary" else "int8"
-    words, vectors, trust = LexicalIndex(store, folder), VectorIndex(store, folder, tier=tier), Trust(store)
-    elder, ending, filling = None, Event(), None
-    # While the set model is missing, its vectors stay: the built-in one only makes those of what is added.
-    if not missing and store.own_embedder().state != "active":
-        elder = Elder(store, StaticEmbedder())
-        filling = _filler(store, ending)
-    recall = Recall(store, trust, words=words, vectors=vectors, elder=elder)
-    feedback = Feedback(store, recall)
-    return _Open(store, trust, recall, feedback, words, vectors, ending, filling, standby, missing)
-
-
-def _standby(embedder: Embedder | None) -> tuple[Standby | None, str]:
-    """The embedder as a memory that goes on without it uses it; None and the reason where it is not even known."""
-    from memory_store.errors import EmbedderFault
-    from memory_store.standby import Standby
-
-    if embedder is None:
-        return None, ""
-    standby = embedder if isinstance(embedder, Standby) else Standby(embedder)
-    try:
-        _log.info("the memory's embedder: %s, %d numbers", standby.digest, standby.width)
-    except EmbedderFault as error:
-        _log.warning("the built-in embedder is used: %s", error.message)
-        return None, error.message
-    return standby, ""
-
-
-def _filler(store: Store, ending: Event) -> Thread:
-    thread = Thread(target=_fill, args=(store, ending), name="memory-reembedding", daemon=True)
-    thread.start()
-    return thread
-
-
-def _fill(store: Store, ending: Event) -> None:
-    """Make the vectors of a new embedding model, as far as the daemon lives; the next start goes on."""
-    from memory_store.embed import StaticEmbedder
-    from memory_store.reembed import BATCH, reembed
-    from memory_store.standby import Standby
-
-    try:
-        for step in reembed(store, BATCH if isinstance(store.embedder, StaticEmbedder) else _MODEL_BATCH):
-            _log.info("memories embedded anew: %d of %d", step.done, step.total)
-            if ending.is_set():
-                return
-    except MemoryStoreError as error:
-        _log.warning("memories are not embedded anew: %s", error.message)
-        if isinstance(error, EmbedderFault) and isinstance(store.embedder, Standby):
-            store.embedder.note(error)
-
-
-def _key(path: Path) -> Key:
-    """From the OS keyring, drawn for a new file. Raises StoreLocked, and where a plain file is there already."""
-    from memory_store.cipher import key_from_keyring
-    from memory_store.errors import StoreLocked
-
-    fresh = not path.exists() or not path.stat().st_size
-    if not fresh and _begins(path, _PLAIN):
-        hint = "`localai memory export` it, move the file away, start with `memory_encrypted`, and import it"
-        raise StoreLocked("memory_encrypted is set, and the memory's file is not encrypted", hint)
-    return key_from_keyring(str(path), create=fresh)
-
-
-def _begins(path: Path, head: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(head)) == head
+    def _look(self, opened: OpenMemory) -> None:
+        assert self.embedder is not None
+        found = opened
+        try:
+            found = opened.with_model(self.embedder)
+        except MemoryStoreError as error:
+            _log.warning("the memory goes on without its embedding model: %s", error.message)
+        with self._lock:
+            self._open, self._again = found, max(self._again, monotonic() + self._retry_s)

@@ -53,6 +53,8 @@ class ModelEmbedder:
                     digest = identity(self._parts.library.resolve(self._model))
                 except LocalaiError as error:
                     raise _fault(error) from error
+                except OSError as error:
+                    raise EmbedderFault(f"the memory's embedding model cannot be read: {error.strerror}", "") from error
                 self._known = f"model:{digest}:{_LONGEST}", self.embed(["width"]).shape[1]
             return self._known
 

@@ -191,9 +191,10 @@ class UsedMemory:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """What was recalled for this answer, best first."""
+    """What was recalled for this answer, best first; `fallback` is what the memory did without, and why."""
 
     memories: tuple[UsedMemory, ...]
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

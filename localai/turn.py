@@ -18,7 +18,7 @@ from localai.ledger import Entry, Ledger
 from localai.library import Library
 from localai.market import Market
 from localai.memories import Memories
-from localai.messages import Recalled, Started, TurnEvent, TurnRequest
+from localai.messages import Started, TurnEvent, TurnRequest
 from localai.pool import Pool
 from localai.recollection import recollect
 from localai.router import route
@@ -69,14 +69,14 @@ async def answer(request: TurnRequest, parts: Parts) -> AsyncGenerator[TurnEvent
                     yield waiting
             clock.load_s = lease.load_s
             yield _started(request, choice, lease)
-            request, used = await recollect(request, parts.memories, lease.engine)
-            yield Recalled(used)
+            request, recalled = await recollect(request, parts.memories, lease.engine)
+            yield recalled
             prompt = await render(request, lease.engine, choice, repetition_stop=config.repetition_stop == "on")
             metered = _metered(parts.metering, request, choice, prompt.job, entry)
             async with lease.place(prompt.job) as clock.queue_s:
                 with metered as spent:
                     events = decode(prompt, lease.engine, clock, spent, echo=request.echo, halt=request.halt)
-                    async with aclosing(page.keep(events, used)) as answered:
+                    async with aclosing(page.keep(events, recalled)) as answered:
                         async for event in answered:
                             entry.saw(event)
                             yield event

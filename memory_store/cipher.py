@@ -16,6 +16,10 @@ from memory_store.errors import StoreLocked
 
 SERVICE = "localai memory"
 KEY_BYTES = 32
+_HEADLESS = (
+    "without a desktop start one (gnome-keyring-daemon in a `dbus-run-session`), or name one that is installed in "
+    "PYTHON_KEYRING_BACKEND before the daemon starts (`keyring --list-backends`)"
+)
 _INSTALL = "pip install 'localai-daemon[encryption]'"
 
 
@@ -45,10 +49,13 @@ def key_from_keyring(name: str, *, create: bool = False) -> Key:
         if saved is None and create:
             saved = new_key().raw.hex()
             keyring.set_password(SERVICE, name, saved)
+    except keyring.errors.NoKeyringError as error:
+        raise StoreLocked("there is no OS keyring here, where the memory's key is kept", _HEADLESS) from error
     except keyring.errors.KeyringError as error:
         raise StoreLocked("the OS keyring cannot be reached", "unlock it, or log in to the desktop session") from error
     if saved is None:
-        raise StoreLocked(f"the OS keyring has no key for the memory {name!r}", "restore the keyring's backup")
+        hint = "restore the keyring's backup; without the key the file cannot be read: move it away to begin anew"
+        raise StoreLocked(f"the OS keyring has no key for the memory {name!r}", hint)
     return Key(bytes.fromhex(saved))
 
 

@@ -26,7 +26,7 @@ class Diagnosis:
 
     `unlogged`: texts that the log does not know. `unwritten`: additions in the log without a text. `unread`:
     the full-text index and the texts differ. `without_vector`: texts that would give a vector and have none.
-    `orphans`: vectors of nothing. `wordless`: whole, but of symbols alone: no search finds them, only a list does.
+    `orphans`: vectors of nothing. `wordless`: whole, but nothing in it can be searched for: only a list shows it.
     """
 
     memories: int

@@ -17,6 +17,7 @@ from memory_store.errors import InvalidMemory
 from memory_store.rows import Filter
 from memory_store.store import Store
 from memory_store.vector_rows import EmbedderRow
+from memory_store.words import symbols
 
 Numbers = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -42,25 +43,32 @@ class VectorSearch(Protocol):
 
 
 class PlainWords:
-    """FTS5's own BM25 over the terms of the question, any of which may match."""
+    """FTS5's own BM25 over the terms of the question, any of which may match; symbols are looked for in the texts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def search(self, namespace: str, text: str, k: int) -> tuple[Numbers, Scores]:
-        query = match_of(text)
-        if not query:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        sql = (
-            "SELECT f.rowid, -bm25(memory_text) AS score FROM memory_text f JOIN memory m ON m.num = f.rowid "
-            "WHERE memory_text MATCH ? AND m.namespace = (SELECT id FROM namespace WHERE name = ?) "
-            "ORDER BY score DESC, f.rowid LIMIT ?"
-        )
+        query, scores = match_of(text), dict[int, float]()
         with self._store.reading() as connection:
-            found = connection.execute(sql, (query, namespace, k)).fetchall()
-        nums = np.array([num for num, _ in found], np.int64)
+            if query:
+                scores = dict(connection.execute(_MATCHING, (query, namespace, k)))
+            for symbol in symbols(text)[:MOST_TERMS]:
+                having = connection.execute(_HAVING, (symbol, namespace)).fetchall()
+                for (num,) in having:
+                    scores[num] = scores.get(num, 0.0) + 1 / len(having)
+        best = sorted(scores, key=lambda num: (-scores[num], num))[:k]
         # BM25 of a word that most texts have is negative or tiny in FTS5; a match is never worth nothing.
-        return nums, np.maximum(np.array([score for _, score in found], np.float32), np.float32(1e-6))
+        least = np.float32(1e-6)
+        return np.array(best, np.int64), np.maximum(np.array([scores[num] for num in best], np.float32), least)
+
+
+_MATCHING = (
+    "SELECT f.rowid, -bm25(memory_text) AS score FROM memory_text f JOIN memory m ON m.num = f.rowid "
+    "WHERE memory_text MATCH ? AND m.namespace = (SELECT id FROM namespace WHERE name = ?) "
+    "ORDER BY score DESC, f.rowid LIMIT ?"
+)
+_HAVING = "SELECT num FROM memory WHERE instr(text, ?) AND namespace = (SELECT id FROM namespace WHERE name = ?)"
 
 
 class PlainVectors:
@@ -91,17 +99,19 @@ class PlainVectors:
 
 
 def containing(store: Store, text: str, chosen: Filter | None = None) -> tuple[str, ...]:
-    """Ids of those `chosen` that have every word of `text`, whatever their state: what one forgets by a query."""
+    """Ids of those `chosen` that have every word and symbol of `text`, whatever their state: what a query forgets."""
     terms = [f'"{term}"' for term in dict.fromkeys(_TERM.findall(text.casefold()))]
-    if not terms:
+    marks = symbols(text)
+    if not terms and not marks:
         raise InvalidMemory("there is no word in the query", "give the words that all of them contain")
     condition, values = (Filter() if chosen is None else chosen).sql()
-    sql = (
-        "SELECT m.id FROM memory_text f JOIN memory m ON m.num = f.rowid "
-        f"WHERE memory_text MATCH ? AND {condition} ORDER BY m.num"
-    )
+    conditions, first = [condition], list[str]()
+    if terms:
+        conditions.insert(0, "m.num IN (SELECT rowid FROM memory_text WHERE memory_text MATCH ?)")
+        first.append(" AND ".join(terms))
+    sql = f"SELECT m.id FROM memory m WHERE {' AND '.join([*conditions, *('instr(m.text, ?)' for _ in marks)])}"
     with store.reading() as connection:
-        return tuple(found for (found,) in connection.execute(sql, (" AND ".join(terms), *values)))
+        return tuple(found for (found,) in connection.execute(f"{sql} ORDER BY m.num", (*first, *values, *marks)))
 
 
 def match_of(text: str) -> str:

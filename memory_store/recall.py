@@ -108,6 +108,8 @@ class Recall:
         """`graph`: asked where `weights.graph` is not 0, None makes one then. `elder`: while vectors are made anew."""
         self._elder = elder
         self._store = store
+        # The vectors are of this one, whatever the store adopts later.
+        self._embedder = store.embedder
         self._trust = Trust(store) if trust is None else trust
         self._words: WordSearch = PlainWords(store) if words is None else words
         self._vectors: VectorSearch = PlainVectors(store) if vectors is None else vectors
@@ -158,7 +160,7 @@ class Recall:
     def _candidates(self, question: Question, pool: int) -> tuple[dict[int, Parts], bool]:
         """Fused scores by number, and whether a search gave as many as it was asked for."""
         text = question.text[:MOST_QUERY]
-        vector = checked(self._store.embedder, [text])[0]
+        vector = checked(self._embedder, [text])[0]
         words = _scores(*self._words.search(question.namespace, text, pool))
         likeness: dict[int, float] = {}
         if vector.any():
@@ -191,7 +193,7 @@ class Recall:
         likeness: dict[int, float],
     ) -> None:
         """What only the words have found gets its true cosine, from the stored vector."""
-        own = [row for row in vector_rows.embedders(connection) if row.digest == self._store.embedder.digest]
+        own = [row for row in vector_rows.embedders(connection) if row.digest == self._embedder.digest]
         if own and missing:
             nums, halves = vector_rows.get(connection, own[0], sorted(missing))
             likeness |= _scores(np.array(nums, np.int64), halves.astype(np.float32) @ vector)

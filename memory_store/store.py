@@ -37,10 +37,11 @@ _More = Callable[[Connection, Sequence[Added]], None]
 
 @dataclass(frozen=True, slots=True)
 class _Adds:
-    """Of one call. More than `STEP_ROWS` rows have their vectors already."""
+    """Of one call. More than `STEP_ROWS` rows have their vectors already, made by `embedder`."""
 
     rows: Sequence[Row]
     more: _More
+    embedder: Embedder | None = None
 
     @property
     def few(self) -> Sequence[Row]:
@@ -129,24 +130,47 @@ class Store:
         rows_ = [Row(prepare(new, salt=self._salt, now=now), None, each, now) for new, each in pairs]
         adds = _Adds(rows_, more)
         if not adds.few:
-            adds = replace(adds, rows=self._embedded(rows_))
+            embedder = self.embedder
+            adds = replace(adds, rows=self._embedded(rows_, embedder), embedder=embedder)
         added, seq = self._commits.run(self._adding, adds)
         self._followed.pass_on(self._followers, seq)
         return added
 
-    def _embedded(self, rows_: Sequence[Row]) -> list[Row]:
+    def adopt(self, embedder: Embedder) -> None:
+        """Go on with this embedder instead; `reembed` makes its vectors. Raises StoreBusy, DiskFull, EmbedderFault."""
+
+        def taken(connection: Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                own = rows.register_embedder(connection, embedder)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            self.embedder, self._own = embedder, own
+
+        self._commits.alone(taken)
+
+    def _embedded(self, rows_: Sequence[Row], embedder: Embedder) -> list[Row]:
         found = list[Row]()
         for start in range(0, len(rows_), STEP_ROWS):
             self.courtesy.give_way()
             some = rows_[start : start + STEP_ROWS]
-            vectors = checked(self.embedder, [row.item.new.text for row in some])
+            vectors = checked(embedder, [row.item.new.text for row in some])
             found += [replace(row, vector=vector_rows.blob(one)) for row, one in zip(some, vectors, strict=True)]
         return found
 
     def _ready(self, adds: Sequence[_Adds]) -> Sequence[_Adds]:
         """Of all who add at the same time, the few rows of each embedded together."""
-        some = iter(self._embedded([row for one in adds for row in one.few]))
-        return [replace(one, rows=list(islice(some, len(one.few))) or one.rows) for one in adds]
+        embedder = self.embedder
+        some = iter(self._embedded([row for one in adds for row in one.few], embedder))
+        ready = [replace(one, rows=list(islice(some, len(one.few))) or one.rows) for one in adds]
+        # Another one may have been adopted since the vectors of many were made.
+        late = [one.embedder not in (None, embedder) for one in ready]
+        return [
+            replace(one, rows=self._embedded(one.rows, embedder)) if is_late else one
+            for one, is_late in zip(ready, late, strict=True)
+        ]
 
     def _stamp(self, connection: Connection) -> int:
         # Before the commit: no search sees entries of this program beyond that.

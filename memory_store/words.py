@@ -1,4 +1,5 @@
-"""Text to index terms: words and the parts of identifiers, stemmed; pairs of characters where words are not spaced.
+"""Text to index terms: words and the parts of identifiers, stemmed; pairs of characters where words are not spaced;
+emoji and other symbols, each by itself.
 
 A text enters, its terms leave in order. The stems are those of SQLite's porter tokenizer: both lexical indexes agree.
 """
@@ -14,6 +15,14 @@ from threading import Lock
 CACHED_WORDS = 400_000
 LONGEST_WORD = 64
 _IDENTIFIERS = re.compile(r"\w+")
+# Flags are pairs. Tones of skin, joiners and variants are no symbols of their own; frames of tables say nothing.
+_SYMBOLS = (
+    "[\U0001f1e6-\U0001f1ff]{2}|"
+    "[\u00a2-\u00a9\u00ac\u00ae-\u00b1\u00b6\u00d7\u00f7\u20a0-\u20cf\u2100-\u24ff\u25a0-\u2bff\u3012\u3013\u3020"
+    "\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff]"
+)
+_SYMBOL = re.compile(_SYMBOLS)
+_WORDS_AND_SYMBOLS = re.compile(rf"\w+|{_SYMBOLS}")
 _PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
 # Scripts that are written without spaces between words.
 _UNSPACED = re.compile(
@@ -33,12 +42,14 @@ class Words:
 
     def terms(self, texts: Iterable[str]) -> list[list[str]]:
         """One list of terms for each text; together is faster than one by one."""
-        found = [_IDENTIFIERS.findall(text) for text in texts]
+        texts = list(texts)
+        found = [tokens(text) for text in texts]
         known = self._terms
         fresh = {word for words in found for word in words if word not in known}
         if fresh:
             known = self._learn(fresh, {word for words in found for word in words})
-        return [[term for word in words for term in known[word]] for words in found]
+        terms = [[term for word in words for term in known[word]] for words in found]
+        return [here or _marks(text) for here, text in zip(terms, texts, strict=True)]
 
     def _learn(self, fresh: set[str], all_words: set[str]) -> dict[str, tuple[str, ...]]:
         pieces = {word: _pieces(word) for word in fresh}
@@ -58,6 +69,21 @@ class Words:
         stems = {plain[row]: term for row, term in self._porter.execute("SELECT doc, term FROM term")}
         self._porter.execute("ROLLBACK")
         return stems
+
+
+def tokens(text: str) -> list[str]:
+    """The words and symbols as they stand there."""
+    return (_IDENTIFIERS if text.isascii() else _WORDS_AND_SYMBOLS).findall(text)
+
+
+def symbols(text: str) -> list[str]:
+    """The different emoji and other symbols."""
+    return [] if text.isascii() else list(dict.fromkeys(_SYMBOL.findall(text)))
+
+
+def _marks(text: str) -> list[str]:
+    """Of a text without any term: `:-)` is found by its characters."""
+    return [char for char in text if char.isprintable() and char != " " and unicodedata.category(char)[0] != "M"]
 
 
 def _pieces(identifier: str) -> tuple[str, ...]:

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from localai.energy.figures import Energy
+from localai.inquiry import Inquiry
+from localai.messages import Message, Summary, TurnRequest
 from tests.daemon_fixture import Daemon, running, wait_for
+from tests.turn_events import TIMES
 
 ROUTE = "/localai/memory"
 FILLER = "The committee met in the town hall and spoke at length about the weather of that year. "
@@ -62,6 +66,16 @@ def test_it_stops_early_and_says_so(daemon: Daemon) -> None:
     assert told["joules"] <= 1.25 * limit
 
 
+def test_an_answer_that_joules_cut_short_is_said_to_be() -> None:
+    inquiry = Inquiry(TurnRequest(kind="chat", model="m", messages=(Message("user", "why?"),), max_joules=1.0))
+    spent = Energy(joules=1.1, stopped="max_joules 1 is reached")
+    summary = Summary(prompt_tokens=9, cached_tokens=0, completion_tokens=0, timings=TIMES, energy=spent)
+    inquiry.note("answer", "r", summary, True)
+    assert inquiry.as_json()["stopped"] == "max_joules 1 is reached, in the answer"
+    assert inquiry.energy is not None
+    assert inquiry.energy.stopped == inquiry.stopped
+
+
 def test_the_command_prints_one_object(daemon: Daemon) -> None:
     options = ("-m", daemon.echo("ask.echo", 2), "--passages", "2", "--max-tokens", "8", "--json")
     done = daemon.cli("memory", "ask", "Where is Brisk?", "-n", "brisk", *options)
@@ -70,6 +84,16 @@ def test_the_command_prints_one_object(daemon: Daemon) -> None:
     assert found["ask"]["batches"] == found["ask"]["read"] == 1
     assert [part["stage"] for part in found["ask"]["parts"]] == ["answer"]
     assert len(found["memories"]) == 2
+    assert found["finish_reason"] == "length"
+    plain = daemon.cli("memory", "ask", "Where is Brisk?", "-n", "brisk", *options[:-1])
+    assert plain.stdout.strip() == found["text"].strip()
+    assert "cut at the token limit" in plain.stderr
+
+
+def test_an_answer_without_a_limit_of_its_own_has_one(daemon: Daemon) -> None:
+    answer = asked(daemon, model=daemon.echo("endless.echo", 0), passages=5, max_tokens=None).json
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 512
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import keyring
 import pytest
 from keyring.backend import KeyringBackend
+from keyring.backends.fail import Keyring as NoKeyring
 
 from localai.config import Config
 from localai.memories import Memories
@@ -122,6 +123,17 @@ def test_the_daemons_memory_is_encrypted_where_it_is_set(tmp_path: Path, drawer:
     drawer.held.clear()
     with pytest.raises(StoreLocked, match="no key"):
         opened(1).search(Question(text="the treasure"))
+
+
+def test_a_machine_without_a_keyring_is_told_what_to_do(tmp_path: Path) -> None:
+    before = keyring.get_keyring()
+    keyring.set_keyring(NoKeyring())
+    try:
+        with pytest.raises(StoreLocked, match="no OS keyring") as refused:
+            Memories(Config(home=tmp_path, memory_encrypted=1)).search(Question(text="the treasure"))
+    finally:
+        keyring.set_keyring(before)
+    assert "PYTHON_KEYRING_BACKEND" in refused.value.hint
 
 
 def test_a_plain_memory_is_never_taken_for_an_encrypted_one(tmp_path: Path, drawer: Drawer) -> None:

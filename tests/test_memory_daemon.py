@@ -191,6 +191,22 @@ def test_a_turn_keeps_what_it_recalled_over_a_restart_and_nothing_forgotten() ->
         assert "of last year" in third
 
 
+def test_a_part_of_a_memory_is_shown_and_kept_so(daemon: Daemon) -> None:
+    told = [f"The number of the {thing} of {who} is {1000 + at}." for at, (thing, who) in enumerate(PAIRS)]
+    added = post(daemon, "", {"text": " ".join(told), "namespace": "parts"}).json
+    question = "What is the number of the blue boat of Mia?"
+    first = asked(daemon, question, memory="parts")
+    said = first["choices"][0]["message"]["content"]
+    assert [used["id"] for used in first["memories"]] == [added["id"]]
+    assert [sentence in said for sentence in told] == [False, True, False]
+    second = asked(daemon, "thank you", ("user", question), ("assistant", "1001"), memory="parts")
+    again = second["choices"][0]["message"]["content"]
+    assert again.startswith(said[: said.index(question) + len(question)])
+
+
+PAIRS = (("red boat", "Ana"), ("blue boat", "Mia"), ("blue case", "Bob"))
+
+
 @pytest.mark.parametrize("fields", [{}, {"memory": False}, {"memory": "empty"}], ids=str)
 def test_nothing_is_recalled_unless_asked_for(daemon: Daemon, fields: dict[str, Any]) -> None:
     post(daemon, "", {"text": "The gate code is 5519"})

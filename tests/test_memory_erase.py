@@ -274,7 +274,7 @@ def test_the_doctor_finds_and_repairs(store: Store, damage: str, field: str) -> 
 
 
 def test_the_doctor_names_what_no_search_finds(store: Store) -> None:
-    added = store.add_many([NewMemory(text=text) for text in ("🦊🦊 🎈", "🦊 fox", "лиса")])
+    added = store.add_many([NewMemory(text=text) for text in ("\ufe0f\u0301", "🦊🦊 🎈", "🦊 fox", "лиса")])
     found = examine(store)
     assert (found.healthy, found.wordless) == (True, (added[0].num,))
 

@@ -15,10 +15,12 @@ from memory_store.doctor import index_anew
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
 from memory_store.lexical import LEFT_TO_SEARCH, LexicalIndex
-from memory_store.postings import K1, B, without
+from memory_store.plain_search import PlainWords, containing
+from memory_store.postings import K1, B, segment, without
 from memory_store.records import Author, NewMemory
 from memory_store.store import Store
 from memory_store.words import Words
+from memory_store.words_file import FORMAT
 
 COMMON = [f"common{number}" for number in range(5)]
 RARE = [f"rare{number}" for number in range(400)]
@@ -88,6 +90,17 @@ def test_scores_are_those_of_bm25(tmp_path: Path, batch: int) -> None:
         ("ติดตั้งโปรแกรม", "โปรแกรม"),
         ("who will do this", "who will"),
         ("error E1234 at start", "e1234"),
+        ("🦊🦊 🎈", "🦊"),
+        ("Party on Friday🎉!", "🎉"),
+        ("Party on Friday🎉!", "friday"),
+        ("thumbs 👍🏽", "👍"),
+        ("👍", "👍🏿 please"),
+        ("🇫🇷 and 🇮🇹", "🇫🇷"),
+        ("❤️", "❤"),
+        ("§ 823 applies", "§"),
+        ("it costs 5 €", "€"),
+        (":-)", ":-)"),
+        ("___", "___"),
     ],
     ids=str,
 )
@@ -95,6 +108,39 @@ def test_finds(tmp_path: Path, text: str, query: str) -> None:
     store = Store(tmp_path / "m.db")
     store.add_many([NewMemory(text=text), NewMemory(text="something else entirely")])
     assert LexicalIndex(store).search("default", query, 5)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("🎉", [1, 2]), ("🎉 friday", [1, 2]), ("🦊", [2, 3]), ("🇮🇹", []), ("🇫🇷", [4]), ("friday", [1]), (":-)", [])],
+)
+def test_symbols_are_found_with_and_without_the_index(tmp_path: Path, query: str, found: list[int]) -> None:
+    store = Store(tmp_path / "m.db")
+    texts = ("Party on Friday🎉!", "🎉 🎈 🦊", "🦊🦊", "🇫🇷 and 🇺🇸 :-) fine", "plain words - and (marks):")
+    store.add_many([NewMemory(text=text) for text in texts])
+    assert sorted(LexicalIndex(store).search("default", query, 5)[0].tolist()) == found
+    assert sorted(PlainWords(store).search("default", query, 5)[0].tolist()) == found
+    nums = {memory.id: memory.num for memory in store.list()}
+    if found:
+        alike = [num for num in found if all(each in texts[num - 1].casefold() for each in query.split())]
+        assert [nums[each] for each in containing(store, query)] == alike
+
+
+def test_an_index_of_before_symbols_were_terms_is_made_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add(NewMemory(text="🦊🦊"))
+    index = LexicalIndex(store, tmp_path / "index")
+    index._segments[1] = (segment([1], [[]]),)
+    index._unsaved += 1
+    index.close()
+    (path,) = index.files()
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    changed["meta"] = np.array(str(changed["meta"]).replace(f'"format": {FORMAT}', '"format": 1'))
+    np.savez(path, **changed)
+    again = LexicalIndex(store, tmp_path / "index")
+    assert again.search("default", "🦊", 5)[0].tolist() == [1]
+    again.close()
 
 
 @pytest.mark.parametrize("query", ['"', "a AND (b", "NEAR(x", "*", "col:x", "^", "", "\0", "\ud800", "'; --"], ids=repr)

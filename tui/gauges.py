@@ -45,7 +45,9 @@ class Gauges(Static):
     def show(self) -> None:
         first = [self._activity] if self._activity else []
         first += figures_text(self._figures)
-        second = [self._today, *names_text(self._figures), self._figures.reason or ""]
+        fallback = self._figures.memory_fallback
+        told = f"memories found by {fallback}" if fallback else ""
+        second = [self._today, *names_text(self._figures), told, self._figures.reason or ""]
         lines = (" · ".join(part for part in line if part) for line in (first, second))
         # Its height is fixed, so nothing else has to be laid out anew.
         self.update("\n".join(lines), layout=False)

@@ -133,6 +133,8 @@ class _Talk:
                 self._now.figures = event
                 if event.stopped and not stopped:
                     self._say(f"({event.stopped})")
+                if event.memory_fallback:
+                    self._say(f"(memories were found by {event.memory_fallback})")
                 self._say(f"({', '.join((*names_text(event), *figures_text(event)))})")
 
     def _ready(self) -> None:

@@ -158,6 +158,8 @@ def _memory(now: Standing, _: str) -> None:
     for each in used:
         now.say(f"  {recalled_text(recalled(now.client, each))}")
     now.say(f"{len(used)} recalled for the last answer." if used else "No memory was recalled for the last answer.")
+    if now.figures.memory_fallback:
+        now.say(f"Memories were found by {now.figures.memory_fallback}.")
 
 
 def _remember(now: Standing, text: str) -> None:

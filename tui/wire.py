@@ -26,7 +26,8 @@ class Figures:
     """What is known of how an answer was made; None where it is not. Rates in tokens/s, times in ms, energy in J.
 
     `cached` are tokens found in the KV cache by tier; `used` are those of the context, counted where `exact`.
-    `stopped` tells why the daemon ended the answer before the model did.
+    `stopped` tells why the daemon ended the answer before the model did, `memory_fallback` by what memories were found
+    where not as it is set.
     """
 
     model: str | None = None
@@ -42,6 +43,7 @@ class Figures:
     cached: tuple[tuple[str, int], ...] | None = None
     memories: tuple[UsedMemory, ...] | None = None
     stopped: str | None = None
+    memory_fallback: str | None = None
 
     def updated(self, newer: Figures) -> Figures:
         """These, with what `newer` knows."""
@@ -302,4 +304,5 @@ def figures_of(frame: dict[str, Any]) -> Figures:
         memories=None
         if memories is None
         else tuple(UsedMemory(m["id"], one_line(m["source"]), float(m["trust"])) for m in memories),
+        memory_fallback=one_line(frame.get("memory_fallback") or "") or None,
     )

@@ -195,7 +195,7 @@ def chat(events: Sequence[TurnEvent]) -> dict[str, Any]:
         "usage": usage(summary),
         "timings": timings(summary),
         **_routing(started),
-        "memories": [shown for e in events if isinstance(e, Recalled) for shown in memories(e)],
+        **recalled(next((event for event in events if isinstance(event, Recalled)), Recalled(()))),
         **({"prompt_logprobs": prompt} if prompt else {}),
     }
 
@@ -221,9 +221,10 @@ def picked(why: Picked) -> dict[str, Any]:
     return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in shown.items()}
 
 
-def memories(event: Recalled) -> list[dict[str, Any]]:
-    """What the model was shown, as every answer lists it."""
-    return [{"id": used.id, "source": used.source, "trust": round(used.trust, 4)} for used in event.memories]
+def recalled(event: Recalled) -> dict[str, Any]:
+    """What the model was shown, as every answer lists it, and what the memory did without."""
+    used = [{"id": used.id, "source": used.source, "trust": round(used.trust, 4)} for used in event.memories]
+    return {"memories": used} | ({"memory_fallback": event.fallback} if event.fallback else {})
 
 
 class ChatStream:
@@ -234,7 +235,7 @@ class ChatStream:
         self._base: dict[str, Any] = {}
         self._started: Started | None = None
         self._opened: set[int] = set()
-        self._memories: list[dict[str, Any]] = []
+        self._recalled = Recalled(())
 
     def __call__(self, event: TurnEvent) -> bytes:
         if isinstance(event, Delta):
@@ -247,14 +248,14 @@ class ChatStream:
             self._base = _head("chatcmpl-", "chat.completion.chunk", event)
             return b""
         if isinstance(event, Recalled):
-            self._memories = memories(event)
+            self._recalled = event
             return b""
         if isinstance(event, Waiting):
             return waiting_comment(event)
         if isinstance(event, Summary) and self._include_usage:
             assert self._started is not None
             extra = {"usage": usage(event), "timings": timings(event), **_routing(self._started)}
-            extra["memories"] = self._memories
+            extra |= recalled(self._recalled)
             return data({**self._base, "choices": [], **extra})
         return b""
 
@@ -269,8 +270,8 @@ class ChatStream:
         if scored:
             choice["logprobs"] = {"content": [token(t) for t in scored]}
         extra: dict[str, Any] = {"usage": None} if self._include_usage else {}
-        if reason is not None and self._memories:
-            extra["memories"] = self._memories
+        if reason is not None and (self._recalled.memories or self._recalled.fallback):
+            extra |= recalled(self._recalled)
         return data({**self._base, "choices": [choice], **extra})
 
 

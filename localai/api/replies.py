@@ -14,7 +14,7 @@ from contextlib import aclosing
 from threading import Lock
 from typing import Any
 
-from localai.api.openai_out import memories, timings, usage
+from localai.api.openai_out import recalled, timings, usage
 from localai.api.tools import used_json
 from localai.conversations import Conversations, StoredMessage
 from localai.errors import LocalaiError
@@ -119,7 +119,7 @@ async def _kept(
                     model = event.model
                     figures |= {"backend": event.backend, "reason": event.reason, "n_ctx": event.n_ctx or None}
                 elif isinstance(event, Recalled):
-                    figures["memories"] = memories(event)
+                    figures |= recalled(event)
                 elif isinstance(event, Delta):
                     await notes.take(event)
                 elif isinstance(event, ToolUsed):
