@@ -25,6 +25,7 @@ _UNFINISHED = (
     "traces may be left in files: `localai memory doctor --repair` finishes it, "
     "where the disk has room and no other program reads"
 )
+_UNCOUNTED = "not counted: it is your own word, or its source has had its share of praise today"
 _KINDS = ("person", "agent", "file", "tool", "web")
 
 
@@ -277,7 +278,7 @@ def judge(memory_id: str, verdict: str, as_json: bool) -> None:
     """Say that a memory is right or wrong; its source gains or loses trust."""
     daemon, _ = daemon_and_namespace()
     done = daemon.post(f"{path_of(memory_id)}/judge", {"verdict": verdict})
-    show(done, as_json, lambda done: "counted" if done["counted"] else "not counted")
+    show(done, as_json, lambda done: "counted" if done["counted"] else _UNCOUNTED)
 
 
 @memory.command()

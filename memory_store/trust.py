@@ -134,21 +134,22 @@ class Trust:
             return "quarantined" if masked or self._too_many(connection, author, lower) else "kept"
 
     def judge(self, memory: Memory, judge: Author, verdict: Verdict) -> bool:
-        """Record what `judge` thinks of a memory; True where it counted. Nobody judges what is their own.
+        """Record what `judge` thinks of a memory; True where it counted. Nobody gains trust by what is their own.
 
         A person's word counts in full. Anyone else's counts as far as they are trusted themselves, where that is
-        more than the author of the memory is.
+        more than the author of the memory is. What was set aside or replaced is recalled again once a person confirms
+        it, however much praise its author had that day.
         """
+        lets_in = judge.kind == "person" and verdict == "confirmed" and memory.state != "kept"
+        if lets_in:
+            self._store.set_state(memory.id, "kept")
         if judge == memory.author:
-            return False
+            return lets_in
         with self._store.reading() as connection:
             weight = self._weight_of_verdict(connection, memory, judge, verdict)
-        if weight <= 0:
-            return False
-        self._record(memory.author, memory.num, judge, verdict, weight)
-        if judge.kind == "person" and memory.state in ("quarantined", "contested") and verdict == "confirmed":
-            self._store.set_state(memory.id, "kept")
-        return True
+        if weight > 0:
+            self._record(memory.author, memory.num, judge, verdict, weight)
+        return lets_in or weight > 0
 
     def standing(self, author: Author) -> Standing:
         with self._store.reading() as connection:
