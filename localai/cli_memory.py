@@ -182,7 +182,12 @@ def watch(folder: Path | None, namespace: str | None, stop: bool, as_json: bool)
 
 def _watched_text(found: Any) -> str:
     problem = f"\n  {found['problem']}" if found["problem"] else ""
-    return f"{found['folder']} ({found['namespace']}): {found['added']} added, {found['removed']} removed{problem}"
+    aside = (
+        f", {found['set_aside']} set aside (`localai memory list --state quarantined`)" if found["set_aside"] else ""
+    )
+    return (
+        f"{found['folder']} ({found['namespace']}): {found['added']} added, {found['removed']} removed{aside}{problem}"
+    )
 
 
 def _added_text(added: Any) -> str:

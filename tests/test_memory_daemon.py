@@ -316,6 +316,11 @@ def test_a_document_that_gives_orders_is_told_of(daemon: Daemon, tmp_path: Path)
     told = memory(daemon, "add", "--file", str(tmp_path), "-n", "orders").stdout
     assert "1 set aside" in told
     assert "1 files unchanged" in memory(daemon, "add", "--file", str(tmp_path), "-n", "orders").stdout
+    shown(daemon, "watch", str(tmp_path), "-n", "watched orders")
+    try:
+        wait_for(lambda: "1 set aside" in memory(daemon, "watch").stdout)
+    finally:
+        shown(daemon, "watch", str(tmp_path), "--stop")
 
 
 @pytest.mark.parametrize(
