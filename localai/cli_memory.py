@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ _UNFINISHED = (
     "traces may be left in files: `localai memory doctor --repair` finishes it, "
     "where the disk has room and no other program reads"
 )
+_KEPT_COPY = "memory.db.damaged"
 _UNCOUNTED = "not counted: it is your own word, or its source has had its share of praise today"
 _KINDS = ("person", "agent", "file", "tool", "web")
 
@@ -89,10 +89,10 @@ def add(
     body = {"text": text, "namespace": namespace or usual, "source": _source(source), "tags": tags, "time": time_}
     body |= {"valid_from": valid_from, "valid_to": valid_to}
     added = daemon.post(ROUTE, {name: value for name, value in body.items() if value is not None})
-    show(added, as_json, _noting(_added_text))
+    show(added, as_json, noting(_added_text))
 
 
-def _noting(text: Callable[[Any], str]) -> Callable[[Any], str]:
+def noting(text: Callable[[Any], str]) -> Callable[[Any], str]:
     """The same, with a line where the memory's embedding model fails."""
 
     def noted(found: Any) -> str:
@@ -211,7 +211,7 @@ def search(query: str, namespace: str | None, as_json: bool, **asked: Any) -> No
     daemon, usual = daemon_and_namespace()
     body = {"query": query, "namespace": namespace or usual, **asked}
     found = daemon.post(f"{ROUTE}/search", {name: value for name, value in body.items() if value is not None})
-    show(found, as_json, _noting(lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found"))
+    show(found, as_json, noting(lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found"))
 
 
 def _hit_text(hit: Any) -> str:
@@ -310,7 +310,9 @@ def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, *
 
 def _receipt_text(receipt: Any) -> str:
     size = sum(receipt["scanned"].values())
-    proof = "no trace is left" if receipt["complete"] else _UNFINISHED
+    kept = ", ".join(sorted({name for name, _ in receipt["residue"] if name.startswith(_KEPT_COPY)}))
+    unfinished = f"traces are left in {kept}: remove it" if kept else _UNFINISHED
+    proof = "no trace is left" if receipt["complete"] else unfinished
     lines = [f"forgot {len(receipt['ids'])} memories and {len(receipt['cascaded'])} that rested on them; {proof}"]
     lines.append(f"searched {size / 2**20:.1f} MiB of {len(receipt['scanned'])} files for {receipt['pieces']} pieces")
     elsewhere, kv = receipt["elsewhere"], receipt["elsewhere"].get("kv")
@@ -328,40 +330,11 @@ def _receipt_text(receipt: Any) -> str:
 
 
 @memory.command()
-@click.option("--repair", is_flag=True, help="Mend what is found.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(repair: bool, as_json: bool) -> None:
-    """Is every memory whole and findable?"""
-    daemon, _ = daemon_and_namespace()
-    found = daemon.post(f"{ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=AT_LENGTH)
-    show(found, as_json, _noting(_doctor_text))
-    if not found["healthy"]:
-        sys.exit(1)
-
-
-def _doctor_text(found: Any) -> str:
-    if found["healthy"]:
-        silent = len(found["wordless"])
-        but = (
-            f", but for {silent} without anything to search for, which only `localai memory list` shows"
-            if silent
-            else ""
-        )
-        return f"{found['memories']} memories, all whole and findable{but}"
-    wrong = {
-        name: value
-        for name, value in found.items()
-        if value and name not in ("memories", "healthy", "fallback", "wordless")
-    }
-    return f"something is wrong: {json.dumps(wrong)}\nrun `localai memory doctor --repair`"
-
-
-@memory.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def stats(as_json: bool) -> None:
     """How much is remembered, where, and by whom."""
     daemon, _ = daemon_and_namespace()
-    show(daemon.get(f"{ROUTE}/stats"), as_json, _noting(_stats_text))
+    show(daemon.get(f"{ROUTE}/stats"), as_json, noting(_stats_text))
 
 
 def _stats_text(found: Any) -> str:

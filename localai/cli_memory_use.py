@@ -11,10 +11,12 @@ import click
 from localai.cli import answer_text, progress_line, say, show
 from localai.cli_ask import model_name
 from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line, path_of
+from localai.cli_memory_doctor import doctor
 from localai.cli_memory_files import export, import_
 from localai.cli_numbers import Finite
 from localai.errors import BadRequest
 
+memory.add_command(doctor)
 memory.add_command(export)
 memory.add_command(import_)
 

@@ -224,7 +224,8 @@ class Memories:
     def _elsewhere(self) -> list[Path]:
         """Files of the home that might hold words of a request."""
         home = self.config.home
-        ours = [home / f"{name}.db{end}" for name in ("ledger", "answers") for end in ("", "-wal")]
+        names = ("ledger.db", "answers.db", "memory.db.damaged")
+        ours = [home / f"{name}{end}" for name in names for end in ("", "-wal")]
         return [path for path in (*ours, *self.config.logs.glob("*.log*")) if path.is_file()]
 
     def _parts(self) -> OpenMemory:

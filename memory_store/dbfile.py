@@ -53,6 +53,11 @@ class DatabaseFile:
         finally:
             connection.close()
 
+    def raw(self) -> Connection:
+        """A connection as the driver gives it, with no setting made: for a file that may be damaged."""
+        with translated():
+            return self._open()
+
     def connect(self, *, read_only: bool = False) -> Connection:
         """A connection in autocommit mode that may pass between threads. Raises as `create` does."""
         with translated():
@@ -129,7 +134,9 @@ def error_for(error: Exception) -> MemoryStoreError:
         hint = "an encrypted memory needs `memory_encrypted = 1` and its key in the OS keyring; or it is no memory"
         return StoreLocked("the memory file is encrypted with another key, or is no SQLite database", hint)
     if kind.startswith("SQLITE_CORRUPT"):
-        return StoreUnusable("the memory file is damaged", "keep a copy, then run `localai memory doctor --repair`")
+        return StoreUnusable(
+            "the memory file is damaged", "`localai memory doctor --salvage` saves what can still be read"
+        )
     if kind.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
         return StoreUnusable(f"the memory file cannot be used: {error}", _WRITABLE)
     return MemoryStoreError(f"the memory file refused the request: {error}", "`localai logs` tells more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -300,6 +301,25 @@ def test_a_memory_gives_no_orders_to_a_terminal(daemon: Daemon) -> None:
         assert "kite" in told
         assert not set(told) & set("\x1b\x07\u202e\x9b"), arguments
     assert shown(daemon, "show", made)["text"] == text
+
+
+def test_a_damaged_file_is_salvaged_by_its_own_command() -> None:
+    with running() as own:
+        made = shown(own, "add", "The mill of Brisk turns slowly")["id"]
+        assert own.cli("stop").returncode == 0
+        path = own.home / "memory.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (page,) = connection.execute("SELECT pageno FROM dbstat WHERE name = 'log'").fetchone()
+        with path.open("r+b") as file:
+            file.seek((page - 1) * 4096)
+            file.write(bytes(4096))
+        told = memory(own, "search", "mill")
+        assert (told.returncode, "--salvage" in told.stderr) == (1, True)
+        assert shown(own, "doctor", "--salvage")["memories"] == 1
+        assert [hit["id"] for hit in shown(own, "search", "mill")["hits"]] == [made]
+        assert "remove it" in memory(own, "forget", made, "--yes").stdout
+        assert memory(own, "doctor", "--salvage", "--repair").returncode == 2
 
 
 def test_what_is_told_of_an_add(daemon: Daemon) -> None:
