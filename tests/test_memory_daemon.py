@@ -322,6 +322,19 @@ def test_a_damaged_file_is_salvaged_by_its_own_command() -> None:
         assert memory(own, "doctor", "--salvage", "--repair").returncode == 2
 
 
+def test_an_export_goes_through_a_pipe(daemon: Daemon, tmp_path: Path) -> None:
+    made = shown(daemon, "add", "The sluice of Brisk is new", "-n", "pipe")["id"]
+    for form in ("jsonl", "markdown"):
+        out = memory(daemon, "export", "-", "-n", "pipe", "--format", form)
+        assert out.stderr.strip() == "1 memories"
+        assert memory(daemon, "forget", made, "--yes").returncode == 0
+        assert memory(daemon, "import", "-", stdin=out.stdout).stdout == "1 of 1 memories were new\n"
+    assert shown(daemon, "show", made)["text"] == "The sluice of Brisk is new"
+    assert memory(daemon, "export", "-", "--json").returncode == 2
+    assert memory(daemon, "export", str(tmp_path / "none" / "x.jsonl")).returncode == 2
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_is_told_of_an_add(daemon: Daemon) -> None:
     first = memory(daemon, "add", "The door code of Marlow is 4410", "-n", "told").stdout.split()[0]
     told = memory(daemon, "add", "The door code of Marlow is 5522", "-n", "told").stdout
