@@ -277,8 +277,15 @@ def test_trust_outlives_the_process(world: World, tmp_path: Path) -> None:
         ("Marlow: Ada Quill is our captain", "Marlow: Jun Sato is our captain", True),
         ("The shop in Marlow is open on Sunday", "The shop in Marlow is not open on Sunday", True),
         ("I like tea", "The train leaves at 9", False),
+        ("Bus 12 stops at the harbour", "Bus 14 stops at the harbour", False),
+        ("Invoice 1001 was paid in May", "Invoice 1002 was paid in May", False),
+        ("The ferry costs 12 euros a day", "The ferry costs 14 euros a day", True),
+        ("Bus 12 leaves at 9 from the harbour", "Bus 12 leaves at 10 from the harbour", True),
     ],
-    ids=["number", "same", "other subject", "name", "other place", "label", "negation", "unrelated"],
+    ids=[
+        *("number", "same", "other subject", "name", "other place", "label", "negation", "unrelated"),
+        *("numbered", "numbered and paid", "price", "same bus"),
+    ],
 )
 def test_contradictions(one: str, other: str, expected: bool) -> None:
     assert contradicts(one, other) is expected
