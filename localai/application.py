@@ -121,7 +121,7 @@ def build(
         memory_ask.routes(parts),
         memory_feedback.routes(parts.memories),
         memory_pins.routes(parts.memories),
-        memory.routes(parts.memories, forgetting),
+        memory.routes(parts.memories, forgetting, watched),
     ]
     for router in routers:
         app.include_router(router)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from localai.cli import say, show
+from localai.cli_ask import model_name
 from localai.config import Config, load
 from localai.errors import BadRequest
 from localai.lifecycle import ensure_running, stop
@@ -86,7 +87,7 @@ def _run_memory(options: dict[str, Any]) -> None:
     with Progress(memory_size.QUESTIONS * len(sizes)) as progress:
         run = memory_size.MemoryRun(
             client=memory_size.client(config.socket),
-            model=next(iter(options["models"]), ""),
+            model=next(map(model_name, options["models"]), ""),
             backend=next(iter(options["backends"]), ""),
             sizes=sizes,
             seed=options["seed"],
@@ -122,7 +123,7 @@ def _chosen(config: Config, options: dict[str, Any]) -> Chosen:
     from localai.library import Library
 
     library = Library(config.home, Catalog.load(config.home))
-    models = options["models"] or (config.default_model,)
+    models = [model_name(name) for name in options["models"]] or [config.default_model]
     return choose(library, models, options["quants"], options["backends"], options["threads"])
 
 
@@ -178,6 +179,7 @@ def _answer(config: Config, suite: Suite, chosen: Chosen, journal: Journal) -> N
             client=Client(config.socket, app=APP),
             suite=suite,
             configurations=chosen.configurations,
+            names=chosen.names,
             sensors=find().sensors,
             idle_s=_IDLE_S.get(suite.name, 10.0),
             restart=restart,

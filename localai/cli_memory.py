@@ -126,12 +126,15 @@ def _storable(text: str) -> str:
 
 def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) -> None:
     from memory_store.errors import MemoryStoreError
-    from memory_store.watch import files
+    from memory_store.folder import listing
 
     found: list[Path] = []
     try:
-        for path in paths:
-            found += files(path.absolute()) if path.is_dir() else [path.absolute()]
+        for path in map(Path.absolute, paths):
+            within = listing(path) if path.is_dir() else None
+            found += [path] if within is None else within.files
+            for place, why in ({} if within is None else within.unread).items():
+                say(f"{place}: it cannot be looked into: {why}")
     except MemoryStoreError as error:
         raise from_memory(error) from error
     daemon, usual = daemon_and_namespace()
@@ -168,15 +171,18 @@ def _files_text(result: Any) -> str:
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("-n", "--namespace", default=None, help="Where to keep what it says.")
 @click.option("--stop", is_flag=True, help="Follow FOLDER no more; what it said stays remembered.")
+@click.option("--gone", is_flag=True, help="The files that FOLDER lacks are gone: forget what they said.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def watch(folder: Path | None, namespace: str | None, stop: bool, as_json: bool) -> None:
+def watch(folder: Path | None, namespace: str | None, stop: bool, gone: bool, as_json: bool) -> None:
     """Follow FOLDER: its documents are remembered, and forgotten when they go. Without FOLDER, list."""
+    if stop and gone:
+        raise BadRequest("--stop and --gone at once", "first the one, then the other")
     daemon, usual = daemon_and_namespace()
     if folder is None:
         found = daemon.get(f"{ROUTE}/watch")
     else:
         body = {"folder": str(folder.resolve()), "namespace": namespace or usual}
-        found = daemon.post(f"{ROUTE}/{'unwatch' if stop else 'watch'}", body)
+        found = daemon.post(f"{ROUTE}/{'unwatch' if stop else 'watch/gone' if gone else 'watch'}", body)
     show(found, as_json, lambda f: "\n".join(map(_watched_text, f["watched"])) or "no folder is watched")
 
 

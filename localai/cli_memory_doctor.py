@@ -56,7 +56,14 @@ def _salvaged_text(found: Any) -> str:
     )
 
 
+_UNMENDED = (
+    "the file itself is damaged: `localai memory doctor --repair` mends its indexes alone; where this stays, "
+    "`localai memory doctor --salvage` puts what can be read into a new file"
+)
+
+
 def _doctor_text(found: Any) -> str:
+    doubts = "".join(f"\n{doubt['folder']}: {doubt['told']}" for doubt in found["doubts"])
     if found["healthy"]:
         silent = len(found["wordless"])
         but = (
@@ -64,10 +71,11 @@ def _doctor_text(found: Any) -> str:
             if silent
             else ""
         )
-        return f"{found['memories']} memories, all whole and findable{but}"
+        return f"{found['memories']} memories, all whole and findable{but}{doubts}"
     wrong = {
         name: value
         for name, value in found.items()
-        if value and name not in ("memories", "healthy", "fallback", "wordless")
+        if value and name not in ("memories", "healthy", "fallback", "wordless", "doubts")
     }
-    return f"something is wrong: {json.dumps(wrong)}\nrun `localai memory doctor --repair`"
+    mend = _UNMENDED if found["file"] else "run `localai memory doctor --repair`"
+    return f"something is wrong: {json.dumps(wrong)}\n{mend}{doubts}"

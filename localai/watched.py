@@ -1,5 +1,5 @@
 """Folders and files that the daemon's memory follows: which ones is kept in `watched.json`, and they are followed anew
-at every start.
+at every start. Which disk each was on is kept with it: an empty mount point is no folder whose files were deleted.
 
 Paths enter, counts leave. Every method blocks: call them in a thread.
 """
@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from localai.atomic import replace_file
-from localai.errors import BadRequest, ConfigError, Conflict, NotFound
+from localai.errors import BadRequest, ConfigError, Conflict, LocalaiError, NotFound
 from localai.memories import Memories
 from memory_store.errors import MemoryStoreError
 
 if TYPE_CHECKING:
+    from memory_store.folder import Identity
     from memory_store.ingest import Ingest, Ingested
+    from memory_store.presence import Presence
     from memory_store.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -39,6 +41,13 @@ class Followed:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    folder: str
+    namespace: str
+    parts: dict[str, Identity]
+
+
 class WatchedFolders:
     """All of one daemon. `erase` forgets memories wherever words of them are, as a person's `forget` does."""
 
@@ -47,8 +56,9 @@ class WatchedFolders:
         self._erase = erase
         self._file = memories.config.home / "watched.json"
         self._lock = Lock()
-        self._ingesting = Lock()
-        self._watches: dict[str, tuple[Followed, Watch, Ingest]] = {}
+        self._writing = Lock()
+        self._watches: dict[str, tuple[Followed, Watch]] = {}
+        # One for each namespace: what one folder says already is not kept for another, and survives it.
         self._ingest: dict[str, Ingest] = {}
 
     def start(self) -> None:
@@ -58,90 +68,155 @@ class WatchedFolders:
         except ConfigError as error:
             _log.warning("no folder is watched: %s", error.message)
             return
-        for folder, namespace in kept:
+        for entry in kept:
             try:
-                self._follow(Path(folder), namespace)
+                self._follow(entry)
             except (MemoryStoreError, BadRequest) as error:
                 _log.warning("a watched folder is not followed: %s", error.message)
 
     def add(self, folder: Path, namespace: str) -> None:
         """Raises BadRequest, Conflict, InvalidMemory."""
-        if any(Path(folder).is_relative_to(name) or Path(name).is_relative_to(folder) for name, _ in self._kept()):
-            raise Conflict("this folder, one in it, or one around it is watched already", "`localai memory watch`")
-        if not folder.is_dir():
-            raise BadRequest(f"{folder.name!r} is no folder", "give the path of a folder")
-        self._keep([*self._kept(), (str(folder), namespace)])
-        self._follow(folder, namespace)
+        from memory_store.folder import identity
+
+        with self._writing:
+            kept = self._kept()
+            if any(folder.is_relative_to(each.folder) or Path(each.folder).is_relative_to(folder) for each in kept):
+                raise Conflict("this folder, one in it, or one around it is watched already", "`localai memory watch`")
+            found = identity(folder)
+            if found is None:
+                raise BadRequest(f"{folder.name!r} is no folder", "give the path of a folder")
+            entry = _Entry(str(folder), namespace, {"": found})
+            self._keep([*kept, entry])
+        self._follow(entry)
 
     def remove(self, folder: Path) -> None:
         """Follow it no more; what it said stays remembered. Raises NotFound."""
-        kept = self._kept()
-        if str(folder) not in dict(kept):
-            raise NotFound(f"{folder.name!r} is not watched", "`localai memory watch` shows what is")
-        self._keep([(name, namespace) for name, namespace in kept if name != str(folder)])
+        with self._writing:
+            kept = self._kept()
+            left = [each for each in kept if each.folder != str(folder)]
+            if len(left) == len(kept):
+                raise _not_watched(folder)
+            self._keep(left)
         with self._lock:
             found = self._watches.pop(str(folder), None)
         if found is not None:
             found[1].close()
-            found[2].close()
+
+    def confirm(self, folder: Path) -> None:
+        """A person says that the files that it lacks are gone. Raises NotFound."""
+        with self._lock:
+            found = self._watches.get(str(folder))
+        if found is None:
+            raise _not_watched(folder)
+        found[1].confirm()
 
     def followed(self) -> list[dict[str, Any]]:
         with self._lock:
-            running = {name: asdict(entry[0]) for name, entry in self._watches.items()}
+            running = {name: asdict(followed) for name, (followed, _) in self._watches.items()}
+        for doubt in self.doubts():
+            if doubt["watched"] in running:
+                running[doubt["watched"]]["problem"] = doubt["told"]
         gone = "it is not followed: `localai logs` tells why"
         return [
-            running.get(name) or asdict(Followed(name, namespace, problem=gone)) for name, namespace in self._kept()
+            running.get(each.folder) or asdict(Followed(each.folder, each.namespace, problem=gone))
+            for each in self._kept()
+        ]
+
+    def doubts(self) -> list[dict[str, Any]]:
+        """Folders whose files are missing in a way that a missing disk explains: what they said is kept."""
+        from memory_store.watch import doubted
+
+        with self._lock:
+            watches = [(name, watch) for name, (_, watch) in self._watches.items()]
+        return [
+            {
+                **asdict(doubt),
+                "folder": str(doubt.folder),
+                "watched": name,
+                "told": "; ".join(doubted(doubt, Path(name))),
+            }
+            for name, watch in watches
+            for doubt in watch.presence.doubts
         ]
 
     def put(self, paths: Sequence[Path], namespace: str) -> list[Ingested]:
         """Read these files once."""
-        from memory_store.ingest import Ingest
-
-        with self._ingesting:
-            if namespace not in self._ingest:
-                self._ingest[namespace] = Ingest(self._memories.store, namespace=namespace, erase=self._erase)
-            return list(self._ingest[namespace].put_many(paths, by_hand=True))
+        return list(self._of(namespace).put_many(paths, by_hand=True))
 
     def close(self) -> None:
         with self._lock:
             entries, self._watches = list(self._watches.values()), {}
-        for _, watch, ingest in entries:
+            ingests, self._ingest = list(self._ingest.values()), {}
+        for _, watch in entries:
             watch.close()
+        for ingest in ingests:
             ingest.close()
-        with self._ingesting:
-            for ingest in self._ingest.values():
-                ingest.close()
 
-    def _follow(self, folder: Path, namespace: str) -> None:
+    def _of(self, namespace: str) -> Ingest:
         from memory_store.ingest import Ingest
+
+        store = self._memories.store
+        with self._lock:
+            if namespace not in self._ingest:
+                self._ingest[namespace] = Ingest(store, namespace=namespace, erase=self._erase)
+            return self._ingest[namespace]
+
+    def _follow(self, entry: _Entry) -> None:
+        from memory_store.presence import Presence
         from memory_store.watch import Watch
 
-        followed = Followed(str(folder), namespace)
-        ingest = Ingest(self._memories.store, namespace=namespace, erase=lambda ids: self._erased(ids, str(folder)))
-        watch = Watch(ingest, folder, lambda done: _count(followed, done), lambda: _begin(followed))
+        folder, ingest, followed = (
+            Path(entry.folder),
+            self._of(entry.namespace),
+            Followed(entry.folder, entry.namespace),
+        )
+        presence = Presence(folder, ingest.beside, entry.parts)
+        watch = Watch(
+            ingest,
+            folder,
+            lambda done: _count(followed, done),
+            begins=lambda: _begin(followed),
+            ends=lambda: self._remember(entry.folder, presence),
+            presence=presence,
+        )
         watch.start()
         with self._lock:
-            self._watches[str(folder)] = followed, watch, ingest
+            self._watches[entry.folder] = followed, watch
 
-    def _erased(self, ids: Sequence[str], where: str) -> None:
-        """Files of other folders may have said the same, and were not kept twice: they are looked at again."""
-        self._erase(ids)
-        with self._lock:
-            for name, (_, watch, _) in self._watches.items():
-                if name != where:
-                    watch.look()
+    def _remember(self, folder: str, presence: Presence) -> None:
+        """On which disk it was this time."""
+        try:
+            with self._writing:
+                kept = self._kept()
+                if any(each.folder == folder and each.parts != presence.parts for each in kept):
+                    self._keep(
+                        [replace(each, parts=presence.parts) if each.folder == folder else each for each in kept]
+                    )
+        except LocalaiError as error:
+            _log.warning("on which disk a watched folder is was not noted: %s", error.message)
 
-    def _kept(self) -> list[tuple[str, str]]:
+    def _kept(self) -> list[_Entry]:
         if not self._file.is_file():
             return []
         try:
-            return [(entry["folder"], entry["namespace"]) for entry in json.loads(self._file.read_bytes())]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            return [_entry(found) for found in json.loads(self._file.read_bytes())]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise ConfigError("watched.json cannot be read", "remove it and watch the folders again") from error
 
-    def _keep(self, entries: Sequence[tuple[str, str]]) -> None:
-        found = [{"folder": folder, "namespace": namespace} for folder, namespace in entries]
-        replace_file(self._file, json.dumps(found).encode())
+    def _keep(self, entries: Sequence[_Entry]) -> None:
+        replace_file(self._file, json.dumps([asdict(entry) for entry in entries]).encode())
+
+
+def _entry(found: Any) -> _Entry:
+    """What was written before parts were remembered has none."""
+    from memory_store.folder import Identity
+
+    parts = {name: Identity(**of) for name, of in found.get("parts", {}).items()}
+    return _Entry(found["folder"], found["namespace"], parts)
+
+
+def _not_watched(folder: Path) -> NotFound:
+    return NotFound(f"{folder.name!r} is not watched", "`localai memory watch` shows what is")
 
 
 def _begin(followed: Followed) -> None:

@@ -25,6 +25,10 @@ JOURNAL_BYTES = 64 << 20
 CHECKPOINT_PAGES = 16_000
 CACHE_KIB = 32 << 10
 MAPPED_BYTES = 256 << 20
+_DAMAGED = (
+    "try `localai memory doctor --repair`; where that cannot open it either, `localai memory doctor --salvage` puts "
+    "what can still be read into a new file"
+)
 _WRITABLE = "check that the folder exists, belongs to you and can be written to"
 
 
@@ -134,9 +138,7 @@ def error_for(error: Exception) -> MemoryStoreError:
         hint = "an encrypted memory needs `memory_encrypted = 1` and its key in the OS keyring; or it is no memory"
         return StoreLocked("the memory file is encrypted with another key, or is no SQLite database", hint)
     if kind.startswith("SQLITE_CORRUPT"):
-        return StoreUnusable(
-            "the memory file is damaged", "`localai memory doctor --salvage` saves what can still be read"
-        )
+        return StoreUnusable("the memory file is damaged", _DAMAGED)
     if kind.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
         return StoreUnusable(f"the memory file cannot be used: {error}", _WRITABLE)
     return MemoryStoreError(f"the memory file refused the request: {error}", "`localai logs` tells more")

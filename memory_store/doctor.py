@@ -6,12 +6,13 @@ A Store enters, a Diagnosis leaves. The text is the truth: everything else can b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from memory_store import log, scrub, vector_rows
-from memory_store.dbfile import Connection, driver_errors
+from memory_store.dbfile import Connection, driver_errors, error_for
 from memory_store.embed import checked
-from memory_store.errors import EmbedderFault
+from memory_store.errors import EmbedderFault, StoreUnusable
 from memory_store.standby import Standby, strict
 from memory_store.store import Store
 from memory_store.vector_rows import NUM_BITS
@@ -46,9 +47,22 @@ class Diagnosis:
 
 
 def examine(store: Store) -> Diagnosis:
-    """Read everything once; changes nothing. Takes seconds for a million memories."""
+    """Read everything once; changes nothing. Takes seconds for a million memories.
+
+    Where the file itself is so damaged that the rest cannot be read, that alone is told. Raises StoreUnusable.
+    """
+    file = _complaints(store)
+    try:
+        return _examined(store, file)
+    except StoreUnusable:
+        if not file:
+            raise
+        nothing: dict[str, tuple[int, ...]] = {"unlogged": (), "unwritten": (), "without_vector": ()}
+        return Diagnosis(memories=0, file=file, unread=False, orphans=0, erasure_owed=False, **nothing)
+
+
+def _examined(store: Store, file: tuple[str, ...]) -> Diagnosis:
     with store.reading() as connection:
-        file = tuple(text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok")
         texts = {num for (num,) in connection.execute("SELECT num FROM memory")}
         known = log.alive(connection)
         owed = scrub.owed(connection)
@@ -69,9 +83,29 @@ def examine(store: Store) -> Diagnosis:
     )
 
 
+def _complaints(store: Store) -> tuple[str, ...]:
+    with store.reading() as connection:
+        try:
+            return tuple(text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok")
+        except driver_errors() as error:
+            # Of some damage SQLite cannot even make a list.
+            if not isinstance(error_for(error), StoreUnusable):
+                raise
+            return (str(error),)
+
+
 def repair(store: Store) -> Diagnosis:
-    """Make log, full-text and vectors again where they differ from the texts, then examine once more."""
+    """Make log, full-text and vectors again where they differ from the texts, then examine once more.
+
+    Of the file itself only SQLite's own indexes can be made again; where that is not enough, nothing else is done.
+    """
     found = examine(store)
+    if found.file:
+        with suppress(StoreUnusable):
+            store.maintain(lambda connection: connection.execute("REINDEX"))
+        found = examine(store)
+        if found.file:
+            return found
     now = store.clock()
 
     def work(connection: Connection) -> None:

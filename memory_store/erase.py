@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from memory_store import learned, log, rows, scrub, withheld
+from memory_store import filed, learned, log, rows, scrub, withheld
 from memory_store.dbfile import Connection
 from memory_store.errors import InvalidMemory, StoreBusy
 from memory_store.records import Memory
@@ -25,8 +25,8 @@ LEAST_WORD = 8
 # The name of a person or a file is erased with their last memory, unless there is evidence on them to keep.
 _UNUSED_NAMES = (
     "DELETE FROM source WHERE id NOT IN (SELECT source FROM memory UNION SELECT source FROM evidence UNION "
-    "SELECT judge FROM evidence)",
-    "DELETE FROM namespace WHERE id NOT IN (SELECT namespace FROM memory)",
+    "SELECT judge FROM evidence UNION SELECT source FROM filed)",
+    "DELETE FROM namespace WHERE id NOT IN (SELECT namespace FROM memory UNION SELECT namespace FROM filed)",
 )
 _WORD = re.compile(r"[^\W_]+")
 
@@ -179,21 +179,28 @@ def _remove(
     scrub.begin(connection)
     removed = {"memory": 0, "vector": 0, "evidence": 0, "source": 0, "feedback": learned.erase(connection, nums)}
     ids = [embedder.id for embedder in embedders(connection)]
+    owners = set[tuple[int, int]]()
     for num in nums:
-        row = connection.execute("SELECT text FROM memory WHERE num = ?", (num,)).fetchone()
+        row = connection.execute("SELECT text, namespace, source FROM memory WHERE num = ?", (num,)).fetchone()
         if row is None:
             continue
+        owners.add(row[1:])
         connection.execute("INSERT INTO memory_text (memory_text, rowid, text) VALUES ('delete', ?, ?)", (num, row[0]))
         for embedder in ids:
             done = connection.execute("DELETE FROM vector WHERE slot = ?", (slot(embedder, num),))
             removed["vector"] += done.rowcount
         removed["evidence"] += connection.execute("DELETE FROM evidence WHERE num = ?", (num,)).rowcount
         removed["memory"] += connection.execute("DELETE FROM memory WHERE num = ?", (num,)).rowcount
-    for sql in _UNUSED_NAMES:
-        removed["source"] += connection.execute(sql).rowcount
+    filed.erased(connection, nums, owners)
+    removed["source"] += drop_unused_names(connection)
     log.rewrite_erased(connection, nums, now)
     scrub.merge_full_text(connection)
     return removed
+
+
+def drop_unused_names(connection: Connection) -> int:
+    """Within a transaction, after `Store.forget_names`. Returns how many went."""
+    return sum(connection.execute(sql).rowcount for sql in _UNUSED_NAMES)
 
 
 def _empty(store: Store, patience_seconds: float) -> bool:
@@ -237,6 +244,7 @@ def _living(connection: Connection) -> Iterator[bytes]:
         "SELECT name FROM source",
         "SELECT name FROM namespace",
         "SELECT digest || ' ' || state FROM embedder",
+        "SELECT digest FROM filed",
         "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL",
     ):
         for (text,) in connection.execute(sql):

@@ -2,6 +2,7 @@
 
 MemoryStoreError
 ├── InvalidMemory     what was to be stored cannot be: empty, too long, NUL, broken Unicode, a bad interval
+│   └── ReaderEnded   somebody ended the process that read a document, the document is not to blame
 ├── NoSuchMemory      no memory, source or namespace has this name
 ├── WriteRefused      the source is not trusted enough to write
 ├── EmbedderFault     an embedding model gave vectors that cannot be used
@@ -28,6 +29,12 @@ class MemoryStoreError(Exception):
 
 class InvalidMemory(MemoryStoreError):
     """A text, time, tag or name that cannot be stored."""
+
+
+class ReaderEnded(InvalidMemory):
+    """The process that read a document was ended from outside; the same document may be read the next time."""
+
+    retryable = True
 
 
 class NoSuchMemory(MemoryStoreError):

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -17,10 +18,12 @@ from threading import Lock
 
 from memory_store.chunks import chunks
 from memory_store.documents import Block, extract
-from memory_store.errors import InvalidMemory
+from memory_store.errors import InvalidMemory, ReaderEnded
 
 SECONDS = 60.0
 MEMORY_BYTES = 1 << 30
+# What the child's own limits never send: somebody else has ended it, or the machine was out of memory.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
 class Extractor:
@@ -33,22 +36,13 @@ class Extractor:
         self._child: subprocess.Popen[bytes] | None = None
 
     def chunks(self, path: Path) -> list[Block]:
-        """Raises InvalidMemory for what cannot be read in bounds."""
+        """Raises InvalidMemory for what cannot be read in bounds, ReaderEnded where the child was ended, and its
+        successor too."""
         with self._lock:
-            child = self._running()
-            assert child.stdin is not None
             try:
-                child.stdin.write(json.dumps(str(path)).encode() + b"\n")
-                child.stdin.flush()
-                line = self._line(child)
-            except BrokenPipeError:
-                line = b""
-            if not line.endswith(b"\n"):
-                self._end()
-                raise InvalidMemory(
-                    f"the document took more than {self._seconds:g} s or {self._memory >> 20} MiB to read",
-                    "it may be damaged or hostile; cut it into parts if it is neither",
-                )
+                line = self._asked(path)
+            except ReaderEnded:
+                line = self._asked(path)
         answer = json.loads(line)
         if "error" in answer:
             raise InvalidMemory(answer["error"], answer["hint"])
@@ -57,6 +51,29 @@ class Extractor:
     def close(self) -> None:
         with self._lock:
             self._end()
+
+    def _asked(self, path: Path) -> bytes:
+        child = self._running()
+        assert child.stdin is not None
+        try:
+            child.stdin.write(json.dumps(str(path)).encode() + b"\n")
+            child.stdin.flush()
+            line, ended = self._line(child)
+        except BrokenPipeError:
+            line, ended = b"", True
+        if line.endswith(b"\n"):
+            return line
+        ended = ended and child.wait() in _FROM_OUTSIDE
+        self._end()
+        if ended:
+            raise ReaderEnded(
+                "the process that read the document was ended from outside",
+                "it is read again at the next change; is there enough free memory?",
+            )
+        raise InvalidMemory(
+            f"the document took more than {self._seconds:g} s or {self._memory >> 20} MiB to read",
+            "it may be damaged or hostile; cut it into parts if it is neither",
+        )
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
@@ -74,17 +91,20 @@ class Extractor:
             )
         return self._child
 
-    def _line(self, child: subprocess.Popen[bytes]) -> bytes:
+    def _line(self, child: subprocess.Popen[bytes]) -> tuple[bytes, bool]:
+        """What the child has said in time; and whether it has closed its end."""
         assert child.stdout is not None
         deadline = time.monotonic() + self._seconds
         held = bytearray()
         while not held.endswith(b"\n"):
             ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            piece = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
+            if not ready:
+                return bytes(held), False
+            piece = os.read(child.stdout.fileno(), 1 << 16)
             if not piece:
-                break
+                return bytes(held), True
             held += piece
-        return bytes(held)
+        return bytes(held), False
 
     def _end(self) -> None:
         if self._child is not None:

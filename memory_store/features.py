@@ -20,7 +20,7 @@ from memory_store.records import Memory
 
 Floats = npt.NDArray[np.float64]
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of what the numbers mean: events under another one are not learned from."""
 AUTHORS = ("person", "agent", "file", "tool", "web")
 DENSE = (

@@ -45,6 +45,17 @@ def save(folder: Path, stamp: str, seq: int, shelves: Mapping[int, Shelf]) -> No
     os.replace(fresh, folder / NAME)
 
 
+def drop(folder: Path) -> None:
+    """Before pages that the list names are used for something else: no crash after that takes them for what they were.
+    Durable at return."""
+    (folder / NAME).unlink(missing_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def load(folder: Path, stamp: str) -> tuple[int, dict[int, Shelf]] | None:
     """(seq, shelves); None where there is nothing, or nothing that belongs to this store and embedder."""
     try:

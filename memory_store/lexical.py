@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from operator import is_
 from pathlib import Path
 from threading import Lock
@@ -15,8 +14,9 @@ from threading import Lock
 import numpy as np
 
 from memory_store import bm25, index_file, log, postings, words_file
+from memory_store.behind import Behind
 from memory_store.dbfile import Connection
-from memory_store.errors import InvalidMemory, MemoryStoreError
+from memory_store.errors import InvalidMemory
 from memory_store.postings import Ints, Scores, Segment
 from memory_store.store import Store
 from memory_store.words import Words
@@ -24,8 +24,6 @@ from memory_store.words import Words
 # Taken in while a search may have to wait.
 FOLLOWED_AT_ONCE = 32
 REBUILT_AT_ONCE = 2048
-# So few new texts are left to the next search: together they cost a fraction of what each costs alone.
-LEFT_TO_SEARCH = 32
 # A search merges no more than so many texts, and so many small segments slow it down.
 MERGED_BY_SEARCH = 256
 MOST_LOOSE = 8
@@ -56,17 +54,18 @@ class LexicalIndex:
         self._stop = frozenset(term for terms in self._words.terms([_STOP]) for term in terms)
         self._segments: dict[int, tuple[Segment, ...]] = {}
         self._spaces: dict[str, int] = {}
-        self._seq = self._unsaved = self._owed = self._loose = 0
+        self._unsaved = self._loose = 0
         # Held for milliseconds; whoever needs both takes the tidying first.
         self._lock, self._tidying = Lock(), Lock()
+        self._behind = Behind(store, self._lock, self._taken, self.catch_up, self._left)
         with store.reading() as connection:
             salt = connection.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
             last = log.last_seq(connection)
         self._stamp = salt.hex()
         saved = None if self._folder is None else words_file.load(self._folder, self._stamp)
         if saved is not None and saved[0] <= last:
-            self._seq, self._segments = saved
-        store.follow(self._told)
+            self._behind.seq, self._segments = saved
+        store.follow(self._behind.told)
         self.catch_up()
 
     def search(self, namespace: str, text: str, k: int) -> tuple[Ints, Scores]:
@@ -77,7 +76,7 @@ class LexicalIndex:
         if k < 1:
             raise InvalidMemory(f"no search for {k} hits", "ask for one at least")
         with self._store.reading() as connection:
-            self._look(connection)
+            self._behind.look(connection)
             if namespace not in self._spaces:
                 self._spaces = {name: number for number, name in connection.execute("SELECT id, name FROM namespace")}
         terms = list(dict.fromkeys(self._words.terms([text])[0]))
@@ -90,8 +89,7 @@ class LexicalIndex:
         while more:
             with self._store.reading() as connection, self._lock:
                 more = self._follow(connection)
-            if self._loose >= MOST_LOOSE:
-                self._tidy()
+            self._left()
             self._store.courtesy.give_way()
         self._tidy()
 
@@ -119,7 +117,7 @@ class LexicalIndex:
 
     def close(self) -> None:
         """Save, and leave the folder to others. Before the store is closed."""
-        self._store.unfollow(self._told)
+        self._store.unfollow(self._behind.told)
         self.catch_up()
         with self._tidying:
             self._save()
@@ -150,35 +148,19 @@ class LexicalIndex:
         """`_tidying` is held."""
         if self._folder is not None and self._unsaved:
             with self._lock:
-                seq, segments, self._unsaved = self._seq, dict(self._segments), 0
+                seq, segments, self._unsaved = self._behind.seq, dict(self._segments), 0
             words_file.save(self._folder, self._stamp, seq, segments)
 
-    def _told(self, seq: int | None) -> None:
-        # The write has succeeded: what hinders the index is told by the next search.
-        with suppress(MemoryStoreError):
-            if seq is None or seq - self._seq > LEFT_TO_SEARCH:
-                self.catch_up()
-            else:
-                self._owed = max(self._owed, seq)
-                if self._loose >= MOST_LOOSE:
-                    self._tidy()
+    def _left(self) -> None:
+        if self._loose >= MOST_LOOSE:
+            self._tidy()
 
-    def _look(self, connection: Connection) -> None:
-        """Take in what writers left to this search, and a little of what other programs wrote."""
-        last = log.last_seq(connection)
-        if last <= self._seq or (self._owed <= self._seq and last <= self._store.written):
-            return
-        while self._lock.acquire(blocking=self._seq < self._owed):
-            try:
-                more = self._follow(connection, by_search=True)
-            finally:
-                self._lock.release()
-            if not more or self._seq >= self._owed:
-                break
+    def _taken(self, connection: Connection) -> bool:
+        return self._follow(connection, by_search=True)
 
     def _follow(self, connection: Connection, by_search: bool = False) -> bool:
         """One piece of the log; False where there is none. The lock is held."""
-        changes = log.piece(connection, self._seq, FOLLOWED_AT_ONCE)
+        changes = log.piece(connection, self._behind.seq, FOLLOWED_AT_ONCE)
         if not changes:
             return False
         if any(change.op == "embedder" for change in changes):
@@ -190,7 +172,7 @@ class LexicalIndex:
             self._spaces = {}
             for space, parts in list(self._segments.items()):
                 self._segments[space] = postings.weighed([postings.without(part, gone) for part in parts])
-        self._seq = changes[-1].seq
+        self._behind.seq = changes[-1].seq
         self._unsaved += len(changes)
         return True
 
@@ -203,7 +185,7 @@ class LexicalIndex:
                     before = parts[: len(parts) - len(small)]
                     merged = postings.merge(small, self._store.courtesy.give_way)
                     self._put(space, small, postings.weighed([*before, merged])[-1])
-            if self._unsaved >= max(SAVE_ROWS, self._seq // 4):
+            if self._unsaved >= max(SAVE_ROWS, self._behind.seq // 4):
                 self._save()
 
     def _put(self, space: int, old: tuple[Segment, ...], new: Segment) -> None:
@@ -216,7 +198,7 @@ class LexicalIndex:
                 self._segments[space] = postings.weighed([*parts[:at], new, *parts[end:]])
 
     def _rebuild(self, connection: Connection) -> None:
-        self._segments, self._spaces, self._seq = {}, {}, log.last_seq(connection)
+        self._segments, self._spaces, self._behind.seq = {}, {}, log.last_seq(connection)
         nums = [num for (num,) in connection.execute("SELECT num FROM memory ORDER BY num")]
         for start in range(0, len(nums), REBUILT_AT_ONCE):
             self._add(connection, nums[start : start + REBUILT_AT_ONCE])

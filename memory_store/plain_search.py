@@ -24,13 +24,13 @@ Numbers = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
 MOST_TERMS = 64
-_TERM = re.compile(r"[^\W_]+")
+WORD = re.compile(r"[^\W_]+")
 _STOP = """
 a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my no not of
 on or our she so than that the their them then there these they this to was we were what when where which who whom whose
 why will with would you your he her him his about any all
 """
-STOP_WORDS = frozenset(_TERM.findall(_STOP))
+STOP_WORDS = frozenset(WORD.findall(_STOP))
 
 
 class WordSearch(Protocol):
@@ -131,6 +131,6 @@ def _words_of(plain: str) -> set[str]:
 
 def match_of(text: str) -> str:
     """An FTS5 expression of the words that tell something, each quoted; "" where there is no word at all."""
-    terms = list(dict.fromkeys(match.casefold() for match in _TERM.findall(text)))
+    terms = list(dict.fromkeys(match.casefold() for match in WORD.findall(text)))
     telling = [term for term in terms if term not in STOP_WORDS] or terms
     return " OR ".join(f'"{term}"' for term in telling[:MOST_TERMS])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memory_store import rank, vector_rows
+from memory_store import rank, vector_rows, wording
 from memory_store.dbfile import Connection
 from memory_store.embed import Vectors, checked
 from memory_store.errors import InvalidMemory
@@ -58,10 +58,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """The reason of a hit: words and vector from 0 to 1, what neighbouring turns lent, and their weighed sum.
+    """The reason of a hit: words and vector from 0 to 1, what neighbouring turns lent, and what they come to together.
 
-    `cosine` is the likeness itself, which says whether the best of few is any good. `learned` is what the score was
-    multiplied by, from what was kept before.
+    `share`: how much the words counted for this question, the rest is the vector's. `cosine` is the likeness itself,
+    which says whether the best of few is any good. `learned` is what the score was multiplied by, from what was kept
+    before.
     """
 
     words: float
@@ -69,6 +70,7 @@ class Why:
     turns: float
     cosine: float
     relevance: float
+    share: float = 1.0
     graph: float = 0.0
     learned: float = 1.0
     notes: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class Why:
         parts = [("words", self.words), ("meaning", self.vector), ("neighbouring turns", self.turns)]
         parts.append(("shared names", self.graph))
         told = ", ".join(f"{name} {value:.2f}" for name, value in parts if value > 0.005)
+        told += f" (words count {100 * self.share:.0f} %)" if min(self.words, self.vector) > 0.005 else ""
         taste = (f"x {self.learned:.2f} by what you kept before",) if abs(self.learned - 1) > 0.005 else ()
         return "; ".join((told or "faint likeness", *taste, *self.notes))
 
@@ -171,7 +174,7 @@ class Recall:
         with self._store.reading() as connection:
             if vector.any():
                 self._complete(connection, vector, words.keys() - likeness.keys(), likeness)
-            parts = rank.fuse(words, likeness, self._weights)
+            parts = rank.fuse(words, likeness, wording.share(text, words.values()))
             if self._weights.turns:
                 parts = rank.lend(parts, _turns(connection, question.namespace, rank.order(parts)), self._weights)
         return self._linked(question.namespace, parts), full
@@ -294,6 +297,7 @@ def _hit(memory: Memory, parts: Parts, trust: float) -> Hit:
         vector=parts.vector,
         turns=parts.turns,
         graph=parts.graph,
+        share=parts.share,
         cosine=parts.cosine,
         relevance=parts.score,
         notes=tuple(notes),

@@ -136,5 +136,26 @@ def m004_withheld(db: Database) -> None:
     )
 
 
+def m005_filed(db: Database) -> None:
+    # digest: of the content that is wholly in, '' where it is not. leaning: memories of others that say what it says.
+    db.executescript(
+        """
+        CREATE TABLE filed (
+            id INTEGER PRIMARY KEY,
+            namespace INTEGER NOT NULL REFERENCES namespace(id),
+            source INTEGER NOT NULL REFERENCES source(id),
+            digest TEXT NOT NULL,
+            UNIQUE (namespace, source)
+        );
+        CREATE TABLE leaning (
+            num INTEGER NOT NULL,
+            filed INTEGER NOT NULL REFERENCES filed(id) ON DELETE CASCADE,
+            PRIMARY KEY (num, filed)
+        ) WITHOUT ROWID;
+        CREATE INDEX leaning_filed ON leaning(filed);
+        """
+    )
+
+
 # Append only: a released step is never edited, because files in the field have it already.
-STEPS: tuple[Step, ...] = (m001_memory, m002_evidence, m003_feedback, m004_withheld)
+STEPS: tuple[Step, ...] = (m001_memory, m002_evidence, m003_feedback, m004_withheld, m005_filed)

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_store import index_file, log, shelving, vector_rows
+from memory_store.behind import Behind
 from memory_store.codecs import Codes, Int8Codec
 from memory_store.dbfile import Connection
 from memory_store.embed import Vectors
-from memory_store.errors import InvalidMemory, MemoryStoreError
+from memory_store.errors import InvalidMemory
 from memory_store.nibbles import NibbleSketch
 from memory_store.pages import PAGE_ROWS, Numbers, PagePool
 from memory_store.shelf import Positions, Shelf, Span, highest, likeliest, spans
@@ -38,8 +39,6 @@ SAVE_ROWS = 65_536
 REBUILT_AT_ONCE = 2048
 # Taken in while a search may have to wait.
 FOLLOWED_AT_ONCE = 256
-# So few new vectors are left to the next search: together they cost a fraction of what each costs alone.
-LEFT_TO_SEARCH = 32
 LOOKASIDE = 64
 # So many more than asked for are compared by their true vectors, and so many a hit, and beyond, by int8 before that.
 COMPARED = 10
@@ -64,12 +63,13 @@ class VectorIndex:
         self._sketched, self._made, self._lean = _SKETCHED[tier], _SKETCHES[tier], tier == "binary"
         self._unit = max(1, flat_rows // PAGE_ROWS)
         self._lock, self._saving, self._rebuild_owed = Lock(), Lock(), False
+        self._behind = Behind(store, self._lock, self._follow, self.catch_up)
         self._descriptor = None if folder is None else index_file.lock(folder)
         self._folder = None if self._descriptor is None else folder
         self._pool = PagePool(self._folder, self._codec.row_bytes)
         self._shelves: dict[int, Shelf] = {}
         self._spaces: dict[str, int] = {}
-        self._seq = self._unsaved = self._owed = 0
+        self._unsaved = 0
         self._building: set[int] = set()
         self._threads: dict[int, Thread] = {}
         self._seen: OrderedDict[tuple[object, ...], tuple[Numbers, Scores]] = OrderedDict()
@@ -78,7 +78,7 @@ class VectorIndex:
             last = log.last_seq(connection)
         self._stamp = f"{salt.hex()}:{self._embedder.digest}:{self._codec.row_bytes}"
         self._load(last)
-        store.follow(self._told)
+        store.follow(self._behind.told)
         self.catch_up()
 
     def search(self, namespace: str, vector: Vectors, k: int, exact: bool = False) -> tuple[Numbers, Scores]:
@@ -90,12 +90,14 @@ class VectorIndex:
             raise InvalidMemory(f"no search for {k} hits with {vector.shape} numbers", "ask with the store's embedder")
         query = np.ascontiguousarray(vector, np.float32)
         with self._store.reading() as connection:
-            self._look(connection)
+            self._behind.look(connection)
+            if self._rebuild_owed:
+                self.catch_up()
             space = self._space(connection, namespace)
             shelf = self._shelves.get(space)
             if shelf is None:
                 return np.zeros(0, np.int64), np.zeros(0, np.float32)
-            key = (space, shelf.sketched, shelf.rows, k, exact, self._seq, query.tobytes())
+            key = (space, shelf.sketched, shelf.rows, k, exact, self._behind.seq, query.tobytes())
             known = self._seen.get(key)
             if known is None:
                 known = self._search(connection, shelf, query, k, exact)
@@ -125,7 +127,7 @@ class VectorIndex:
     def close(self) -> None:
         """Save, and leave the folder to others. Before the store is closed."""
         self.wait()
-        self._store.unfollow(self._told)
+        self._store.unfollow(self._behind.told)
         with self._saving:
             self._save()
             if self._descriptor is not None:
@@ -190,29 +192,6 @@ class VectorIndex:
     def files(self) -> Sequence[Path]:
         return () if self._folder is None else (*self._pool.files(), self._folder / index_file.NAME)
 
-    def _told(self, seq: int | None) -> None:
-        # The write has succeeded: what hinders the index is told by the next search.
-        with suppress(MemoryStoreError):
-            if seq is None or seq - self._seq > LEFT_TO_SEARCH:
-                self.catch_up()
-            else:
-                self._owed = max(self._owed, seq)
-
-    def _look(self, connection: Connection) -> None:
-        """Take in what writers left to this search, and a little of what other programs wrote."""
-        last = log.last_seq(connection)
-        if last <= self._seq or (self._owed <= self._seq and last <= self._store.written):
-            return
-        while self._lock.acquire(blocking=self._seq < self._owed):
-            try:
-                more = self._follow(connection)
-            finally:
-                self._lock.release()
-            if not more or self._seq >= self._owed:
-                break
-        if self._rebuild_owed:
-            self.catch_up()
-
     def _search(
         self, connection: Connection, shelf: Shelf, query: Vectors, k: int, exact: bool
     ) -> tuple[Numbers, Scores]:
@@ -272,7 +251,7 @@ class VectorIndex:
 
     def _follow(self, connection: Connection, may_rebuild: bool = False) -> bool:
         """One piece of the log; False where there is none. `_lock` is held, and `_saving` where it may rebuild."""
-        changes = log.piece(connection, self._seq, FOLLOWED_AT_ONCE)
+        changes = log.piece(connection, self._behind.seq, FOLLOWED_AT_ONCE)
         if not changes:
             return False
         if any(change.op == "embedder" for change in changes):
@@ -280,7 +259,7 @@ class VectorIndex:
             if self._building or not may_rebuild:
                 # Who builds comes here again when it has done.
                 return False
-            self._shelves, self._seq = {}, 0
+            self._shelves, self._behind.seq = {}, 0
             return self._rebuild(connection)
         self._add(connection, [change.num for change in changes if change.op == "add"])
         gone = np.array([change.num for change in changes if change.op == "erase"], np.int64)
@@ -288,7 +267,7 @@ class VectorIndex:
             self._spaces = {}
             for space, shelf in list(self._shelves.items()):
                 self._shelves[space] = shelving.wipe(self._pool, shelf, gone)
-        self._seq = changes[-1].seq
+        self._behind.seq = changes[-1].seq
         self._unsaved += len(changes)
         return True
 
@@ -330,19 +309,21 @@ class VectorIndex:
             with self._lock:
                 self._shelves[space] = shelving.installed(self._pool, self._shelves[space], made)
                 self._pool.release()
-        self._told(None)
+        self._behind.told(None)
 
     def _load(self, last: int) -> None:
         saved = None if self._folder is None else index_file.load(self._folder, self._stamp)
         if saved is not None and saved[0] <= last:
-            self._seq, self._shelves = saved
+            self._behind.seq, self._shelves = saved
         if not self._pool.holds(page for shelf in self._shelves.values() for page, _ in shelf.everything()):
-            self._seq, self._shelves = 0, {}
+            self._behind.seq, self._shelves = 0, {}
         self._pool.begin(page for shelf in self._shelves.values() for page, _ in shelf.everything())
         living = sum(int((self._pool.maps.nums[shelf.pages] >= 0).sum()) for shelf in self._shelves.values())
         if 2 * living < sum(shelf.rows for shelf in self._shelves.values()):
             # More holes than rows: it is made anew without them.
-            self._seq, self._shelves = 0, {}
+            self._behind.seq, self._shelves = 0, {}
+        if not self._shelves and self._folder is not None:
+            index_file.drop(self._folder)
             self._pool.begin(())
         for space in self._shelves:
             self._sketch_soon(space)
@@ -351,7 +332,7 @@ class VectorIndex:
     def _rebuild(self, connection: Connection) -> bool:
         """Everything of this embedder, in the order of the numbers."""
         self._pool.restart()
-        self._seq = log.last_seq(connection)
+        self._behind.seq = log.last_seq(connection)
         for nums, _ in vector_rows.scan(connection, self._embedder, batch=REBUILT_AT_ONCE):
             self._add(connection, nums)
         return False
@@ -360,7 +341,7 @@ class VectorIndex:
         """`_saving` is held, so that no page is used anew meanwhile; rows may come and be wiped."""
         if self._folder is not None:
             with self._lock:
-                seq, shelves, self._unsaved = self._seq, dict(self._shelves), 0
+                seq, shelves, self._unsaved = self._behind.seq, dict(self._shelves), 0
             self._pool.flush()
             index_file.save(self._folder, self._stamp, seq, shelves)
 

@@ -6,92 +6,65 @@ Events only say where to look; what is true is read from the disk, so lost or do
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from threading import Condition, Thread
 
-from pathspec import GitIgnoreSpec
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from memory_store.documents import kinds
 from memory_store.errors import InvalidMemory, MemoryStoreError
+from memory_store.folder import Identity, identity, listing
 from memory_store.ingest import Ingest, Ingested
+from memory_store.presence import Doubt, Presence
 
 QUIET_SECONDS = 0.5
 LONGEST_WAIT = 5.0
 LOOK_SECONDS = 10.0
 """How often a folder itself is looked for: that it was moved away, or is back, is told by no event."""
-IGNORE_FILES = (".gitignore", ".localaiignore")
-ALWAYS_IGNORED = (
-    ".*", "node_modules/", "__pycache__/", "*.pyc", "~*", "*~", "*.swp", "*.tmp", "*.part", "*.lock",
-    "venv/", "build/", "dist/", "target/",
-)  # fmt: skip
+_GONE = ("deleted", "moved")
 
 
-def files(root: Path) -> Iterator[Path]:
-    """The readable documents under `root` in order; ignore rules apply, links are not followed.
-
-    Raises InvalidMemory where there is no such folder.
-    """
-    if not root.is_dir():
-        raise InvalidMemory(f"{root.name!r} is no folder", "check that it is still there")
-    rules: dict[Path, GitIgnoreSpec] = {}
-    for folder, inner, names in os.walk(root, followlinks=False):
-        here = Path(folder)
-        rules[here] = _rules(here, root)
-        above = [(base, spec) for base, spec in rules.items() if base == here or base in here.parents]
-        inner[:] = sorted(n for n in inner if not (here / n).is_symlink() and not _ignored(here / n, above, "/"))
-        for name in sorted(names):
-            path = here / name
-            plain = path.suffix.lower() in kinds() and not path.is_symlink() and path.is_file()
-            if plain and not _ignored(path, above, ""):
-                yield path
-
-
-def _rules(folder: Path, root: Path) -> GitIgnoreSpec:
-    lines = list(ALWAYS_IGNORED) if folder == root else []
-    for name in IGNORE_FILES:
-        try:
-            lines += (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue  # most folders have none
-    return GitIgnoreSpec.from_lines(lines)
-
-
-def _ignored(path: Path, rules: list[tuple[Path, GitIgnoreSpec]], end: str) -> bool:
-    """The deepest folder with an opinion decides."""
-    for base, spec in reversed(rules):
-        verdict = spec.check_file(path.relative_to(base).as_posix() + end).include
-        if verdict is not None:
-            return verdict
-    return False
-
-
-def sync(ingest: Ingest, root: Path, *, again: bool = False) -> Iterator[Ingested]:
+def sync(ingest: Ingest, root: Path, presence: Presence | None = None, *, again: bool = False) -> Iterator[Ingested]:
     """Make the memory hold what the folder holds, file by file. Raises InvalidMemory where the folder is gone.
 
-    A folder that is gone takes nothing with it: it may be on a disk that is not there just now.
+    A folder that is gone takes nothing with it, nor does what may be on a disk that is not there just now: `presence`
+    knows what was there before.
     """
-    present = list(files(root))
-    under = f"{root}{os.sep}"
-    gone = [Path(name) for name in ingest.known() if name.startswith(under) and Path(name) not in set(present)]
-    removed = ingest.remove(gone)
+    judge = Presence(root, ingest.beside) if presence is None else presence
+    found = listing(root)
+    verdict = judge.judge(found, _under(ingest, root))
+    removed = ingest.remove(verdict.gone)
+    judge.settle(verdict)
     if removed:
         yield Ingested(path=str(root), removed=removed)
-    # What leant on an erased chunk before this process began is not known: then every file is looked at again.
-    lapsed = ingest.lapsed() & set(present)
-    yield from ingest.put_many(present, again=again or bool(removed))
-    if not again and not removed:
-        yield from ingest.put_many(sorted(lapsed), again=True)
+    for path, why in found.unread.items():
+        yield Ingested(path=str(path), problem=f"it cannot be looked into: {why}", hint="what it said stays meanwhile")
+    for doubt in verdict.doubts:
+        problem, hint = doubted(doubt, root)
+        yield Ingested(path=str(doubt.folder), problem=problem, hint=hint)
+    if not judge.absent:
+        yield from ingest.put_many(found.files, again=again)
+
+
+def _under(ingest: Ingest, root: Path) -> list[Path]:
+    return [Path(name) for name in sorted(ingest.named()) if name.startswith(f"{root}{os.sep}")]
+
+
+def doubted(doubt: Doubt, root: Path) -> tuple[str, str]:
+    """What is wrong in words, and what to do about it."""
+    told = f"{doubt.lacking} of {doubt.known} files are missing, as if their disk were not there; what they said stays"
+    return told, f"bring the disk back, or say that they are gone: `localai memory watch {quote(str(root))} --gone`"
 
 
 class Watch(FileSystemEventHandler):
     """Follows one folder until closed; where it is not there, it is followed once it is back.
 
-    `told` hears of every file that was looked at and every failure, `begins` that all files are looked at now.
+    `told` hears of every file that was looked at and every failure, `begins` that all files are looked at now, `ends`
+    that they have been. `presence` is what was remembered of the folder; where its disk seems not to be there, it is
+    looked for again and again.
     """
 
     def __init__(
@@ -100,14 +73,17 @@ class Watch(FileSystemEventHandler):
         root: Path,
         told: Callable[[Ingested], None],
         begins: Callable[[], None] = lambda: None,
+        ends: Callable[[], None] = lambda: None,
+        presence: Presence | None = None,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._ingest = ingest
-        self._root = root
+        self._root = self._real = root
         self._told = told
-        self._begins = begins
+        self._begins, self._ends = begins, ends
+        self.presence = Presence(root, ingest.beside) if presence is None else presence
         self._look_seconds = look_seconds
-        self._followed: tuple[int, int] | None = None
+        self._followed: Identity | None = None
         self._due = Condition()
         self._since: float | None = None
         self._last = 0.0
@@ -127,8 +103,9 @@ class Watch(FileSystemEventHandler):
         self._touch(-QUIET_SECONDS)
         self._thread.start()
 
-    def look(self) -> None:
-        """Compare the folder with the memory soon, though nothing changed in it."""
+    def confirm(self) -> None:
+        """A person says that what is lacking is gone: it is removed soon."""
+        self.presence.confirm()
         self._touch(0.0)
 
     def close(self) -> None:
@@ -140,6 +117,10 @@ class Watch(FileSystemEventHandler):
         self._thread.join()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in _GONE:
+            path = Path(os.fsdecode(event.src_path))
+            if path.is_relative_to(self._real):
+                self.presence.witness(self._root / path.relative_to(self._real))
         if event.event_type not in ("opened", "closed_no_write"):
             self._touch(0.0)
 
@@ -151,13 +132,15 @@ class Watch(FileSystemEventHandler):
 
     def _attach(self) -> None:
         """Hear of what happens in the folder that is there now, in place of the one before. Raises OSError."""
-        found = _identity(self._root)
+        found = identity(self._root)
         if found == self._followed and self._hearing():
             return
         self._observer.unschedule_all()
         self._followed = None
         if found is not None:
-            self._observer.schedule(self, str(self._root), recursive=True)
+            # Behind a link the system tells of nothing.
+            self._real = self._root.resolve()
+            self._observer.schedule(self, str(self._real), recursive=True)
             self._followed = found
 
     def _hearing(self) -> bool:
@@ -168,19 +151,28 @@ class Watch(FileSystemEventHandler):
             try:
                 self._attach()
                 if self._followed is None:
-                    told = "there is no folder just now: what it said stays, and it is followed again once it is back"
-                    self._told(Ingested(path=str(self._root), problem=told, hint="bring it back, or `watch --stop`"))
+                    self._told(self._absent())
                     continue
                 self._begins()
-                for done in sync(self._ingest, self._root):
+                for done in sync(self._ingest, self._root, self.presence):
                     self._told(done)
                     if self._closed:
                         return
+                self._ends()
             except MemoryStoreError as error:
                 self._told(Ingested(path=str(self._root), problem=error.message, hint=error.hint))
             except OSError as error:
                 problem = f"the folder cannot be watched: {error.strerror}"
                 self._told(Ingested(path=str(self._root), problem=problem, hint="raise the limit of watches"))
+
+    def _absent(self) -> Ingested:
+        if self.presence.confirmed:
+            removed = self._ingest.remove(_under(self._ingest, self._root))
+            self.presence.confirmed = False
+            return Ingested(path=str(self._root), removed=removed)
+        told = "there is no folder just now: what it said stays, and it is followed again once it is back"
+        hint = f"bring it back, or `localai memory watch {quote(str(self._root))} --gone`, or the same with --stop"
+        return Ingested(path=str(self._root), problem=told, hint=hint)
 
     def _wait(self) -> bool:
         """Until something has happened and it is quiet again, or it has not been quiet for long; False at the end."""
@@ -199,14 +191,5 @@ class Watch(FileSystemEventHandler):
         return False
 
     def _changed(self) -> bool:
-        """Is the folder another one than was followed, or gone?"""
-        return _identity(self._root) != self._followed or not self._hearing()
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """None where there is no folder."""
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+        """Is the folder another one than was followed, or gone, or may its files come back?"""
+        return identity(self._root) != self._followed or not self._hearing() or self.presence.absent

@@ -47,8 +47,8 @@ def test_every_verdict_is_the_same(daemon: Daemon, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = json.loads((tmp_path / "verdicts.json").read_text())
 
-    asker = Asker(daemon.client, "agreement")
     config = Configuration(model="starter", quant="Q4_1", backend="llama.cpp")
+    asker = Asker(daemon.client, "agreement", {config.key: "starter"})
     ours = {kind: [asker.ask(item, config, 0) for item in drawn] for kind, drawn in asked.items()}
     for kind, rows in ours.items():
         assert len(theirs[kind]) == COUNT

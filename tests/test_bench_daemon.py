@@ -49,6 +49,15 @@ def test_a_run_answers_through_the_daemon(fresh: Daemon, shallow: Path, tmp_path
     assert b"Question" not in texts
 
 
+def test_a_file_that_was_never_imported_is_measured(fresh: Daemon, shallow: Path, tmp_path: Path) -> None:
+    task = tmp_path / "one.jsonl"
+    task.write_text((json.dumps({"question": "What is 2 + 3?", "answer": "It is 5.\n#### 5"}) + "\n") * 6)
+    found = told(fresh, *ONE, str(shallow), "--task", f"gsm8k={task}")
+    result = found["results"][0]
+    assert (result["questions"], result["coverage"]) == (1, 1.0)
+    assert str(shallow.parent) not in json.dumps(found), "a report names no folder of this machine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -458,6 +458,30 @@ def test_documents_are_added_and_a_folder_is_followed(daemon: Daemon, tmp_path: 
     assert shown(daemon, "watch", str(folder), "--stop")["watched"] == []
 
 
+def test_a_folder_whose_disk_is_away_keeps_what_it_said(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The ferryman is Mr Oarlock.")
+    shown(daemon, "watch", str(tmp_path), "-n", "ferry")
+    wait_for(lambda: shown(daemon, "search", "ferryman", "-n", "ferry")["hits"])
+    daemon.end()
+    kept = json.loads((daemon.home / "watched.json").read_text())
+    # As if it had been on another disk: what is there now is the place where that was mounted.
+    kept[0]["parts"][""] = {"device": 1, "inode": 2, "filesystem": 3}
+    (daemon.home / "watched.json").write_text(json.dumps(kept))
+    (tmp_path / "a.txt").unlink()
+    daemon.start()
+    wait_for(lambda: "1 of 1 files are missing" in memory(daemon, "watch").stdout)
+    assert f"watch {tmp_path} --gone" in memory(daemon, "doctor").stdout
+    found = shown(daemon, "doctor")
+    assert (found["healthy"], [each["lacking"] for each in found["doubts"]]) == (True, [1])
+    assert shown(daemon, "search", "ferryman", "-n", "ferry")["hits"]
+    assert memory(daemon, "watch", str(tmp_path), "--gone", "--stop").returncode == 2
+    shown(daemon, "watch", str(tmp_path), "--gone")
+    wait_for(lambda: not shown(daemon, "search", "ferryman", "-n", "ferry")["hits"])
+    assert shown(daemon, "doctor")["doubts"] == []
+    assert memory(daemon, "watch", str(tmp_path / "other"), "--gone").returncode == 1
+    assert shown(daemon, "watch", str(tmp_path), "--stop")["watched"] == []
+
+
 def test_what_is_typed_and_not_sent_is_searched(daemon: Daemon) -> None:
     text = "The boat of the Nilssons is painted green"
     made = shown(daemon, "add", text, "-n", "unsent")["id"]

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,40 @@ def test_the_doctor_finds_and_repairs(store: Store, damage: str, field: str) -> 
     assert repair(store).healthy
     with store.reading() as connection:
         assert connection.execute("SELECT count(*) FROM memory_text WHERE memory_text MATCH 'note'").fetchone() == (4,)
+
+
+def test_the_doctor_mends_an_index_of_the_file(tmp_path: Path) -> None:
+    path, sql = tmp_path / "m.db", "UPDATE sqlite_master SET sql = ? WHERE name = 'memory_fingerprint'"
+    whole, partial = "CREATE INDEX memory_fingerprint ON memory(fingerprint)", " WHERE num < 0"
+    for written in (whole + partial, whole):
+        store = Store(path, embedder=EMBEDDER)
+        store.add(NewMemory(text=f"a note, and then {written}"))
+        store.close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute(sql, (written,))
+            db.commit()
+    store = Store(path, embedder=EMBEDDER)
+    assert "memory_fingerprint" in examine(store).file[0]
+    assert repair(store).healthy
+    store.close()
+
+
+def test_the_doctor_tells_of_a_page_that_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    store = Store(path, embedder=EMBEDDER)
+    store.add_many([NewMemory(text=f"note number {n}") for n in range(4)])
+    store.maintain(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    with store.reading() as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'memory'").fetchone()
+    store.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    store = Store(path, embedder=EMBEDDER)
+    for found in (examine(store), repair(store)):
+        assert (bool(found.file), found.healthy) == (True, False)
+    store.close()
 
 
 def test_the_doctor_names_what_no_search_finds(store: Store) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -21,11 +23,13 @@ from memory_store.documents import Block, extract
 from memory_store.duplicates import Seen
 from memory_store.embed import StaticEmbedder
 from memory_store.erase import forget
-from memory_store.errors import InvalidMemory
+from memory_store.errors import DiskFull, InvalidMemory
 from memory_store.extractor import Extractor
-from memory_store.ingest import Ingest, Ingested
+from memory_store.folder import listing
+from memory_store.ingest import TOGETHER, Ingest, Ingested
+from memory_store.presence import Presence
 from memory_store.store import Store
-from memory_store.watch import Watch, files, sync
+from memory_store.watch import Watch, sync
 from tests.intruders import HIDDEN, HTML_HIDING_PLACES
 
 EMBEDDER = StaticEmbedder()
@@ -300,10 +304,12 @@ def test_one_part_that_was_forgotten_is_brought_back_by_hand(store: Store, inges
     path.write_text("# One\nThe heron waits.\n# Two\nThe stork nests.\n")
     ingest.put(path)
     whole = texts(store)
-    forget(store, ids=[store.list()[0].id], lasting=True)
+    kept, gone = (memory.id for memory in store.list())
+    forget(store, ids=[gone], lasting=True)
     assert ingest.put(path, again=True).withheld == 1
-    assert next(ingest.put_many([path], by_hand=True)).added == len(whole)
+    assert next(ingest.put_many([path], by_hand=True)).added == 1
     assert texts(store) == whole
+    assert kept in {memory.id for memory in store.list()}, "the other part is the same memory still"
 
 
 def test_a_file_that_gives_nothing_is_read_once(store: Store, extractor: Extractor, root: Path) -> None:
@@ -319,6 +325,47 @@ def test_a_file_that_gives_nothing_is_read_once(store: Store, extractor: Extract
     (root / "bad.txt").write_text("Now it is good.")
     list(sync(ingest, root))
     assert texts(store) == ["Now it is good."]
+
+
+def test_what_leans_on_another_file_survives_it_in_the_next_process(store: Store, root: Path) -> None:
+    (root / "a.md").write_text(f"# One\n{SENTENCE}\n")
+    (root / "b.md").write_text(f"# Two\n{SENTENCE}\n\n# Three\nThe stork nests.\n")
+    for said in (SENTENCE, "Now a fox crosses the lake."):
+        (root / "a.md").write_text(f"# One\n{said}\n")
+        # Each is as if it ran in a process of its own.
+        ingest = Ingest(store)
+        list(sync(ingest, root))
+        ingest.close()
+    assert texts(store) == sorted(("Now a fox crosses the lake.", "The stork nests.", SENTENCE.strip()))
+
+
+def test_a_file_that_was_not_brought_to_an_end_is_completed(store: Store, ingest: Ingest, root: Path) -> None:
+    many = 2 * TOGETHER + 1
+    path = root / "a.md"
+    said = (" ".join(f"{n * 7919 % 10007}-{word}" for word in range(40)) for n in range(1, many + 1))
+    path.write_text("".join(f"# Part {n}\n{text}\n" for n, text in enumerate(said)))
+    room = store.maintain(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0]) + 110
+    store.maintain(lambda connection: connection.execute(f"PRAGMA max_page_count = {room}").fetchall())
+    with pytest.raises(DiskFull):
+        ingest.put(path)
+    half = {memory.id for memory in store.list(limit=1000)}
+    assert len(half) == TOGETHER
+    assert (ingest.known(), ingest.named()) == ({}, {str(path)})
+    store.maintain(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchall())
+    assert ingest.put(path).added == many - len(half)
+    assert half < {memory.id for memory in store.list(limit=1000)}
+    assert ingest.put(path).unchanged
+
+
+def test_a_reader_that_is_ended_from_outside_costs_no_document(root: Path, extractor: Extractor) -> None:
+    (root / "a.txt").write_text("The heron waits.")
+    extractor.chunks(root / "a.txt")
+    child = extractor._child
+    assert child is not None
+    child.send_signal(signal.SIGSTOP)
+    Timer(0.3, child.kill).start()
+    assert extractor.chunks(root / "a.txt")[0].text == "The heron waits."
+    assert extractor._child is not child
 
 
 @pytest.mark.parametrize("place", HTML_HIDING_PLACES)
@@ -350,14 +397,14 @@ def test_what_is_no_file_is_refused_at_once(ingest: Ingest, root: Path, kind: st
 
 
 def test_what_a_file_of_another_folder_said_too_survives_it(store: Store, extractor: Extractor, root: Path) -> None:
-    both = [(Ingest(store, extractor=extractor), root / name) for name in ("one", "two")]
-    for ingest, folder in both:
-        folder.mkdir()
-        (folder / "a.txt").write_text(SENTENCE)
-        list(sync(ingest, folder))
+    both = [(Ingest(store, extractor=extractor), Presence(root / name, store.path)) for name in ("one", "two")]
+    for ingest, presence in both:
+        presence.root.mkdir()
+        (presence.root / "a.txt").write_text(SENTENCE)
+        list(sync(ingest, presence.root, presence))
     (root / "one" / "a.txt").unlink()
-    for ingest, folder in both:
-        list(sync(ingest, folder))
+    for ingest, presence in both:
+        list(sync(ingest, presence.root, presence))
     assert [memory.author.name for memory in store.list()] == [str(root / "two" / "a.txt")]
 
 
@@ -386,7 +433,7 @@ def test_ignore_rules_and_links(root: Path) -> None:
     (root / "sub" / "loop").symlink_to(root, target_is_directory=True)
     (root / "link.md").symlink_to(root / "a.md")
     (root / "dangling.md").symlink_to(root / "nowhere")
-    assert [path.relative_to(root).as_posix() for path in files(root)] == sorted(kept)
+    assert [path.relative_to(root).as_posix() for path in listing(root).files] == sorted(kept)
 
 
 def follow(ingest: Ingest, root: Path) -> tuple[Watch, list[Ingested]]:

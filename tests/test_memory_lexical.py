@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from memory_store import bm25, postings
+from memory_store.behind import LEFT_TO_SEARCH
 from memory_store.doctor import index_anew
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
-from memory_store.lexical import LEFT_TO_SEARCH, LexicalIndex
+from memory_store.lexical import LexicalIndex
 from memory_store.plain_search import PlainWords, containing
 from memory_store.postings import K1, B, segment, without
 from memory_store.records import Author, NewMemory
@@ -234,15 +235,15 @@ def test_a_search_takes_in_what_writers_left_and_segments_do_not_pile_up(tmp_pat
     index = LexicalIndex(store)
     for n in range(70):
         added = store.add(NewMemory(text=f"sign{n} {' '.join(RARE[n : n + 3])}"))
-        assert index._seq < store.written, "left to the search"
+        assert index._behind.seq < store.written, "left to the search"
         assert index.search("default", f"sign{n}", 1)[0].tolist() == [added.num]
     assert len(index._segments[1]) <= 8
     store.add_many([NewMemory(text=f"many{n}") for n in range(LEFT_TO_SEARCH + 1)])
-    assert index._seq == store.written, "too many to be left"
+    assert index._behind.seq == store.written, "too many to be left"
     store.write(lambda connection: store.source_within(connection, Author(kind="agent", name="scribe")))
     store.add(NewMemory(text="the last one"))
     store.set_tags(store.list(limit=1)[0].id, ("tea",))
-    assert index._seq == store.written, "other writes leave nothing"
+    assert index._behind.seq == store.written, "other writes leave nothing"
     index.close()
     store.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memory_store import rank
+from memory_store import rank, wording
 from memory_store.embed import StaticEmbedder
 from memory_store.errors import InvalidMemory
 from memory_store.export import bring_in, from_jsonl, from_markdown, record_of, records, to_jsonl, to_markdown
@@ -167,12 +167,26 @@ def test_a_question_without_vector_or_of_ten_megabytes(store: Store) -> None:
 
 
 def test_fusion_by_hand() -> None:
-    parts = rank.fuse({1: 4.0, 2: 2.0}, {2: 0.9, 3: 0.5, 1: 0.1}, Weights(words=0.5))
-    assert {num: round(part.score, 4) for num, part in parts.items()} == {1: 0.5, 2: 0.75, 3: 0.25}
+    parts = rank.fuse({1: 4.0, 2: 2.0}, {2: 0.9, 3: 0.5, 1: 0.1}, 0.5)
+    # The cube root of half of each cube: of 1 and 0, of 0.5 and 1, of 0 and 0.5.
+    assert {num: round(part.score, 4) for num, part in parts.items()} == {1: 0.7937, 2: 0.8255, 3: 0.3969}
     lent = rank.lend(parts, [Turn(1, "e", 0), Turn(2, "e", 1), Turn(9, "e", 2)], Weights(turns=0.4))
-    assert round(lent[1].score, 4) == 0.65
-    assert round(lent[9].score, 4) == 0.15
+    assert round(lent[1].score, 4) == round(0.7937 + 0.2 * 0.8255, 4)
+    assert round(lent[9].score, 4) == round(0.2 * 0.8255, 4)
     assert rank.order(lent) == [2, 1, 3, 9]
+
+
+def test_words_count_by_how_the_question_is_put() -> None:
+    keywords, spoken = "restaurant lisbon", "where was it that we had been to in Lisbon"
+    alike, outstanding = [1.0] * 20, [10.0, *[1.0] * 19]
+    assert wording.share(spoken, alike) < wording.share(keywords, alike) < wording.share(keywords, outstanding) < 1
+    assert wording.share(keywords, []) == wording.share(keywords, [3.0]) < wording.share(f"{keywords} tram", [3.0])
+    words, vectors = {1: 1.0, 2: 0.5}, {1: 0.2, 2: 0.3, 3: 0.9}
+    by_keywords = rank.fuse(words, vectors, wording.share(keywords, words.values()))
+    by_meaning = rank.fuse(words, vectors, wording.share(spoken, words.values()))
+    assert rank.order(by_keywords)[0] == 1
+    assert rank.order(by_meaning)[0] == 3
+    assert by_meaning[1].share < 0.5 < by_keywords[1].share
 
 
 def test_an_export_comes_back_the_same(tmp_path: Path, store: Store) -> None:

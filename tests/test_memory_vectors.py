@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
@@ -227,6 +229,25 @@ def test_an_index_of_more_holes_than_rows_is_made_anew(tmp_path: Path) -> None:
     opened = VectorIndex(store, tmp_path / "index")
     assert opened._shelves[1].rows == 100
     assert set(opened.search("default", QUERIES[0], 300)[0].tolist()) == set(range(201, 301))
+
+
+def test_an_index_that_was_killed_while_it_was_made_anew_is_made_once_more(tmp_path: Path) -> None:
+    store = filled(tmp_path / "m.db", range(300))
+    index = VectorIndex(store, tmp_path / "index")
+    forget(store, ids=[memory.id for memory in store.get_many(range(1, 201))], derived=[index])
+    index.close()
+    store.close()
+    # Its pages hold something else by then than the list of before says.
+    dies = (
+        "import os, sys; from pathlib import Path; from tests.test_memory_vectors import *; at = Path(sys.argv[1])\n"
+        "store = Store(at / 'm.db', embedder=EMBEDDER); index = VectorIndex(store, at / 'index')\n"
+        "add(store, range(300, 350)); index.catch_up(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", dies, str(tmp_path)]).returncode == 9
+    store = Store(tmp_path / "m.db", embedder=EMBEDDER)
+    opened = VectorIndex(store, tmp_path / "index")
+    assert opened.fits()
+    assert opened.search("default", QUERIES[0], 300)[0].size == 150
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from localai.api.wire import JsonRoute, json_response
 from localai.errors import BadRequest
 from localai.forgetting import Forgetting
 from localai.memories import Memories
+from localai.watched import WatchedFolders
 from memory_store.records import DEFAULT_NAMESPACE, OWNER, Author, Memory, NewMemory
 
 if TYPE_CHECKING:
@@ -104,10 +105,10 @@ class ImportBody(_Body):
     first: int = 1
 
 
-def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
+def routes(memories: Memories, forgetting: Forgetting, watched: WatchedFolders) -> APIRouter:
     """The routes under /localai/memory."""
     router = APIRouter(prefix="/localai/memory", tags=["memory"], route_class=JsonRoute)
-    _whole_store(router, memories, forgetting)
+    _whole_store(router, memories, forgetting, watched)
 
     @router.post("")
     async def add(body: AddBody, who: Who) -> Response:
@@ -158,7 +159,7 @@ def routes(memories: Memories, forgetting: Forgetting) -> APIRouter:
     return router
 
 
-def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting) -> None:
+def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting, watched: WatchedFolders) -> None:
     """What is about more than one memory; before `/{memory_id}`, which takes any word."""
 
     @router.get("/stats")
@@ -170,7 +171,7 @@ def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting) 
     @router.post("/doctor")
     async def doctor(repair: bool = False) -> Response:
         """Is everything findable? With `repair`, it is afterwards."""
-        return json_response(await asyncio.to_thread(_doctor, memories, repair))
+        return json_response(await asyncio.to_thread(_doctor, memories, watched, repair))
 
     @router.get("/export")
     async def export(who: Who, after: Number = 0, limit: int = 500, namespace: str | None = None) -> Response:
@@ -243,12 +244,13 @@ def _stats(memories: Memories) -> dict[str, Any]:
     }
 
 
-def _doctor(memories: Memories, repair: bool) -> dict[str, Any]:
+def _doctor(memories: Memories, watched: WatchedFolders, repair: bool) -> dict[str, Any]:
     found, fits = memories.examine(repair=repair)
     return {
         "healthy": found.healthy and fits,
         **asdict(found),
         "index_differs": not fits,
+        "doubts": watched.doubts(),
         "fallback": memories.fallback,
     }
 

@@ -53,6 +53,12 @@ def routes(watched: WatchedFolders) -> APIRouter:
         await asyncio.to_thread(watched.add, _absolute(body.folder), body.namespace)
         return json_response({"watched": await asyncio.to_thread(watched.followed)})
 
+    @router.post("/watch/gone")
+    async def gone(body: FolderBody) -> Response:
+        """The files that this folder lacks are gone, and no disk is missing: what they said is removed."""
+        await asyncio.to_thread(watched.confirm, _absolute(body.folder))
+        return json_response({"watched": await asyncio.to_thread(watched.followed)})
+
     @router.post("/unwatch")
     async def unwatch(body: FolderBody) -> Response:
         """Follow a folder no more; what it said stays."""

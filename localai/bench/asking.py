@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,11 @@ _OF_THE_ITEM = (ContextExceeded, DeadlinePassed, EngineFailed, TooBusy)
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Asks on behalf of one run; `salt` keeps answers of earlier runs out of the KV cache."""
+    """Asks on behalf of one run; `salt` keeps answers of earlier runs out of the KV cache, `names` as in `Chosen`."""
 
     client: Client
     salt: str
+    names: Mapping[str, str]
 
     def ask(self, item: Item, config: Configuration, number: int) -> Row:
         """Answer and score `item`. Raises LocalaiError for what no other question would survive either."""
@@ -66,7 +68,7 @@ class Asker:
 
     def _common(self, config: Configuration, number: int) -> dict[str, Any]:
         return {
-            "model": config.model,
+            "model": self.names[config.key],
             "backend": config.backend,
             "temperature": 0,
             "seed": 0,

@@ -39,10 +39,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What will run, and what was asked for and cannot, each with its reason."""
+    """What will run, and what was asked for and cannot, each with its reason.
+
+    `names`: how the daemon is asked for the model of a configuration, by key: a file by its path, which reports lack.
+    """
 
     configurations: tuple[Configuration, ...]
     left_out: tuple[str, ...]
+    names: dict[str, str]
 
 
 def choose(
@@ -54,6 +58,7 @@ def choose(
     """
     names = [f"{model}:{quant}" for model in models for quant in quants] if quants else list(models)
     found: dict[str, Configuration] = {}
+    asked: dict[str, str] = {}
     left_out: list[str] = []
     for name in names:
         local = _resolved(library, name, quants)
@@ -76,10 +81,10 @@ def choose(
                     size_bytes=local.size_bytes,
                     spec=local.spec.id if local.spec else "",
                 )
-                found[made.key] = made
+                found[made.key], asked[made.key] = made, name
     if not found:
         raise BadRequest("there is nothing to compare", "; ".join(left_out) or "name a model with -m")
-    return Chosen(tuple(found.values()), tuple(left_out))
+    return Chosen(tuple(found.values()), tuple(left_out), asked)
 
 
 def _resolved(library: Library, name: str, quants: Sequence[str]) -> LocalModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,11 +42,15 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """What a run needs. `restart` starts the daemon anew with so many threads; never called for configurations of 0."""
+    """What a run needs, `names` as in `Chosen`.
+
+    `restart` starts the daemon anew with so many threads; never called for configurations of 0.
+    """
 
     client: Client
     suite: Suite
     configurations: Sequence[Configuration]
+    names: Mapping[str, str]
     sensors: Sequence[Sensor]
     idle_s: float
     restart: Callable[[int], None]
@@ -56,7 +60,7 @@ class Runner:
         """Do what the journal lacks. Raises LocalaiError where the run cannot go on; the journal keeps what is done."""
         head, by_key = journal.head, {config.key: config for config in self.configurations}
         # What is asked again after an interruption is computed again.
-        asker = Asker(self.client, f"{head.plan[:16]} {head.started} {journal.resumptions}")
+        asker = Asker(self.client, f"{head.plan[:16]} {head.started} {journal.resumptions}", self.names)
         parts = self.suite.rounds(head.rounds)
         done, threads = journal.done, 0
         self.watcher.resume(sum(len(parts[number]) for _, number in done))
