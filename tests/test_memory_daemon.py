@@ -433,6 +433,10 @@ def test_ask_recalls_unless_told_not_to(daemon: Daemon) -> None:
     question = ("ask", "what is the cat of the Lindholms called?", "-m", model, "--json")
     recalled, plain = (json.loads(daemon.cli(*question, *flag).stdout) for flag in ((), ("--no-memory",)))
     assert [len(answer["memories"]) for answer in (recalled, plain)] == [1, 0]
+    used = recalled["memories"][0]
+    for way in ((), ("--no-stream",)):
+        told = daemon.cli(*question[:-1], "-n", "default", *way).stderr
+        assert f"{used['id']}  person:owner  trust {used['trust']:.2f}" in told, way
     assert "Pepper" in recalled["text"]
     assert "Pepper" not in plain["text"]
 
