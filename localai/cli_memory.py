@@ -24,6 +24,7 @@ _UNFINISHED = (
     "traces may be left in files: `localai memory doctor --repair` finishes it, "
     "where the disk has room and no other program reads"
 )
+_PREVIEWED = 10
 _KEPT_COPY = "memory.db.damaged"
 _UNCOUNTED = "not counted: it is your own word, or its source has had its share of praise today"
 _KINDS = ("person", "agent", "file", "tool", "web")
@@ -300,18 +301,30 @@ def judge(memory_id: str, verdict: str, as_json: bool) -> None:
 @click.option("--tag", default=None, help="With this tag.")
 @click.option("--since", default=None, callback=moment, help="Said at or after this time.")
 @click.option("--until", default=None, callback=moment, help="Said before this time.")
+@click.option("--dry-run", is_flag=True, help="List what would go, and forget nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, **asked: Any) -> None:
+def forget(ids: tuple[str, ...], source: str | None, dry_run: bool, yes: bool, as_json: bool, **asked: Any) -> None:
     """Erase memories, by id or by all that they have in common, and prove it."""
     body = {"ids": ids, "source": _source(source), **asked}
     body = {name: value for name, value in body.items() if value not in (None, ())}
     if not body:
         raise BadRequest("it is not said what to forget", "give ids, --query, --source, --namespace, --tag or a time")
-    if not yes and not as_json:
-        click.confirm("Forget this for good?", abort=True, err=True)
     daemon, _ = daemon_and_namespace()
+    if dry_run or (not yes and not as_json):
+        found = daemon.post(f"{ROUTE}/forget", {**body, "dry_run": True}, timeout=AT_LENGTH)
+        if dry_run:
+            show(found, as_json, _would_go_text)
+            return
+        say(_would_go_text({**found, "memories": found["memories"][:_PREVIEWED]}))
+        click.confirm("Forget this for good?", abort=True, err=True)
     show(daemon.post(f"{ROUTE}/forget", body, timeout=AT_LENGTH), as_json, _receipt_text)
+
+
+def _would_go_text(found: Any) -> str:
+    more = found["count"] - len(found["memories"])
+    lines = [*map(memory_line, found["memories"]), *([f"and {more} more"] if more else [])]
+    return "\n".join([f"{found['count']} memories would go", *lines])
 
 
 def _receipt_text(receipt: Any) -> str:

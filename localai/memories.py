@@ -183,21 +183,12 @@ class Memories:
         `lasting`: documents that said it are not to say it again before it changes there.
         """
         from memory_store.erase import forget
-        from memory_store.plain_search import containing
 
         parts = self._parts()
-        store = parts.store
-        asked = dict.fromkeys(ids)
-        if not asked and chosen is None and query is None:
-            raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
-        if asked and (chosen is not None or query is not None):
-            raise BadRequest("ids and conditions at once", "give the ids alone, or what the memories have in common")
-        if query is not None:
-            asked, chosen = dict.fromkeys(containing(store, query, chosen)), None
-        gone = self._chosen(list(asked), chosen)
+        gone = self.would_go(ids, query, chosen)
         before()
-        also = self._elsewhere()
-        receipt = forget(store, ids=list(asked), chosen=chosen, derived=parts.derived, also=also, lasting=lasting)
+        also, asked = self._elsewhere(), [memory.id for memory in gone]
+        receipt = forget(parts.store, ids=asked, derived=parts.derived, also=also, lasting=lasting)
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
         self.pins.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
@@ -213,13 +204,20 @@ class Memories:
                 self._open.close()
                 self._open = None
 
-    def _chosen(self, ids: Sequence[str], chosen: Filter | None) -> list[Memory]:
+    def would_go(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> list[Memory]:
+        """What `forget` takes for these, in the order of writing. Raises BadRequest, NoSuchMemory."""
         from memory_store import rows
+        from memory_store.plain_search import containing
 
+        if not ids and chosen is None and query is None:
+            raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
+        if ids and (chosen is not None or query is not None):
+            raise BadRequest("ids and conditions at once", "give the ids alone, or what the memories have in common")
+        asked = dict.fromkeys(ids if query is None else containing(self.store, query, chosen))
         with self.store.reading() as connection:
-            nums = rows.numbers_of_ids(connection, ids)
-            nums += rows.numbers(connection, chosen) if chosen is not None else []
-            return list(rows.many(connection, nums))
+            nums = rows.numbers_of_ids(connection, asked)
+            nums += rows.numbers(connection, chosen) if chosen is not None and query is None else []
+            return list(rows.many(connection, sorted(nums)))
 
     def _elsewhere(self) -> list[Path]:
         """Files of the home that might hold words of a request."""

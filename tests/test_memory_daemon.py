@@ -335,6 +335,20 @@ def test_an_export_goes_through_a_pipe(daemon: Daemon, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_what_would_go_is_shown_before_it_goes(daemon: Daemon) -> None:
+    made = [shown(daemon, "add", f"The cellar has {n} barrels of cider", "-n", "cellar")["id"] for n in range(12)]
+    dry = shown(daemon, "forget", "-n", "cellar", "--query", "cider", "--dry-run")
+    assert (dry["count"], [memory["id"] for memory in dry["memories"]]) == (12, made)
+    asked_first = memory(daemon, "forget", "-n", "cellar", stdin="n\n")
+    assert asked_first.returncode == 130
+    assert "12 memories would go" in asked_first.stderr
+    assert "and 2 more" in asked_first.stderr
+    assert memory(daemon, "forget", made[0], "-n", "cellar", "--dry-run").returncode == 2
+    assert memory(daemon, "forget", "nothing", "--dry-run").returncode == 1
+    assert shown(daemon, "forget", "-n", "cellar", "--dry-run")["count"] == 12
+    assert memory(daemon, "forget", "-n", "cellar", stdin="y\n").stdout.startswith("forgot 12 memories")
+
+
 def test_what_is_told_of_an_add(daemon: Daemon) -> None:
     first = memory(daemon, "add", "The door code of Marlow is 4410", "-n", "told").stdout.split()[0]
     told = memory(daemon, "add", "The door code of Marlow is 5522", "-n", "told").stdout

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _PARTS = ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
 
+_SHOWN = 1000
+"""Of what would be forgotten."""
+
 Name = Annotated[str, Field(max_length=4096)]
 Moment = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -93,6 +96,7 @@ class ForgetBody(_Body):
     tag: Name | None = None
     since: Moment | None = None
     until: Moment | None = None
+    dry_run: bool = False
 
 
 class JudgeBody(_Body):
@@ -187,8 +191,11 @@ def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting, 
 
     @router.post("/forget")
     async def forget(body: ForgetBody, who: Who) -> Response:
-        """Erase, and search the raw files for what is left."""
+        """Erase, and search the raw files for what is left; with `dry_run`, say what would go and erase nothing."""
         ids = [found.id for found in await asyncio.to_thread(meant, memories, body.ids, who)]
+        if body.dry_run:
+            found = await asyncio.to_thread(memories.would_go, ids, body.query, _filter(body, who))
+            return json_response({"count": len(found), "memories": [shown(memory) for memory in found[:_SHOWN]]})
         return json_response(await forgetting.forget(ids, body.query, _filter(body, who)))
 
 
