@@ -346,7 +346,9 @@ def test_what_would_go_is_shown_before_it_goes(daemon: Daemon) -> None:
     assert memory(daemon, "forget", made[0], "-n", "cellar", "--dry-run").returncode == 2
     assert memory(daemon, "forget", "nothing", "--dry-run").returncode == 1
     assert shown(daemon, "forget", "-n", "cellar", "--dry-run")["count"] == 12
-    assert memory(daemon, "forget", "-n", "cellar", stdin="y\n").stdout.startswith("forgot 12 memories")
+    told = memory(daemon, "forget", "-n", "cellar", stdin="y\n").stdout
+    assert told.startswith("forgot 12 memories")
+    assert "no trace is left" in told
 
 
 def test_what_is_told_of_an_add(daemon: Daemon) -> None:
