@@ -16,6 +16,7 @@ import click
 
 from localai import __version__
 from localai.errors import LocalaiError
+from localai.sanitize import clean
 
 _COMMANDS = {
     "ask": ("localai.cli_ask", "Ask one question and print the answer."),
@@ -102,12 +103,17 @@ def _complain(error: LocalaiError) -> NoReturn:
 
 def say(text: str, *, end: str = "\n") -> None:
     """A line for the person, on stderr."""
-    click.echo(text, err=True, nl=end == "\n")
+    click.echo(clean(text), err=True, nl=end == "\n")
 
 
 def show(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
-    """Print `value` as one JSON object, or as `render` puts it for people."""
-    click.echo(json.dumps(value, ensure_ascii=False) if as_json else render(value))
+    """Print `value` as one JSON object, or as `render` puts it for people, whose terminal obeys nothing in it."""
+    click.echo(json.dumps(value, ensure_ascii=False) if as_json else clean(render(value)))
+
+
+def answer_text(text: str, *, end: str = "\n") -> None:
+    """What a model said: as it is into a pipe or a file, harmless on a terminal."""
+    click.echo(clean(text) if sys.stdout.isatty() else text, nl=end == "\n")
 
 
 def progress_line(text: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from localai.cli import progress_line, say, show
+from localai.cli import answer_text, progress_line, say, show
 from localai.cli_numbers import Finite
 from localai.client import Client
 from localai.config import load
 from localai.errors import BadRequest
 from localai.lifecycle import client, ensure_running
+from localai.sanitize import one_line
 
 _LARGEST_FILE = 2 * 2**20
 _USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "energy")
@@ -35,7 +36,7 @@ _TIMINGS = ("queue_ms", "load_ms", "restore_ms", "ttft_ms", "prefill_tps", "deco
 @click.option("--ctx", type=click.IntRange(0), default=None, help="Served context in tokens.")
 @click.option("--max-joules", type=Finite(0, min_open=True), default=None, help="End the answer there.")
 @click.option("--memory/--no-memory", default=None, help="Recall what fits from the memory. Default: recall.")
-@click.option("--namespace", default=None, help="Recall from this namespace.")
+@click.option("-n", "--namespace", default=None, help="Recall from this namespace.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the answer and its figures.")
 def ask(
@@ -85,8 +86,10 @@ def ask(
     _run(client(config), sent, answer)
     if as_json:
         click.echo(json.dumps(answer.as_json(), ensure_ascii=False))
-    elif no_stream:
-        click.echo(answer.text)
+        return
+    if no_stream:
+        answer_text(answer.text)
+    answer.remark()
 
 
 def _question(prompt: str | None, files: tuple[Path, ...]) -> str:
@@ -149,7 +152,7 @@ class _Answer:
             if content:
                 self._texts.append(content)
                 if self._echo:
-                    click.echo(content, nl=False)
+                    answer_text(content, end="")
             self._finish = choice["finish_reason"] or self._finish
         if chunk.get("usage"):
             self._last = chunk
@@ -157,16 +160,21 @@ class _Answer:
     def end(self) -> None:
         if self._echo:
             click.echo()
-            stopped = ((self._last.get("usage") or {}).get("energy") or {}).get("stopped")
-            stopped = stopped or (self._last.get("timings") or {}).get("stopped")
-            if stopped:
-                say(f"({stopped})")
-            elif "answer_cache" in self._last:
-                say(f"({self._last['reason']})")
-            elif self._finish == "length":
-                say("(cut at the token limit)")
-            if self._last.get("memory_fallback"):
-                say(f"(memories were found by {self._last['memory_fallback']})")
+
+    def remark(self) -> None:
+        """What a person should know beside the text: why it ends there, and which memories it rests on."""
+        stopped = ((self._last.get("usage") or {}).get("energy") or {}).get("stopped")
+        stopped = stopped or (self._last.get("timings") or {}).get("stopped")
+        if stopped:
+            say(f"({stopped})")
+        elif "answer_cache" in self._last:
+            say(f"({self._last['reason']})")
+        elif self._finish == "length":
+            say("(cut at the token limit)")
+        for used in self._last.get("memories") or []:
+            say(f"  {used['id']}  {used['source']}  trust {used['trust']:.2f}")
+        if self._last.get("memory_fallback"):
+            say(f"(memories were found by {self._last['memory_fallback']})")
 
     def as_json(self) -> dict[str, Any]:
         usage, timings = self._last.get("usage") or {}, self._last.get("timings") or {}
@@ -233,12 +241,7 @@ def chat(model: str | None, conversation: str | None, plain: bool, listing: bool
 def _conversations(body: dict[str, Any]) -> str:
     rows = [
         f"{chat['id']}  {datetime.fromtimestamp(chat['updated']):%Y-%m-%d %H:%M}  "
-        f"{'* ' if chat['pinned'] else '  '}{_printable(chat['title'] or 'Untitled')}"
+        f"{'* ' if chat['pinned'] else '  '}{one_line(chat['title']) or 'Untitled'}"
         for chat in body["conversations"]
     ]
     return "\n".join(rows) or "no conversations yet: `localai chat` begins one"
-
-
-def _printable(text: str) -> str:
-    """Without what would move a terminal's cursor: titles come from files and models too."""
-    return "".join(character if character.isprintable() else " " for character in text)

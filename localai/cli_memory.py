@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -13,6 +11,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from localai.cli import progress_line, say, show
+from localai.cli_moments import moment, shown_moment
 from localai.client import Client
 from localai.config import load
 from localai.errors import BadRequest, from_memory
@@ -25,6 +24,9 @@ _UNFINISHED = (
     "traces may be left in files: `localai memory doctor --repair` finishes it, "
     "where the disk has room and no other program reads"
 )
+_PREVIEWED = 10
+_KEPT_COPY = "memory.db.damaged"
+_UNCOUNTED = "not counted: it is your own word, or its source has had its share of praise today"
 _KINDS = ("person", "agent", "file", "tool", "web")
 
 
@@ -35,17 +37,11 @@ def daemon_and_namespace() -> tuple[Client, str]:
     return client(config), config.memory or "default"
 
 
-def _moment(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter("give a date such as 2026-01-31, or Unix seconds", param=parameter) from error
+def path_of(memory_id: str) -> str:
+    """Raises BadRequest."""
+    if not memory_id.strip():
+        raise BadRequest("the id is empty", "`localai memory list` shows the ids; their first six letters do")
+    return f"{ROUTE}/{quote(memory_id, safe='')}"
 
 
 def _source(text: str | None) -> dict[str, str] | None:
@@ -68,9 +64,9 @@ def memory() -> None:
 @click.option("--source", default=None, help="Who says so, as KIND:NAME; default: you.")
 @click.option("-n", "--namespace", default=None, help="Where to keep it.")
 @click.option("--tag", "tags", multiple=True, help="A word to find it by; as often as you like.")
-@click.option("--time", "time_", default=None, callback=_moment, help="When it was said.")
-@click.option("--valid-from", default=None, callback=_moment, help="From when on it is true.")
-@click.option("--valid-to", default=None, callback=_moment, help="Until when it is true.")
+@click.option("--time", "time_", default=None, callback=moment, help="When it was said.")
+@click.option("--valid-from", default=None, callback=moment, help="From when on it is true.")
+@click.option("--valid-to", default=None, callback=moment, help="Until when it is true.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def add(
     text: str | None,
@@ -94,10 +90,10 @@ def add(
     body = {"text": text, "namespace": namespace or usual, "source": _source(source), "tags": tags, "time": time_}
     body |= {"valid_from": valid_from, "valid_to": valid_to}
     added = daemon.post(ROUTE, {name: value for name, value in body.items() if value is not None})
-    show(added, as_json, _noting(_added_text))
+    show(added, as_json, noting(_added_text))
 
 
-def _noting(text: Callable[[Any], str]) -> Callable[[Any], str]:
+def noting(text: Callable[[Any], str]) -> Callable[[Any], str]:
     """The same, with a line where the memory's embedding model fails."""
 
     def noted(found: Any) -> str:
@@ -155,11 +151,21 @@ def _add_files(paths: tuple[Path, ...], namespace: str | None, as_json: bool) ->
     for each in done:
         if each["problem"]:
             say(f"{each['path']}: {each['problem']} ({each['hint']})")
-    counts = {name: sum(each[name] for each in done) for name in ("added", "duplicates", "quarantined", "removed")}
-    result = {**counts, "files": done}
-    show(result, as_json, lambda r: f"{r['added']} memories from {len(done)} files, {r['duplicates']} known already")
+    names = ("added", "duplicates", "quarantined", "removed", "unchanged")
+    result = {**{name: sum(each[name] for each in done) for name in names}, "files": done}
+    show(result, as_json, _files_text)
     if done and all(each["problem"] for each in done):
         sys.exit(1)
+
+
+def _files_text(result: Any) -> str:
+    text = f"{result['added']} memories from {len(result['files'])} files, {result['duplicates']} known already"
+    if result["unchanged"]:
+        text += f"; {result['unchanged']} files unchanged since they were read"
+    if result["quarantined"]:
+        text += f"; {result['quarantined']} set aside, for they give orders to a model: `localai memory list "
+        text += "--state quarantined` shows them, `localai memory judge ID confirmed` lets one in"
+    return text
 
 
 @memory.command()
@@ -183,21 +189,27 @@ def watch(folder: Path | None, namespace: str | None, stop: bool, gone: bool, as
 
 def _watched_text(found: Any) -> str:
     problem = f"\n  {found['problem']}" if found["problem"] else ""
-    return f"{found['folder']} ({found['namespace']}): {found['added']} added, {found['removed']} removed{problem}"
+    aside = (
+        f", {found['set_aside']} set aside (`localai memory list --state quarantined`)" if found["set_aside"] else ""
+    )
+    return (
+        f"{found['folder']} ({found['namespace']}): {found['added']} added, {found['removed']} removed{aside}{problem}"
+    )
 
 
 def _added_text(added: Any) -> str:
     known = "" if added["created"] else " (known already)"
-    return f"{added['id']}{known}{'' if added['state'] == 'kept' else ' ' + added['state']}"
+    instead = f" in place of {', '.join(added['replaced'])}" if added["replaced"] else ""
+    return f"{added['id']}{known}{'' if added['state'] == 'kept' else ' ' + added['state']}{instead}"
 
 
 @memory.command()
 @click.argument("query")
 @click.option("-k", default=10, show_default=True, help="Most hits.")
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
-@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
-@click.option("--until", default=None, callback=_moment, help="Said before this time.")
-@click.option("--at", default=None, callback=_moment, help="What was true then.")
+@click.option("--since", default=None, callback=moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=moment, help="Said before this time.")
+@click.option("--at", default=None, callback=moment, help="What was true then.")
 @click.option("--past", is_flag=True, help="Also what is superseded or no longer true.")
 @click.option("--exact", is_flag=True, help="Compare with every vector.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -206,7 +218,7 @@ def search(query: str, namespace: str | None, as_json: bool, **asked: Any) -> No
     daemon, usual = daemon_and_namespace()
     body = {"query": query, "namespace": namespace or usual, **asked}
     found = daemon.post(f"{ROUTE}/search", {name: value for name, value in body.items() if value is not None})
-    show(found, as_json, _noting(lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found"))
+    show(found, as_json, noting(lambda found: "\n".join(map(_hit_text, found["hits"])) or "nothing found"))
 
 
 def _hit_text(hit: Any) -> str:
@@ -222,8 +234,8 @@ def _short(text: str) -> str:
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
 @click.option("--source", default=None, help="Of this source only, as KIND:NAME.")
 @click.option("--tag", default=None, help="With this tag.")
-@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
-@click.option("--until", default=None, callback=_moment, help="Said before this time.")
+@click.option("--since", default=None, callback=moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=moment, help="Said before this time.")
 @click.option(
     "--state",
     type=click.Choice(["kept", "quarantined", "contested", "superseded"]),
@@ -242,7 +254,8 @@ def list_(as_json: bool, **asked: Any) -> None:
 
 def memory_line(found: Any) -> str:
     state = "" if found["state"] == "kept" else f" [{found['state']}]"
-    return f"{found['num']:>6}  {found['id']}  {found['source']}{state}  {_short(found['text'])}"
+    day = shown_moment(found["time"])[:10]
+    return f"{found['num']:>6}  {found['id']}  {day}  {found['source']}{state}  {_short(found['text'])}"
 
 
 @memory.command(name="show")
@@ -251,11 +264,22 @@ def memory_line(found: Any) -> str:
 def show_(memory_id: str, as_json: bool) -> None:
     """Show one memory with all that is known of it."""
     daemon, _ = daemon_and_namespace()
-    found = daemon.get(f"{ROUTE}/{quote(memory_id, safe='')}")
-    rest = ("source", "trust", "taint", "state", "namespace", "time", "place", "episode", "position", "tags")
-    show(
-        found, as_json, lambda f: f["text"] + "\n\n" + "\n".join(f"{n}: {f[n]}" for n in rest if f[n] not in (None, []))
+    found = daemon.get(path_of(memory_id))
+    show(found, as_json, _whole_text)
+
+
+def _whole_text(found: Any) -> str:
+    moments = {name: found[name] for name in ("time", "recorded", "valid_from", "valid_to") if found[name] is not None}
+    told = {**found, **{name: shown_moment(value) for name, value in moments.items()}}
+    told |= {name: ", ".join(found[name]) for name in ("tags", "derived_from")}
+    if found["recorded"] == found["time"]:
+        del told["recorded"]
+    names = (
+        *("id", "source", "trust", "taint", "state", "namespace", "time", "recorded", "valid_from", "valid_to"),
+        *("place", "episode", "position", "tags", "derived_from"),
     )
+    lines = [f"{name}: {told[name]}" for name in names if told.get(name) not in (None, "")]
+    return "\n".join([found["text"], "", *lines])
 
 
 @memory.command()
@@ -265,8 +289,8 @@ def show_(memory_id: str, as_json: bool) -> None:
 def judge(memory_id: str, verdict: str, as_json: bool) -> None:
     """Say that a memory is right or wrong; its source gains or loses trust."""
     daemon, _ = daemon_and_namespace()
-    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/judge", {"verdict": verdict})
-    show(done, as_json, lambda done: "counted" if done["counted"] else "not counted")
+    done = daemon.post(f"{path_of(memory_id)}/judge", {"verdict": verdict})
+    show(done, as_json, lambda done: "counted" if done["counted"] else _UNCOUNTED)
 
 
 @memory.command()
@@ -275,25 +299,39 @@ def judge(memory_id: str, verdict: str, as_json: bool) -> None:
 @click.option("--source", default=None, help="All of this source, as KIND:NAME.")
 @click.option("-n", "--namespace", default=None, help="In this namespace.")
 @click.option("--tag", default=None, help="With this tag.")
-@click.option("--since", default=None, callback=_moment, help="Said at or after this time.")
-@click.option("--until", default=None, callback=_moment, help="Said before this time.")
+@click.option("--since", default=None, callback=moment, help="Said at or after this time.")
+@click.option("--until", default=None, callback=moment, help="Said before this time.")
+@click.option("--dry-run", is_flag=True, help="List what would go, and forget nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def forget(ids: tuple[str, ...], source: str | None, yes: bool, as_json: bool, **asked: Any) -> None:
+def forget(ids: tuple[str, ...], source: str | None, dry_run: bool, yes: bool, as_json: bool, **asked: Any) -> None:
     """Erase memories, by id or by all that they have in common, and prove it."""
     body = {"ids": ids, "source": _source(source), **asked}
     body = {name: value for name, value in body.items() if value not in (None, ())}
     if not body:
         raise BadRequest("it is not said what to forget", "give ids, --query, --source, --namespace, --tag or a time")
-    if not yes and not as_json:
-        click.confirm("Forget this for good?", abort=True, err=True)
     daemon, _ = daemon_and_namespace()
+    if dry_run or (not yes and not as_json):
+        found = daemon.post(f"{ROUTE}/forget", {**body, "dry_run": True}, timeout=AT_LENGTH)
+        if dry_run:
+            show(found, as_json, _would_go_text)
+            return
+        say(_would_go_text({**found, "memories": found["memories"][:_PREVIEWED]}))
+        click.confirm("Forget this for good?", abort=True, err=True)
     show(daemon.post(f"{ROUTE}/forget", body, timeout=AT_LENGTH), as_json, _receipt_text)
+
+
+def _would_go_text(found: Any) -> str:
+    more = found["count"] - len(found["memories"])
+    lines = [*map(memory_line, found["memories"]), *([f"and {more} more"] if more else [])]
+    return "\n".join([f"{found['count']} memories would go", *lines])
 
 
 def _receipt_text(receipt: Any) -> str:
     size = sum(receipt["scanned"].values())
-    proof = "no trace is left" if receipt["complete"] else _UNFINISHED
+    kept = ", ".join(sorted({name for name, _ in receipt["residue"] if name.startswith(_KEPT_COPY)}))
+    unfinished = f"traces are left in {kept}: remove it" if kept else _UNFINISHED
+    proof = "no trace is left" if receipt["complete"] else unfinished
     lines = [f"forgot {len(receipt['ids'])} memories and {len(receipt['cascaded'])} that rested on them; {proof}"]
     lines.append(f"searched {size / 2**20:.1f} MiB of {len(receipt['scanned'])} files for {receipt['pieces']} pieces")
     elsewhere, kv = receipt["elsewhere"], receipt["elsewhere"].get("kv")
@@ -311,48 +349,11 @@ def _receipt_text(receipt: Any) -> str:
 
 
 @memory.command()
-@click.option("--repair", is_flag=True, help="Mend what is found.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(repair: bool, as_json: bool) -> None:
-    """Is every memory whole and findable?"""
-    daemon, _ = daemon_and_namespace()
-    found = daemon.post(f"{ROUTE}/doctor?repair={str(repair).lower()}", {}, timeout=AT_LENGTH)
-    show(found, as_json, _noting(_doctor_text))
-    if not found["healthy"]:
-        sys.exit(1)
-
-
-_UNMENDED = (
-    "the file itself is damaged: `localai memory doctor --repair` mends its indexes alone; where this stays, "
-    "`localai memory export` what can be read, stop the daemon, move memory.db away, and import it"
-)
-
-
-def _doctor_text(found: Any) -> str:
-    doubts = "".join(f"\n{doubt['folder']}: {doubt['told']}" for doubt in found["doubts"])
-    if found["healthy"]:
-        silent = len(found["wordless"])
-        but = (
-            f", but for {silent} without anything to search for, which only `localai memory list` shows"
-            if silent
-            else ""
-        )
-        return f"{found['memories']} memories, all whole and findable{but}{doubts}"
-    wrong = {
-        name: value
-        for name, value in found.items()
-        if value and name not in ("memories", "healthy", "fallback", "wordless", "doubts")
-    }
-    mend = _UNMENDED if found["file"] else "run `localai memory doctor --repair`"
-    return f"something is wrong: {json.dumps(wrong)}\n{mend}{doubts}"
-
-
-@memory.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def stats(as_json: bool) -> None:
     """How much is remembered, where, and by whom."""
     daemon, _ = daemon_and_namespace()
-    show(daemon.get(f"{ROUTE}/stats"), as_json, _noting(_stats_text))
+    show(daemon.get(f"{ROUTE}/stats"), as_json, noting(_stats_text))
 
 
 def _stats_text(found: Any) -> str:

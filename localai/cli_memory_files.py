@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
 import click
 
-from localai.cli import progress_line, show
+from localai.cli import progress_line, say, show
 from localai.cli_memory import AT_LENGTH, ROUTE, daemon_and_namespace
 from localai.errors import BadRequest, from_memory
 
 _BATCH = 200
+_STANDARD = Path("-")
 
 
 @click.command()
-@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("path", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--format", "form", type=click.Choice(["jsonl", "markdown"]), default=None, help="Default: by the name.")
 @click.option("-n", "--namespace", default=None, help="Only this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(path: Path, form: str | None, namespace: str | None, as_json: bool) -> None:
-    """Write all memories into the file PATH, for `localai memory import`."""
+    """Write all memories into the file PATH, or - for standard output, for `localai memory import`."""
     from localai.atomic import replace_file
     from memory_store.export import Record, record_of, to_jsonl, to_markdown
 
+    if path == _STANDARD and as_json:
+        raise BadRequest("standard output takes the memories or a report, not both", "leave --json out")
+    if not path.absolute().parent.is_dir():
+        raise BadRequest(f"there is no folder {path.parent}", "make it first, or check the path")
     daemon, _ = daemon_and_namespace()
     form = form or ("markdown" if path.suffix.lower() in (".md", ".markdown") else "jsonl")
     count = 0
@@ -42,6 +48,12 @@ def export(path: Path, form: str | None, namespace: str | None, as_json: bool) -
             after = page["last"]
 
     lines = (to_markdown if form == "markdown" else to_jsonl)(found())
+    if path == _STANDARD:
+        for line in lines:
+            click.echo(line.encode(), nl=False)
+        progress_line("")
+        say(f"{count} memories")
+        return
     replace_file(path, (line.encode() for line in lines))
     progress_line("")
     result = {"path": str(path), "format": form, "memories": count}
@@ -52,7 +64,9 @@ def export(path: Path, form: str | None, namespace: str | None, as_json: bool) -
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_(path: Path, as_json: bool) -> None:
-    """Bring back what `localai memory export` wrote; what is known already stays as it is."""
+    """Bring back what `localai memory export` wrote to PATH, or - for standard input; what is known already stays as it
+    is.
+    """
     import msgspec
 
     from memory_store.errors import MemoryStoreError
@@ -78,9 +92,12 @@ def import_(path: Path, as_json: bool) -> None:
 
 def _read(path: Path) -> str:
     try:
+        if path == _STANDARD:
+            return sys.stdin.buffer.read().decode()
         with path.open(encoding="utf-8", newline="") as file:
             return file.read()
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}", "check the path") from error
     except UnicodeDecodeError as error:
-        raise BadRequest(f"{path} is not a text file", "give a file that `localai memory export` wrote") from error
+        named = "standard input" if path == _STANDARD else path
+        raise BadRequest(f"{named} is not text in UTF-8", "give a file that `localai memory export` wrote") from error

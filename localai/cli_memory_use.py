@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import click
 
-from localai.cli import progress_line, say, show
+from localai.cli import answer_text, progress_line, say, show
 from localai.cli_ask import model_name
-from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line
+from localai.cli_memory import ROUTE, daemon_and_namespace, memory, memory_line, path_of
+from localai.cli_memory_doctor import doctor
 from localai.cli_memory_files import export, import_
 from localai.cli_numbers import Finite
 from localai.errors import BadRequest
 
+memory.add_command(doctor)
 memory.add_command(export)
 memory.add_command(import_)
 
@@ -59,7 +61,7 @@ def pin(memory_id: str | None, namespace: str | None, as_json: bool) -> None:
         found = daemon.get(f"{ROUTE}/pins" + (f"?{urlencode({'namespace': namespace})}" if namespace else ""))
         show(found, as_json, lambda f: "\n".join(map(memory_line, f["memories"])) or "nothing is pinned")
         return
-    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/pin", {"pinned": True})
+    done = daemon.post(f"{path_of(memory_id)}/pin", {"pinned": True})
     show(done, as_json, lambda _: "pinned: every answer is given it")
 
 
@@ -69,7 +71,7 @@ def pin(memory_id: str | None, namespace: str | None, as_json: bool) -> None:
 def unpin(memory_id: str, as_json: bool) -> None:
     """Give a memory to answers only where it fits the question. It stays remembered."""
     daemon, _ = daemon_and_namespace()
-    done = daemon.post(f"{ROUTE}/{quote(memory_id, safe='')}/pin", {"pinned": False})
+    done = daemon.post(f"{path_of(memory_id)}/pin", {"pinned": False})
     show(done, as_json, lambda _: "no longer pinned")
 
 
@@ -119,7 +121,7 @@ def ask(
                         # The line of progress is on the same terminal, and goes before the answer begins.
                         if not text:
                             progress_line("")
-                        click.echo(piece, nl=False)
+                        answer_text(piece, end="")
                     text += piece
                     finish = choice.get("finish_reason") or finish
                 last = event.data if event.data.get("usage") else last

@@ -22,6 +22,7 @@ from localai.attached import typed_of
 from localai.conversation_schema import STEPS
 from localai.errors import BadRequest, NotFound
 from localai.messages import Role
+from localai.quotations import Quotations
 from localai.sqlite_file import open_file, translated
 
 TITLE_CHARACTERS = 50
@@ -283,11 +284,11 @@ class Conversations:
         rows = self._query("SELECT * FROM messages WHERE parent = ? ORDER BY rowid", message)
         return tuple(map(_message_of, rows))
 
-    def quoting(self, texts: Sequence[str]) -> tuple[str, ...]:
-        """Ids of conversations with a message that contains one of these texts."""
-        sql = "SELECT DISTINCT conversation FROM messages WHERE instr(content, ?) > 0"
-        found = {row["conversation"]: None for text in texts for row in self._query(sql, text)}
-        return tuple(found)
+    def quoting(self, quotations: Quotations) -> tuple[str, ...]:
+        """Ids of conversations with a message that quotes one of these."""
+        every = [row["id"] for row in self._query("SELECT id FROM conversations ORDER BY id")] if quotations else []
+        sql = "SELECT content FROM messages WHERE conversation = ?"
+        return tuple(one for one in every if any(quotations.within(row["content"]) for row in self._query(sql, one)))
 
     def _require_member(self, conversation: str, message: str) -> None:
         if self.message(message).conversation != conversation:

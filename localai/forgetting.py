@@ -19,6 +19,7 @@ from localai.conversations import Conversations
 from localai.errors import LocalaiError
 from localai.kv_cache import KvCache
 from localai.memories import Memories
+from localai.quotations import Quotations
 from memory_store.errors import MemoryStoreError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_PIECES = 200_000
-_LEAST_QUOTE = 12
-"""Characters of a forgotten text below which a conversation that has them quotes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +70,13 @@ class Forgetting:
             ids, query, chosen, before=lambda: cleared.append(self.answers.clear()), lasting=lasting
         )
         texts = [memory.text for memory in gone]
-        quotable = [text for text in texts if len(text) >= _LEAST_QUOTE]
+        quotations = Quotations(texts)
         # What a document said is not read from it again, but it is the person's to delete it there.
         files = sorted({memory.author.name for memory in gone if memory.author.kind == "file"})
         shown = asdict(receipt) | {
             "complete": receipt.complete,
-            "conversations": list(self.kept.quoting(quotable)),
-            "drafts": list(unsent.quoting(self.home / unsent.FOLDER, quotable)),
+            "conversations": list(self.kept.quoting(quotations)),
+            "drafts": list(unsent.quoting(self.home / unsent.FOLDER, quotations)),
             "elsewhere": {"answers": sum(cleared)},
             "files": [name for name in files if Path(name).is_file()],
         }

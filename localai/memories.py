@@ -82,6 +82,8 @@ class Memories:
         """Through the write gate, against what is known already. Raises WriteRefused, InvalidMemory."""
         if new.text and not any(char.isprintable() and char != " " for char in new.text):
             raise InvalidMemory("the text has no character that can be seen", "give at least one word")
+        if PINNED in new.tags:
+            raise InvalidMemory(f"the tag {PINNED!r} is not given by hand", "`localai memory pin ID` pins a memory")
         parts = self._parts()
         near = parts.recall.near(new.text, new.namespace) if new.text.strip("\0 \t\r\n") else ()
         return parts.trust.remember(new, near)
@@ -94,7 +96,14 @@ class Memories:
         from memory_store import rows
 
         with self.store.reading() as connection:
-            return {found.id: found for found in rows.many(connection, rows.numbers_of_ids(connection, ids))}
+            return {found.id: found for found in rows.with_ids(connection, ids)}
+
+    def meant(self, ids: Sequence[str]) -> list[Memory]:
+        """Each by its id or an unmistakable beginning of it. Raises NoSuchMemory, InvalidMemory."""
+        from memory_store import rows
+
+        with self.store.reading() as connection:
+            return [rows.meant(connection, each) for each in ids]
 
     def pinned(self, namespace: str | None = None) -> tuple[Memory, ...]:
         """Those that go along with every question of `namespace`, None for all; the first pinned first."""
@@ -108,6 +117,9 @@ class Memories:
     def pin(self, memory_id: str, *, pinned: bool) -> None:
         """Raises NoSuchMemory, BadRequest where too many are pinned."""
         known = self.store.get(memory_id)
+        # What another program has forgotten takes no place.
+        pins = self.pins.ids()
+        self.pins.drop(set(pins) - self.with_ids(pins).keys())
         self.pins.mark(memory_id, pinned=pinned)
         tags = tuple(tag for tag in known.tags if tag != PINNED)
         self.store.set_tags(memory_id, (*tags, PINNED) if pinned else tags)
@@ -171,21 +183,12 @@ class Memories:
         `lasting`: documents that said it are not to say it again before it changes there.
         """
         from memory_store.erase import forget
-        from memory_store.plain_search import containing
 
         parts = self._parts()
-        store = parts.store
-        asked = dict.fromkeys(ids)
-        if not asked and chosen is None and query is None:
-            raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
-        if asked and (chosen is not None or query is not None):
-            raise BadRequest("ids and conditions at once", "give the ids alone, or what the memories have in common")
-        if query is not None:
-            asked, chosen = dict.fromkeys(containing(store, query, chosen)), None
-        gone = self._chosen(list(asked), chosen)
+        gone = self.would_go(ids, query, chosen)
         before()
-        also = self._elsewhere()
-        receipt = forget(store, ids=list(asked), chosen=chosen, derived=parts.derived, also=also, lasting=lasting)
+        also, asked = self._elsewhere(), [memory.id for memory in gone]
+        receipt = forget(parts.store, ids=asked, derived=parts.derived, also=also, lasting=lasting)
         self.frozen.drop({*receipt.ids, *receipt.cascaded})
         self.pins.drop({*receipt.ids, *receipt.cascaded})
         return receipt, gone
@@ -201,18 +204,26 @@ class Memories:
                 self._open.close()
                 self._open = None
 
-    def _chosen(self, ids: Sequence[str], chosen: Filter | None) -> list[Memory]:
+    def would_go(self, ids: Sequence[str], query: str | None, chosen: Filter | None) -> list[Memory]:
+        """What `forget` takes for these, in the order of writing. Raises BadRequest, NoSuchMemory."""
         from memory_store import rows
+        from memory_store.plain_search import containing
 
+        if not ids and chosen is None and query is None:
+            raise BadRequest("it is not said what to forget", "give ids, a query, a source, a namespace or a time")
+        if ids and (chosen is not None or query is not None):
+            raise BadRequest("ids and conditions at once", "give the ids alone, or what the memories have in common")
+        asked = dict.fromkeys(ids if query is None else containing(self.store, query, chosen))
         with self.store.reading() as connection:
-            nums = rows.numbers_of_ids(connection, ids)
-            nums += rows.numbers(connection, chosen) if chosen is not None else []
-            return list(rows.many(connection, nums))
+            nums = rows.numbers_of_ids(connection, asked)
+            nums += rows.numbers(connection, chosen) if chosen is not None and query is None else []
+            return list(rows.many(connection, sorted(nums)))
 
     def _elsewhere(self) -> list[Path]:
         """Files of the home that might hold words of a request."""
         home = self.config.home
-        ours = [home / f"{name}.db{end}" for name in ("ledger", "answers") for end in ("", "-wal")]
+        names = ("ledger.db", "answers.db", "memory.db.damaged")
+        ours = [home / f"{name}{end}" for name in names for end in ("", "-wal")]
         return [path for path in (*ours, *self.config.logs.glob("*.log*")) if path.is_file()]
 
     def _parts(self) -> OpenMemory:

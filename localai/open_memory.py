@@ -7,14 +7,15 @@ usable for whoever still holds the old ones. Everything here blocks.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from localai.config import Config
 from memory_store.embed import StaticEmbedder
-from memory_store.errors import EmbedderFault, MemoryStoreError, StoreLocked
+from memory_store.errors import EmbedderFault, MemoryStoreError, StoreLocked, StoreUnusable
 from memory_store.feedback import Feedback
 from memory_store.lexical import LexicalIndex
 from memory_store.recall import Recall
@@ -120,6 +121,19 @@ def open_memory(path: Path, config: Config, embedder: Embedder | None) -> OpenMe
     recall = Recall(store, trust, words=words, vectors=vectors, elder=elder)
     feedback = Feedback(store, recall)
     return OpenMemory(store, trust, recall, feedback, words, vectors, tier, ending, filling, standby, missing)
+
+
+def salvaged(config: Config) -> dict[str, object]:
+    """What a damaged file still says, in a new one; no daemon may run. Raises MemoryStoreError."""
+    from memory_store.salvage import salvage
+
+    path = config.home / "memory.db"
+    if not path.is_file():
+        raise StoreUnusable("there is no memory file here", "`localai memory add` begins one")
+    found = salvage(path, key=_key(path) if config.memory_encrypted else None)
+    # Made from the file of before, whose numbers other memories may have now.
+    shutil.rmtree(path.with_name(INDEX_FOLDER), ignore_errors=True)
+    return {**asdict(found), "damaged": str(found.damaged)}
 
 
 def _standby(embedder: Embedder | None) -> tuple[Standby | None, str]:

@@ -5,9 +5,10 @@ The chat writes them; here they are searched, and removed with their conversatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from localai.quotations import Quotations
 
 FOLDER = "drafts"
 FILES = ".files"
@@ -21,14 +22,14 @@ def path_of(folder: Path, conversation: str) -> Path:
     return folder / f"{conversation}.txt"
 
 
-def quoting(folder: Path, texts: Sequence[str]) -> tuple[str, ...]:
-    """Ids of conversations, or NEW, with something unsent that contains one of these texts."""
+def quoting(folder: Path, quotations: Quotations) -> tuple[str, ...]:
+    """Ids of conversations, or NEW, with something unsent that quotes one of these."""
     found = []
-    for path in sorted(folder.glob("*.txt")) if texts else ():
+    for path in sorted(folder.glob("*.txt")) if quotations else ():
         # One that is sent meanwhile is gone.
         with suppress(OSError):
             typed = path.read_text(encoding="utf-8", errors="replace")
-            if any(text in typed for text in texts):
+            if quotations.within(typed):
                 found.append(path.stem)
     return tuple(found)
 

@@ -35,6 +35,7 @@ class Followed:
     folder: str
     namespace: str
     files: int = 0
+    set_aside: int = 0
     added: int = 0
     removed: int = 0
     problem: str = ""
@@ -227,6 +228,7 @@ def _count(followed: Followed, done: Ingested) -> None:
     followed.files += not done.unchanged and not done.problem and bool(done.added or done.duplicates)
     followed.added += done.added
     followed.removed += done.removed
+    followed.set_aside += done.quarantined
     if done.problem:
         # A name on disk may be bytes that are no text.
         name = Path(done.path).name.encode("utf-8", "backslashreplace").decode()

@@ -45,7 +45,7 @@ _EMPTY = frozenset(
 @dataclass(frozen=True, slots=True)
 class _Read:
     """The words that carry meaning, with the place of their first use; `names` are capitals within a sentence or
-    before a colon at its beginning.
+    before a colon at its beginning. `label`: the number that the subject is called by, as the 12 in "Bus 12 stops".
     """
 
     words: dict[str, int]
@@ -53,6 +53,7 @@ class _Read:
     names: frozenset[str]
     capitals: frozenset[str]
     negated: bool
+    label: str
 
 
 def contradicts(one: str, other: str) -> bool:
@@ -60,14 +61,17 @@ def contradicts(one: str, other: str) -> bool:
     a, b = _read(one), _read(other)
     if max(len(a.words), len(b.words)) > LONGEST_WORDS or _other_in_two_places(one, other):
         return False
+    if a.label and b.label and a.label != b.label:
+        return False
     plain_a, plain_b = a.words.keys() - a.numbers, b.words.keys() - b.numbers
     shared = plain_a & plain_b
     if len(shared) < LEAST_SHARED:
         return False
     overlap = len(shared) / min(len(plain_a), len(plain_b))
-    if a.numbers and b.numbers:
+    values_a, values_b = a.numbers - {b.label}, b.numbers - {a.label}
+    if values_a and values_b:
         other_subject = a.names - b.words.keys() and b.names - a.words.keys()
-        return overlap >= SAME_SUBJECT and not a.numbers & b.numbers and not other_subject
+        return overlap >= SAME_SUBJECT and not values_a & values_b and not other_subject
     if a.negated != b.negated:
         return overlap >= SAME_SUBJECT and a.names - shared == b.names - shared
     # A capital at the beginning of both sentences says nothing: within one of them it is a name.
@@ -90,18 +94,23 @@ def _read(text: str) -> _Read:
     names: set[str] = set()
     capitals: set[str] = set()
     negated = False
+    label, end = "", -1
     for match in _TOKEN.finditer(text):
         word = match.group().casefold()
         negated ^= word in _NEGATIONS
         if word in _EMPTY or word in _NEGATIONS:
             continue
         words.setdefault(word, len(words))
+        if words[word] == 1 and word.isdigit() and text[end : match.start()] == " ":
+            label = word
+        end = match.end()
         if match.group()[0].isupper():
             capitals.add(word)
             if text[match.end() : match.end() + 1] == ":" or not _begins_sentence(text, match.start()):
                 names.add(word)
     numbers = frozenset(word for word in words if any(char.isdigit() for char in word))
-    return _Read(words, numbers, frozenset(names) - numbers, frozenset(capitals), negated)
+    label = label if len(words.keys() - numbers) > 1 else ""
+    return _Read(words, numbers, frozenset(names) - numbers, frozenset(capitals), negated, label)
 
 
 def _begins_sentence(text: str, at: int) -> bool:

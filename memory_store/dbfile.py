@@ -26,8 +26,8 @@ CHECKPOINT_PAGES = 16_000
 CACHE_KIB = 32 << 10
 MAPPED_BYTES = 256 << 20
 _DAMAGED = (
-    "keep a copy, then try `localai memory doctor --repair`; where that cannot open it either, move it away and import "
-    "an export, or what `sqlite3 memory.db .recover` still reads"
+    "try `localai memory doctor --repair`; where that cannot open it either, `localai memory doctor --salvage` puts "
+    "what can still be read into a new file"
 )
 _WRITABLE = "check that the folder exists, belongs to you and can be written to"
 
@@ -56,6 +56,11 @@ class DatabaseFile:
                 _migrate(connection)
         finally:
             connection.close()
+
+    def raw(self) -> Connection:
+        """A connection as the driver gives it, with no setting made: for a file that may be damaged."""
+        with translated():
+            return self._open()
 
     def connect(self, *, read_only: bool = False) -> Connection:
         """A connection in autocommit mode that may pass between threads. Raises as `create` does."""

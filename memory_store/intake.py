@@ -17,6 +17,7 @@ from memory_store.records import AuthorKind, Kind, NewMemory, Taint
 MOST_TEXT_BYTES = 1 << 20
 MOST_NAME_BYTES = 4096
 MOST_TAGS = 64
+ID_BYTES = 16
 
 TAINT_OF: dict[AuthorKind, Taint] = {"person": "own", "agent": "model", "file": "file", "tool": "tool", "web": "web"}
 _json = json.JSONEncoder(ensure_ascii=False).encode
@@ -127,4 +128,4 @@ def _id_of(new: NewMemory, salt: bytes) -> str:
     said = (new.namespace, new.author.kind, new.author.name, new.kind, new.time, new.valid_from, new.valid_to)
     stands = (new.digest, new.place, new.episode, new.position, new.text)
     packed = _json([*said, *stands]).encode()
-    return blake2b(packed, digest_size=16, key=salt).hexdigest()
+    return blake2b(packed, digest_size=ID_BYTES, key=salt).hexdigest()

@@ -77,13 +77,14 @@ class PagePool:
             self._free = list(range(self._used))[::-1]
 
     def take(self) -> int:
-        """An empty page."""
+        """An empty page. Raises DiskFull."""
         with self._lock:
             if self._free:
                 page = self._free.pop()
                 self.wipe(page)
                 return page
             self._reserve(self._used + 1)
+            self._allocate(self._used)
             self._used += 1
             self.maps.nums[self._used - 1] = -1
             return self._used - 1
@@ -149,6 +150,23 @@ class PagePool:
         if pages > have:
             self.maps = self._map(max(pages, have + max(GROW_PAGES, have // 4)), self.maps)
 
+    def _allocate(self, page: int) -> None:
+        """Blocks for a page in the hole that the files end with: where a disk is full, a write to the map would end the
+        program by a signal.
+        """
+        for path in self.files():
+            size = PAGE_ROWS * self._row_size(path.stem)
+            try:
+                descriptor = os.open(path, os.O_WRONLY)
+                try:
+                    done = os.pwrite(descriptor, bytes(size), page * size)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise _no_room() from error
+            if done < size:
+                raise _no_room()
+
     def _map(self, pages: int, before: Maps | None) -> Maps:
         return Maps(*(self._array(name, pages, before) for name in self._shapes))
 
@@ -177,4 +195,8 @@ class PagePool:
             # A plain view: slices of a memmap cost three times as much, and a search takes hundreds.
             return self._mapped[name].view(np.ndarray)
         except OSError as error:
-            raise DiskFull("the index cannot be written beside the memory file", "free some disk space") from error
+            raise _no_room() from error
+
+
+def _no_room() -> DiskFull:
+    return DiskFull("the index cannot be written beside the memory file", "free some disk space")

@@ -6,6 +6,7 @@ A namespace and words or a vector enter, memory numbers with scores leave, best 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from memory_store.errors import InvalidMemory
 from memory_store.rows import Filter
 from memory_store.store import Store
 from memory_store.vector_rows import EmbedderRow
-from memory_store.words import symbols
+from memory_store.words import compared, spaced_parts, symbols, unspaced, whole_words
 
 Numbers = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -99,19 +100,33 @@ class PlainVectors:
 
 
 def containing(store: Store, text: str, chosen: Filter | None = None) -> tuple[str, ...]:
-    """Ids of those `chosen` that have every word and symbol of `text`, whatever their state: what a query forgets."""
-    terms = [f'"{term}"' for term in dict.fromkeys(WORD.findall(text.casefold()))]
-    marks = symbols(text)
-    if not terms and not marks:
+    """Ids of those `chosen` that have every word and symbol of `text`, whatever their state: what a query forgets.
+
+    The words themselves: not their stems, which others share. All texts are read, for the full-text index knows no
+    words of scripts without spaces.
+    """
+    wanted, marks = list(dict.fromkeys(whole_words(text))), symbols(text)
+    if not wanted and not marks:
         raise InvalidMemory("there is no word in the query", "give the words that all of them contain")
     condition, values = (Filter() if chosen is None else chosen).sql()
-    conditions, first = [condition], list[str]()
-    if terms:
-        conditions.insert(0, "m.num IN (SELECT rowid FROM memory_text WHERE memory_text MATCH ?)")
-        first.append(" AND ".join(terms))
-    sql = f"SELECT m.id FROM memory m WHERE {' AND '.join([*conditions, *('instr(m.text, ?)' for _ in marks)])}"
+    sql = f"SELECT m.id, m.text FROM memory m WHERE {condition} ORDER BY m.num"
     with store.reading() as connection:
-        return tuple(found for (found,) in connection.execute(f"{sql} ORDER BY m.num", (*first, *values, *marks)))
+        rows = connection.execute(sql, values)
+        return tuple(found for found, said in rows if all(mark in said for mark in marks) and _says(said, wanted))
+
+
+def _says(text: str, wanted: Sequence[str]) -> bool:
+    plain = compared(text)
+    if not all(word in plain for word in wanted):
+        return False
+    spaced = [word for word in wanted if not unspaced(word)]
+    return not spaced or _words_of(plain).issuperset(spaced)
+
+
+def _words_of(plain: str) -> set[str]:
+    """Latin letters beside unspaced ones are a word of their own."""
+    words = set(whole_words(plain))
+    return words | {part for word in words if unspaced(word) for part in spaced_parts(word)}
 
 
 def match_of(text: str) -> str:

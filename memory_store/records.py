@@ -80,12 +80,16 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
-    """The outcome of an add. `created` is False where the memory was known, or echoes a derived fact of the store."""
+    """The outcome of an add. `created` is False where the memory was known, or echoes a derived fact of the store.
+
+    `replaced`: ids of memories that say otherwise, and are recalled no more.
+    """
 
     id: str
     num: int
     created: bool
     state: State = "kept"
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Filters and ids enter, Memory leaves. Every function runs within the caller's tr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from memory_store import log
 from memory_store.dbfile import Connection
 from memory_store.embed import Embedder
 from memory_store.errors import EmbedderFault, InvalidMemory, NoSuchMemory
+from memory_store.intake import ID_BYTES, MOST_TAGS
 from memory_store.records import Author, Memory, SourceRecord, State
 from memory_store.vector_rows import EmbedderRow
 
@@ -24,6 +26,7 @@ _SELECT = """
     """
 _PLAIN = Memory.__slots__[4:-3]
 _AT_ONCE = 500
+_BEGINNING = re.compile(r"[0-9a-f]{6,31}").fullmatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,26 @@ def many(connection: Connection, nums: Sequence[int]) -> tuple[Memory, ...]:
     return tuple(found[num] for num in nums if num in found)
 
 
+def with_ids(connection: Connection, ids: Iterable[str]) -> tuple[Memory, ...]:
+    """In the order asked, without the ones that are not there."""
+    found = (connection.execute("SELECT num FROM memory WHERE id = ?", (each,)).fetchone() for each in ids)
+    return many(connection, [row[0] for row in found if row is not None])
+
+
+def meant(connection: Connection, given: str) -> Memory:
+    """The one with this id, or the only one whose id begins so; that goes for ids that the store made.
+
+    Raises NoSuchMemory, InvalidMemory where several begin so.
+    """
+    if connection.execute("SELECT 1 FROM memory WHERE id = ?", (given,)).fetchone() is None and _BEGINNING(given):
+        sql = "SELECT id FROM memory WHERE id > ? AND id < ? AND length(id) = ? LIMIT 2"
+        found = connection.execute(sql, (given, given + "g", 2 * ID_BYTES)).fetchall()
+        if len(found) > 1:
+            raise InvalidMemory(f"several memories begin with {given!r}", "give more of the id")
+        given = found[0][0] if found else given
+    return one(connection, given)
+
+
 def select(connection: Connection, chosen: Filter, *, before: int | None, limit: int) -> tuple[Memory, ...]:
     """The last written first, below the number `before`."""
     condition, values = chosen.sql()
@@ -130,6 +153,13 @@ def set_state(connection: Connection, memory_id: str, state: State, now: float) 
     log.append(connection, "state", num, now, state)
 
 
+def set_states(connection: Connection, nums: Iterable[int], state: State, now: float) -> None:
+    """Of those that are still there."""
+    for num in nums:
+        if connection.execute("UPDATE memory SET state = ? WHERE num = ?", (state, num)).rowcount:
+            log.append(connection, "state", num, now, state)
+
+
 def end_validity(connection: Connection, memory_id: str, moment: float, now: float) -> None:
     memory = one(connection, memory_id)
     if memory.valid_from is not None and moment < memory.valid_from:
@@ -144,6 +174,16 @@ def set_tags(connection: Connection, memory_id: str, tags: tuple[str, ...], now:
         raise InvalidMemory("a tag is empty or has unprintable characters", "use tags that can be shown")
     connection.execute("UPDATE memory SET tags = ? WHERE num = ?", (json.dumps(tags, ensure_ascii=False), num))
     log.append(connection, "tags", num, now)
+
+
+def add_tags(connection: Connection, memory_id: str, tags: Iterable[str], now: float) -> None:
+    """Those that it lacks. Raises InvalidMemory where they are too many."""
+    known = one(connection, memory_id).tags
+    every = tuple(dict.fromkeys((*known, *tags)))
+    if len(every) > MOST_TAGS:
+        raise InvalidMemory(f"{len(every)} tags are too many", f"give at most {MOST_TAGS}")
+    if every != known:
+        set_tags(connection, memory_id, every, now)
 
 
 def namespaces(connection: Connection) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from memory_store import log, rows
@@ -94,14 +94,25 @@ class Trust:
 
         Raises WriteRefused where the source has lost its standing, and what Store.add raises.
         """
-        state = self.gate(new)
+        state, replaced = self.gate(new), list[Memory]()
         rivals = [memory for memory in neighbours if memory.state == "kept" and contradicts(new.text, memory.text)]
         if state == "kept" and rivals:
-            state = self._settle(new, rivals)
-        added = self._store.add(new, state=state)
+            state, replaced = self._settle(new, rivals)
+        back = list[int]()
+
+        def settle(connection: Connection, added: Sequence[Added]) -> None:
+            now, again = self._store.clock(), [one for one in added if _said_again(connection, one, new)]
+            back[:] = [one.num for one in again if one.state == "superseded" and state == "kept"]
+            rows.set_states(connection, [memory.num for memory in replaced], "superseded", now)
+            rows.set_states(connection, back, "kept", now)
+            for one in again:
+                rows.add_tags(connection, one.id, new.tags, now)
+
+        added = self._store.add_many((new,), state=state, more=settle)[0]
         if added.created and state in ("contested", "quarantined") and rivals:
             self._blame(new.author, added.num, rivals[0])
-        return added
+        outdone = tuple(memory.id for memory in replaced)
+        return replace(added, state="kept" if back else added.state, replaced=outdone)
 
     def gate(self, new: NewMemory) -> State:
         """What a new memory is let in as. A quarantined one is not recalled before a person confirms it."""
@@ -123,21 +134,22 @@ class Trust:
             return "quarantined" if masked or self._too_many(connection, author, lower) else "kept"
 
     def judge(self, memory: Memory, judge: Author, verdict: Verdict) -> bool:
-        """Record what `judge` thinks of a memory; True where it counted. Nobody judges what is their own.
+        """Record what `judge` thinks of a memory; True where it counted. Nobody gains trust by what is their own.
 
         A person's word counts in full. Anyone else's counts as far as they are trusted themselves, where that is
-        more than the author of the memory is.
+        more than the author of the memory is. What was set aside or replaced is recalled again once a person confirms
+        it, however much praise its author had that day.
         """
+        lets_in = judge.kind == "person" and verdict == "confirmed" and memory.state != "kept"
+        if lets_in:
+            self._store.set_state(memory.id, "kept")
         if judge == memory.author:
-            return False
+            return lets_in
         with self._store.reading() as connection:
             weight = self._weight_of_verdict(connection, memory, judge, verdict)
-        if weight <= 0:
-            return False
-        self._record(memory.author, memory.num, judge, verdict, weight)
-        if judge.kind == "person" and memory.state in ("quarantined", "contested") and verdict == "confirmed":
-            self._store.set_state(memory.id, "kept")
-        return True
+        if weight > 0:
+            self._record(memory.author, memory.num, judge, verdict, weight)
+        return lets_in or weight > 0
 
     def standing(self, author: Author) -> Standing:
         with self._store.reading() as connection:
@@ -171,18 +183,15 @@ class Trust:
             weight = 1.0
         return weight * policy.contested if memory.state in ("contested", "superseded") else weight
 
-    def _settle(self, new: NewMemory, rivals: Sequence[Memory]) -> State:
+    def _settle(self, new: NewMemory, rivals: Sequence[Memory]) -> tuple[State, list[Memory]]:
         """A person's word, and an author's own change of mind, replace; other claims wait until better known."""
         others = [memory for memory in rivals if memory.author != new.author]
         with self._store.reading() as connection:
             against = self._support(connection, {memory.author for memory in others})
             own = self._standing(connection, new.author).lower
         if new.author.kind != "person" and others and own <= against + self.policy.margin:
-            return "contested"
-        for memory in rivals:
-            if new.author.kind == "person" or memory.author == new.author:
-                self._store.set_state(memory.id, "superseded")
-        return "kept"
+            return "contested", []
+        return "kept", [memory for memory in rivals if new.author.kind == "person" or memory.author == new.author]
 
     def _support(self, connection: Connection, authors: set[Author]) -> float:
         """How likely one of them is right; those without any standing of their own add nothing, however many."""
@@ -280,6 +289,11 @@ class Trust:
             return False
         together = connection.execute(recent + "s.first > ?", (*today, newcomers_since)).fetchone()[0]
         return bool(together >= policy.newcomer_daily)
+
+
+def _said_again(connection: Connection, added: Added, new: NewMemory) -> bool:
+    """Not so where somebody echoes a derived fact."""
+    return not added.created and rows.one(connection, added.id).author == new.author
 
 
 def _verdicts(connection: Connection, nums: Sequence[int]) -> dict[int, set[str]]:

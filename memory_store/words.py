@@ -15,6 +15,16 @@ from threading import Lock
 CACHED_WORDS = 400_000
 LONGEST_WORD = 64
 _IDENTIFIERS = re.compile(r"\w+")
+# Vowel signs of scripts that write them beside the letter: `\w` has the letters alone, and would cut words there.
+_SIGNS = (
+    "\u0900-\u0963\u0966-\u0dff\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd"
+    "\u102b-\u103e\u1056-\u1059\u17b4-\u17d3"
+)
+# Accents, and the points that Arabic and Hebrew are mostly written without. Not the stroke that makes = into another.
+_ACCENTS = re.compile(
+    "[\u0300-\u0337\u0339-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640"
+    "\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u1ab0-\u1aff\u1dc0-\u1dff\ufe20-\ufe2f]+"
+)
 # Flags are pairs. Tones of skin, joiners and variants are no symbols of their own; frames of tables say nothing.
 _SYMBOLS = (
     "[\U0001f1e6-\U0001f1ff]{2}|"
@@ -22,12 +32,15 @@ _SYMBOLS = (
     "\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff]"
 )
 _SYMBOL = re.compile(_SYMBOLS)
-_WORDS_AND_SYMBOLS = re.compile(rf"\w+|{_SYMBOLS}")
-_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
-# Scripts that are written without spaces between words.
+_IDENTIFIERS_WITH_SIGNS = re.compile(rf"[\w{_SIGNS}]+")
+_WORDS_AND_SYMBOLS = re.compile(rf"[\w{_SIGNS}]+|{_SYMBOLS}")
+_PARTS = re.compile(rf"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|(?:[^\W\d_a-zA-Z]|[{_SIGNS}])+")
+# Scripts that are written without spaces between words, or with endings that only some of them are written with.
 _UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]+"
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0002fa1f]+"
 )
+# Characters that are often a word each.
+_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
 
 
 class Words:
@@ -73,7 +86,32 @@ class Words:
 
 def tokens(text: str) -> list[str]:
     """The words and symbols as they stand there."""
-    return (_IDENTIFIERS if text.isascii() else _WORDS_AND_SYMBOLS).findall(text)
+    return _IDENTIFIERS.findall(text) if text.isascii() else _WORDS_AND_SYMBOLS.findall(unaccented(text))
+
+
+def unaccented(text: str) -> str:
+    """The same however its letters were put together, and without what many leave out when they type."""
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text.replace("ß", "ss"))))
+
+
+def unspaced(word: str) -> bool:
+    """Is it of a script of which words are looked for within longer runs?"""
+    return _UNSPACED.search(word) is not None
+
+
+def spaced_parts(word: str) -> list[str]:
+    """What stands between the unspaced runs of a word."""
+    return [part for part in _UNSPACED.split(word) if part]
+
+
+def whole_words(text: str) -> list[str]:
+    """As a person compares them: without case, accents and underscores, and neither stemmed nor cut up."""
+    return [part for word in _IDENTIFIERS_WITH_SIGNS.findall(compared(text)) for part in word.split("_") if part]
+
+
+def compared(text: str) -> str:
+    """A text in which `whole_words` can be looked for."""
+    return text.casefold() if text.isascii() else unaccented(unicodedata.normalize("NFKC", text)).casefold()
 
 
 def symbols(text: str) -> list[str]:
@@ -88,11 +126,12 @@ def _marks(text: str) -> list[str]:
 
 def _pieces(identifier: str) -> tuple[str, ...]:
     """The whole word and, where it has several, its parts: parseHTMLPage, parse, html, page."""
-    word = identifier[: LONGEST_WORD * 4]
+    word = identifier
     if not word.isascii():
-        word = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
-        if _UNSPACED.search(word):
+        word = unaccented(unicodedata.normalize("NFKC", word))
+        if unspaced(word):
             return tuple(_characters(word))
+    word = word[: LONGEST_WORD * 4]
     parts = [part.lower() for part in _PARTS.findall(word)]
     whole = word.strip("_").lower()[:LONGEST_WORD]
     if len(parts) < 2:
@@ -105,6 +144,6 @@ def _characters(word: str) -> Iterable[str]:
     for match in _UNSPACED.finditer(word):
         yield from _pieces(word[last : match.start()])
         run, last = match.group(), match.end()
-        yield from run if len(run) == 1 else ()
+        yield from run if len(run) == 1 else _IDEOGRAPH.findall(run)
         yield from (run[at : at + 2] for at in range(len(run) - 1))
     yield from _pieces(word[last:])

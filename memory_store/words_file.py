@@ -19,7 +19,7 @@ from memory_store.postings import Segment, sound, weighed
 
 _log = logging.getLogger(__name__)
 NAME = "words.npz"
-FORMAT = 2
+FORMAT = 3
 _PARTS = ("nums", "lengths", "starts", "docs", "times")
 
 Spaces = dict[int, tuple[Segment, ...]]

@@ -102,6 +102,16 @@ def test_scores_are_those_of_bm25(tmp_path: Path, batch: int) -> None:
         ("it costs 5 €", "€"),
         (":-)", ":-)"),
         ("___", "___"),
+        ("Le re\u0301sume\u0301 nai\u0308f", "résumé"),
+        ("Le résumé naïf", "nai\u0308f"),
+        ("Die Straße ist gesperrt", "STRASSE"),
+        ("桜が咲いています", "桜"),
+        ("القِطُّ يَنامُ", "القط"),
+        ("הַסֵּפֶר עַל", "הספר"),
+        ("दिल्ली में हिन्दी", "हिन्दी"),
+        ("서울에서 탔습니다", "서울"),
+        ("五" * 300 + "水曜日", "水曜日"),
+        ("a ≠ b", "≠"),
     ],
     ids=str,
 )
@@ -109,6 +119,17 @@ def test_finds(tmp_path: Path, text: str, query: str) -> None:
     store = Store(tmp_path / "m.db")
     store.add_many([NewMemory(text=text), NewMemory(text="something else entirely")])
     assert LexicalIndex(store).search("default", query, 5)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [("हनद", "हिन्दी"), ("が咲いています", "かさ"), ("a = b", "≠"), ("가나", "가방")],
+    ids=["vowel signs", "voiced kana", "struck out", "other syllable"],
+)
+def test_finds_nothing_else(tmp_path: Path, text: str, query: str) -> None:
+    store = Store(tmp_path / "m.db")
+    store.add(NewMemory(text=text))
+    assert LexicalIndex(store).search("default", query, 5)[0].tolist() == []
 
 
 @pytest.mark.parametrize(

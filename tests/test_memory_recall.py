@@ -276,3 +276,25 @@ def test_forgetting_by_words_needs_all_of_them(store: Store) -> None:
     assert containing(store, "tea ana") == (ids[0],)
     with pytest.raises(InvalidMemory, match="no word"):
         containing(store, "?!")
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "expected"),
+    [
+        ("news", "The new bridge", False),
+        ("university", "A universal key", False),
+        ("car", "The cargo ship", False),
+        ("cafe", "Nous allons au Cafe\u0301 du port", True),
+        ("Straße", "Die STRASSE ist gesperrt", True),
+        ("snake", "snake_case is a style", True),
+        ("東京", "私は東京に住んでいます", True),
+        ("iPhone15", "昨日iPhone15を買った", True),
+        ("서울", "서울에서 지하철을 탔습니다", True),
+        ("เตียง", "แมวนอนบนเตียงสีน้ำเงิน", True),
+        ("السرير", "القط ينام على السَّريرِ", True),
+        ("हिन्द", "दिल्ली में हिन्दी", False),
+    ],
+)
+def test_forgetting_by_words_takes_the_words_themselves(store: Store, query: str, text: str, expected: bool) -> None:
+    made = store.add(NewMemory(text=text))
+    assert containing(store, query) == ((made.id,) if expected else ())

@@ -18,6 +18,7 @@ from memory_store.codecs import Int8Codec
 from memory_store.embed import Vectors
 from memory_store.erase import forget
 from memory_store.errors import InvalidMemory
+from memory_store.pages import PAGE_ROWS, PagePool
 from memory_store.records import NewMemory
 from memory_store.shelf import spans
 from memory_store.store import Store
@@ -324,3 +325,13 @@ def test_codes_give_the_products(accelerated: bool) -> None:
     found = codec.scorer(QUERIES[0])([codes[:4], codes[4:]], factors)
     assert np.abs(found - rows @ QUERIES[0]).max() < 0.01
     assert np.abs(codec.decode(codes, factors) - rows).max() < 0.01
+
+
+def test_a_page_has_its_blocks_before_it_is_written(tmp_path: Path) -> None:
+    pool = PagePool(tmp_path, 256)
+    pool.take()
+    sizes = {"codes": 256, "factors": 4, "nums": 8}
+    for path in pool.files():
+        found = path.stat()
+        assert found.st_blocks * 512 >= PAGE_ROWS * sizes[path.stem], "a hole may find the disk full"
+        assert found.st_blocks * 512 < found.st_size, "and no more than that"

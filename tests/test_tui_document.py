@@ -7,11 +7,11 @@ import random
 import pytest
 from rich.cells import cell_len
 
+from localai.sanitize import clean
 from tui.document import Document
 from tui.formulas import readable
 from tui.painting import Painter
 from tui.palette import Palette, palette_of
-from tui.sanitize import clean
 from tui.turns import Turn
 
 SOURCES = {

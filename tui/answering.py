@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from textual.message import Message
 
+from localai.sanitize import clean, one_line
 from tui.conversation import ROOT, ConversationScreen, Earlier
 from tui.gauges import progress_text
 from tui.reply import Reply
-from tui.sanitize import clean, one_line
 from tui.tree import Node
 from tui.turns import Turn, ending_text, error_text
 from tui.wire import (

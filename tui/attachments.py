@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localai.errors import BadRequest
-from tui.sanitize import one_line
+from localai.sanitize import one_line
 
 LARGEST_BYTES = 2 * 2**20
 LONG_PASTE = 1000

@@ -12,8 +12,8 @@ from textual.widgets import Footer, Static
 
 from localai.client import Client
 from localai.errors import LocalaiError
+from localai.sanitize import clean, one_line
 from tui.fetching import FetchingScreen
-from tui.sanitize import clean, one_line
 
 
 class BenchScreen(FetchingScreen[None]):

@@ -10,9 +10,9 @@ from textual.fuzzy import Matcher
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from localai.sanitize import one_line
 from tui.attachments import listed
 from tui.commands import COMMANDS
-from tui.sanitize import one_line
 
 SHOWN = 8
 

@@ -17,8 +17,8 @@ from textual.widgets import Footer, Static
 
 from localai.client import Client
 from localai.errors import LocalaiError
+from localai.sanitize import clean, one_line
 from tui.fetching import FetchingScreen
-from tui.sanitize import clean, one_line
 
 EVERY_S = 2.0
 KEPT = 240

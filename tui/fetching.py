@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.worker import get_current_worker
 
 from localai.errors import LocalaiError
-from tui.sanitize import clean, one_line
+from localai.sanitize import clean, one_line
 from tui.wire import understood
 
 PULL = "/localai/pull"

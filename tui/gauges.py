@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.widgets import Static
 
-from tui.sanitize import one_line
+from localai.sanitize import one_line
 from tui.wire import Figures, Progress
 
 _BAR = 8

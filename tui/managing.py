@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from localai.errors import LocalaiError
+from localai.sanitize import one_line
 from tui.chooser import Chooser
 from tui.compacting import Compacted, Compacting
 from tui.conversation import ROOT
 from tui.files import chats_of, kind_of, written
 from tui.options import option_of, options_text
-from tui.sanitize import one_line
 from tui.writing import WritingScreen
 
 

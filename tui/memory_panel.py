@@ -12,8 +12,8 @@ from textual.widgets import Input
 
 from localai.client import Client
 from localai.errors import NotFound
+from localai.sanitize import one_line
 from tui.listing import ListScreen
-from tui.sanitize import one_line
 from tui.wire import UsedMemory
 
 _ROOT = "/localai/memory"

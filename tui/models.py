@@ -12,8 +12,8 @@ from textual.widgets import OptionList
 
 from localai.client import Client
 from localai.errors import LocalaiError, NotFound
+from localai.sanitize import one_line
 from tui.listing import ListScreen
-from tui.sanitize import one_line
 
 _PLAN_TIMEOUT_S = 60.0
 _PLANNING = "planning…"

@@ -11,10 +11,10 @@ from typing import TextIO
 
 from localai.client import Client
 from localai.errors import LocalaiError
+from localai.sanitize import one_line
 from tui.gauges import figures_text, names_text, progress_text
 from tui.plain_commands import COMMANDS, Standing
 from tui.reply import Reply
-from tui.sanitize import one_line
 from tui.turns import ending_text
 from tui.wire import Created, Figures, Finished, Progress, ReplyEvent, Text, understood
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from localai.client import Client
 from localai.errors import BadRequest, LocalaiError
+from localai.sanitize import one_line
 from tui.bench_screen import bench_text
 from tui.commands import help_of
 from tui.compacting import Compacting
@@ -21,7 +22,6 @@ from tui.files import kind_of, written
 from tui.memory_panel import recalled, recalled_text
 from tui.models import check_model, cost_text, costs_of, known_models, model_text
 from tui.options import option_of, options_text
-from tui.sanitize import one_line
 from tui.wire import Chat, ChatLine, Figures, chat_lines_of, chat_of
 
 _ROOT = "/localai/conversations"

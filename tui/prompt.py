@@ -9,9 +9,9 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from localai.sanitize import clean
 from tui.attachments import LONG_PASTE
 from tui.completion import Completion, wanted_at
-from tui.sanitize import clean
 
 
 class Prompt(TextArea):

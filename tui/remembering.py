@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from textual.widgets import Static
 
-from tui.sanitize import one_line
+from localai.sanitize import one_line
 
 Mode = Literal["ask", "auto", "off"]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.widgets import OptionList, Static
 
 from localai.client import Client
+from localai.sanitize import one_line
 from tui.listing import ListScreen
-from tui.sanitize import one_line
 from tui.wire import ToolAsked
 
 _ROOT = "/localai/tools"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tui.sanitize import one_line
+from localai.sanitize import one_line
 
 
 @dataclass(frozen=True, slots=True)

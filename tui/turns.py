@@ -12,9 +12,9 @@ from rich.segment import Segment
 
 from localai.attached import parted
 from localai.errors import LocalaiError
+from localai.sanitize import clean, one_line
 from tui.document import Block, Document
 from tui.painting import Line, Painter
-from tui.sanitize import clean, one_line
 from tui.wire import Figures, ShownMessage, ToolCall
 
 _ENDINGS = {

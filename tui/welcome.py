@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from localai.client import Client
 from localai.errors import LocalaiError
+from localai.sanitize import one_line
 from tui.remembering import Mode
-from tui.sanitize import one_line
 
 _KEPT: dict[Mode, str] = {
     "ask": "What you say about yourself is stored only when you say yes to it",

@@ -9,7 +9,7 @@ from typing import Any
 
 from localai.client import ServerEvent
 from localai.errors import LocalaiError
-from tui.sanitize import clean, one_line
+from localai.sanitize import clean, one_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from textual.widgets import Footer, Static
 from localai.attached import parted, with_files
 from localai.client import Client
 from localai.errors import BadRequest, LocalaiError
+from localai.sanitize import clean, one_line
 from tui import attachments, commands
 from tui.answering import AnsweringScreen
 from tui.attachments import Attachment
@@ -24,7 +25,6 @@ from tui.fetching import Fetched
 from tui.files import ending_of, written
 from tui.prompt import Prompt
 from tui.remembering import Proposals
-from tui.sanitize import clean, one_line
 from tui.tools import Question
 from tui.transcript import Transcript
 from tui.turns import Turn, info

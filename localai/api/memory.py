@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _PARTS = ("words", "vector", "turns", "graph", "cosine", "relevance", "learned")
 
+_SHOWN = 1000
+"""Of what would be forgotten."""
+
 Name = Annotated[str, Field(max_length=4096)]
 Moment = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -93,6 +96,7 @@ class ForgetBody(_Body):
     tag: Name | None = None
     since: Moment | None = None
     until: Moment | None = None
+    dry_run: bool = False
 
 
 class JudgeBody(_Body):
@@ -122,8 +126,8 @@ def routes(memories: Memories, forgetting: Forgetting, watched: WatchedFolders) 
         namespace: str | None = None,
         source: str | None = None,
         tag: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         state: Literal["kept", "quarantined", "contested", "superseded"] | None = None,
         before: Number | None = None,
         limit: int = 50,
@@ -146,15 +150,15 @@ def routes(memories: Memories, forgetting: Forgetting, watched: WatchedFolders) 
     @router.get("/{memory_id}")
     async def show(memory_id: str, who: Who) -> Response:
         """One memory, with its trust and the turns beside it."""
-        await asyncio.to_thread(_within, memories, [memory_id], who)
-        return json_response(await asyncio.to_thread(_shown_whole, memories, memory_id))
+        (found,) = await asyncio.to_thread(meant, memories, [memory_id], who)
+        return json_response(await asyncio.to_thread(_shown_whole, memories, found))
 
     @router.post("/{memory_id}/judge")
     async def judge(memory_id: str, body: JudgeBody, who: Who) -> Response:
         """Confirm or refute a memory; `counted` is false where the word of this judge has no weight."""
         judge = who.author(None if body.source is None else author_of(body.source))
-        await asyncio.to_thread(_within, memories, [memory_id], who)
-        return json_response({"counted": await asyncio.to_thread(memories.judge, memory_id, body.verdict, judge)})
+        (found,) = await asyncio.to_thread(meant, memories, [memory_id], who)
+        return json_response({"counted": await asyncio.to_thread(memories.judge, found.id, body.verdict, judge)})
 
     return router
 
@@ -187,9 +191,12 @@ def _whole_store(router: APIRouter, memories: Memories, forgetting: Forgetting, 
 
     @router.post("/forget")
     async def forget(body: ForgetBody, who: Who) -> Response:
-        """Erase, and search the raw files for what is left."""
-        await asyncio.to_thread(_within, memories, body.ids, who)
-        return json_response(await forgetting.forget(body.ids, body.query, _filter(body, who)))
+        """Erase, and search the raw files for what is left; with `dry_run`, say what would go and erase nothing."""
+        ids = [found.id for found in await asyncio.to_thread(meant, memories, body.ids, who)]
+        if body.dry_run:
+            found = await asyncio.to_thread(memories.would_go, ids, body.query, _filter(body, who))
+            return json_response({"count": len(found), "memories": [shown(memory) for memory in found[:_SHOWN]]})
+        return json_response(await forgetting.forget(ids, body.query, _filter(body, who)))
 
 
 def author_of(body: SourceBody | None) -> Author:
@@ -282,9 +289,13 @@ def _filter(body: ForgetBody, who: Visitor) -> Filter | None:
     return None if chosen == Filter() else chosen
 
 
-def _within(memories: Memories, ids: Sequence[str], who: Visitor) -> None:
-    """Raises NotFound where one of them lies in a namespace that is not this visitor's."""
-    who.check_namespaces([memory.namespace for memory in memories.with_ids(ids).values()], "memory")
+def meant(memories: Memories, ids: Sequence[str], who: Visitor) -> list[Memory]:
+    """Each by its id or the beginning of it. Raises NotFound where one lies in a namespace that is not this visitor's,
+    NoSuchMemory, InvalidMemory.
+    """
+    found = memories.meant(ids) if ids else []
+    who.check_namespaces([memory.namespace for memory in found], "memory")
+    return found
 
 
 def namespace_of(body: BaseModel, who: Visitor) -> str:
@@ -293,8 +304,7 @@ def namespace_of(body: BaseModel, who: Visitor) -> str:
     return who.namespace(given) or DEFAULT_NAMESPACE
 
 
-def _shown_whole(memories: Memories, memory_id: str) -> dict[str, Any]:
-    memory = memories.store.get(memory_id)
+def _shown_whole(memories: Memories, memory: Memory) -> dict[str, Any]:
     beside = []
     if memory.episode is not None and memory.position is not None:
         beside = [m for m in memories.store.episode(memory.episode, around=memory.position) if m.num != memory.num]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from localai.api.caller import Who
-from localai.api.memory import shown
+from localai.api.memory import meant, shown
 from localai.api.wire import JsonRoute, json_response
 from localai.memories import Memories
 
@@ -36,9 +36,8 @@ def routes(memories: Memories) -> APIRouter:
     @router.post("/{memory_id}/pin")
     async def pin(memory_id: str, body: PinBody, who: Who) -> Response:
         """Pin a memory, so that each answer is given it, or no longer."""
-        known = await asyncio.to_thread(memories.with_ids, [memory_id])
-        who.check_namespaces([memory.namespace for memory in known.values()], "memory")
-        await asyncio.to_thread(memories.pin, memory_id, pinned=body.pinned)
-        return json_response({"id": memory_id, "pinned": body.pinned})
+        (found,) = await asyncio.to_thread(meant, memories, [memory_id], who)
+        await asyncio.to_thread(memories.pin, found.id, pinned=body.pinned)
+        return json_response({"id": found.id, "pinned": body.pinned})
 
     return router
