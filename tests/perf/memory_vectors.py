@@ -9,6 +9,7 @@ Rows are distinct sentences of this machine's manual pages, embedded with the sh
 from __future__ import annotations
 
 import argparse
+import gc
 import gzip
 import random
 import re
@@ -145,6 +146,9 @@ def main() -> None:
         index.wait()
         print(f"indexed in {time.perf_counter() - start:.1f} s")
         index.close()
+        # What is left of the closed one refers to itself.
+        del index
+        gc.collect()
         index = VectorIndex(store, Path(folder) / "index", tier=given.tier)
         for question in questions:
             index.search("default", question, K)
