@@ -102,6 +102,7 @@ class AnsweringScreen(ConversationScreen):
 
     def _start(self, body: dict[str, Any]) -> None:
         self._answer, self._reason = None, None
+        self.asked += 1
         self.reply = Reply(self.client, self.conversation, self.model, {**self.options, **body})
         self._say("sending…")
         reply = self.reply

@@ -49,6 +49,8 @@ class ConversationScreen(FetchingScreen[None]):
         self.branching = Tree()
         self.leaf: str | None = None
         self.loaded = True
+        # Answers that were asked for: what was fetched before the last of them is out of date.
+        self.asked = 0
         self.reply: Reply | None = None
         self.figures = Figures()
         self.earlier: list[Earlier] = []
@@ -119,7 +121,8 @@ class ConversationScreen(FetchingScreen[None]):
             path = f"{ROOT}/{quote(conversation)}"
             return chat_of(self.client.get(path)), tree_of(self.client.get(f"{path}/tree"))
 
-        self.fetch(both, lambda found: self._loaded(*found))
+        asked = self.asked
+        self.fetch(both, lambda found: self._loaded(*found) if asked == self.asked else None)
 
     def show_branch(self, head: str | None, *, typed: str = "", undoable: bool = True) -> None:
         """Show the branch that ends in `head`, None for the empty one."""
