@@ -55,8 +55,12 @@ class Salvaged:
 
 
 def salvage(path: Path, *, embedder: Embedder | None = None, key: Key | None = None) -> Salvaged:
-    """Raises StoreUnusable where nothing can be read, StoreLocked, DiskFull; then all is as it was."""
-    fresh = path.with_name(path.name + FRESH)
+    """Raises StoreUnusable where nothing can be read or an earlier damaged file is there, StoreLocked, DiskFull; then
+    all is as it was.
+    """
+    fresh, kept = path.with_name(path.name + FRESH), path.with_name(path.name + DAMAGED)
+    if kept.exists():
+        raise StoreUnusable(f"{kept} of an earlier salvage is still there", "move it away, or remove it")
     _remove(fresh)
     damaged = DatabaseFile(path, key).raw()
     try:
@@ -73,7 +77,7 @@ def salvage(path: Path, *, embedder: Embedder | None = None, key: Key | None = N
         raise
     finally:
         damaged.close()
-    return Salvaged(memories=count, lost=lost, nameless=nameless, damaged=_in_place(path, fresh))
+    return Salvaged(memories=count, lost=lost, nameless=nameless, damaged=_in_place(path, fresh, kept))
 
 
 class _Reader:
@@ -182,10 +186,8 @@ def _record(row: tuple[Any, ...], saved: _Reader) -> tuple[Record | None, bool]:
     return record, known
 
 
-def _in_place(path: Path, fresh: Path) -> Path:
+def _in_place(path: Path, fresh: Path, damaged: Path) -> Path:
     """A crash in between leaves the damaged file where it was, or the new one."""
-    damaged = path.with_name(path.name + DAMAGED)
-    _remove(damaged)
     os.link(path, damaged)
     for end in ("-wal", "-shm"):
         beside = path.with_name(path.name + end)

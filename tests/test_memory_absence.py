@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from memory_store.embed import StaticEmbedder
-from memory_store.extractor import Extractor
 from memory_store.folder import Identity, identity, listing
 from memory_store.ingest import Ingest, Ingested
 from memory_store.presence import Presence
@@ -23,25 +22,6 @@ from memory_store.watch import Watch, sync
 EMBEDDER = StaticEmbedder()
 NAMES = ("a.md", "b.md", "sub/c.md", "sub/d.md")
 NOBODY = 65534
-
-
-@pytest.fixture(scope="module")
-def extractor() -> Iterator[Extractor]:
-    made = Extractor()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "memory.db", embedder=EMBEDDER)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def ingest(store: Store, extractor: Extractor) -> Ingest:
-    return Ingest(store, extractor=extractor)
 
 
 @pytest.fixture

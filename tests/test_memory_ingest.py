@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -34,25 +34,6 @@ from tests.intruders import HIDDEN, HTML_HIDING_PLACES
 
 EMBEDDER = StaticEmbedder()
 SENTENCE = "The heron stood by the pond at dawn and waited for the fish to rise near the reeds. "
-
-
-@pytest.fixture(scope="module")
-def extractor() -> Iterator[Extractor]:
-    made = Extractor()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "memory.db", embedder=EMBEDDER)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def ingest(store: Store, extractor: Extractor) -> Ingest:
-    return Ingest(store, extractor=extractor)
 
 
 @pytest.fixture

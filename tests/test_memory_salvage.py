@@ -121,3 +121,12 @@ def test_a_whole_file_loses_nothing(whole: Path, tmp_path: Path) -> None:
     path = damaged(whole, tmp_path, [])
     found = salvage(path, embedder=EMBEDDER)
     assert (found.memories, found.lost, found.nameless) == (COUNT, 0, 0)
+
+
+def test_an_earlier_damaged_file_is_not_written_over(whole: Path, tmp_path: Path) -> None:
+    path = damaged(whole, tmp_path, [])
+    kept = salvage(path, embedder=EMBEDDER).damaged
+    before = path.read_bytes(), kept.read_bytes()
+    with pytest.raises(StoreUnusable, match="an earlier salvage"):
+        salvage(path, embedder=EMBEDDER)
+    assert (path.read_bytes(), kept.read_bytes()) == before
