@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,6 +116,22 @@ async def test_a_question_before_all_is_loaded_waits_for_it(host: Daemon, tmp_pa
         await say(pilot, "three")
         await wait_until(pilot, lambda: idle(pilot) and len(answers(pilot)) == 2)
     assert [m["content"] for m in stored(host, kept)["messages"][:3]] == ["one", "two", "three"]
+
+
+async def test_what_was_fetched_before_a_question_does_not_hide_its_answer(host: Daemon, tmp_path: Path) -> None:
+    kept = planted(host, ("user", "one"), ("assistant", "two"))
+    async with opened(chat(host, tmp_path, kept, host.echo("fast.txt", 0))) as pilot:
+        screen = app_of(pilot).chat
+        await wait_until(pilot, lambda: screen.loaded)
+        late: list[Callable[[], object]] = []
+        fetch = screen.fetch
+        screen.fetch = lambda call, then, again=None: late.append(partial(then, call()))  # type: ignore[method-assign]
+        screen.load(kept)
+        screen.fetch = fetch  # type: ignore[method-assign]
+        await say(pilot, "three")
+        await wait_until(pilot, lambda: idle(pilot) and len(answers(pilot)) == 2)
+        late[0]()
+        assert len(answers(pilot)) == 2
 
 
 async def test_a_window_that_gets_the_focus_late_takes_keys(host: Daemon, tmp_path: Path) -> None:
